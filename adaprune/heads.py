@@ -1,0 +1,75 @@
+"""The task head p of the paper, and an encoder with a head on top."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class AdaptationHead(nn.Module):
+    """Predicts from the [CLS] vectors of all layers; the parameters p of the paper.
+
+        z = sum_l softmax(a)_l h_l,    y = V relu(U z + b) + c        (paper, experimental set-up)
+
+    with ``h_l`` the first token's vector after Transformer layer l = 1 ... L. The embedding layer's
+    [CLS] is left out: it is the same for every sentence.
+
+    Args:
+        layers: L, the number of Transformer layers of the encoder.
+        width: size of a hidden vector; the ReLU layer has the same.
+        outputs: number of classes, or 1 for regression.
+    """
+
+    def __init__(self, layers: int, width: int, outputs: int):
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(layers))
+        self.hidden = nn.Linear(width, width)
+        self.output = nn.Linear(width, outputs)
+
+    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+        """Logits, shape (batch, outputs), from L tensors of shape (batch, tokens, width)."""
+        first = torch.stack([layer[:, 0] for layer in layers], dim=-1)  # (batch, width, L)
+        mixed = first @ self.mix.softmax(-1).to(first.dtype)
+        return self.output(torch.relu(self.hidden(mixed)))
+
+
+class AdaptedModel(nn.Module):
+    """An encoder and a head: f(x; w0 * m, p) where the encoder is masked.
+
+    One output means regression with a mean squared error, more mean classes with a cross-entropy.
+    Works for every encoder that returns all hidden states: BERT, RoBERTa, DistilBERT, ELECTRA, MPNet ...
+    """
+
+    def __init__(self, encoder: nn.Module, head: AdaptationHead):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.config = encoder.config
+
+    @classmethod
+    def for_task(cls, encoder: nn.Module, outputs: int) -> AdaptedModel:
+        """``encoder`` with a fresh head of the paper's shape for ``outputs`` classes (1 = regression)."""
+        config = encoder.config
+        return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs))
+
+    def train(self, mode: bool = True) -> AdaptedModel:
+        """Training mode; an encoder in which nothing is trained stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
+    def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
+        """Logits of shape (batch, outputs), and the mean loss where ``labels`` (batch,) are given."""
+        states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
+        logits = self.head(states[1:])
+        return SequenceClassifierOutput(loss=None if labels is None else task_loss(logits, labels), logits=logits)
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error for one output, cross-entropy for more; computed in float32."""
+    logits = logits.float()
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits.squeeze(-1), labels.float())
+    return nn.functional.cross_entropy(logits, labels)

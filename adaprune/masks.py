@@ -1,0 +1,239 @@
+"""Masks over frozen weights: which weights, how a masked layer computes, how scores become a mask.
+
+A mask is boolean, True = kept, and belongs to a base tensor by name. While it is learned, a layer holds the
+real-valued ``theta`` beside its untouched weight and computes with w0 * 1[theta > threshold].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SCOPES = ("encoder", "encoder+embeddings")
+
+
+def masked(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
+    """w0 * 1[theta > threshold]: Eq. 1's masked weights, with Eq. 2's mask as t_l grows.
+
+    (The comparison writes floats into the result's own memory: in eager torch several times faster than a
+    boolean mask or ``where``, and nothing else is allocated.)
+    """
+    return torch.gt(theta, threshold, out=torch.empty_like(weight)).mul_(weight)
+
+
+class _MaskedProduct(torch.autograd.Function):
+    """x -> x (w0 * m)^T + b. Recomputes w0 * m in backward instead of keeping a copy of it between the passes.
+
+    The gradient handed to theta is dL/dm = w0 * dL/d(w0 * m), straight through the step; AdaPrune's Eq. 4
+    puts the surrogate slope on it.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, theta, bias, threshold):
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        ctx.save_for_backward(x, weight, theta)
+        ctx.threshold = threshold
+        kept = masked(weight, theta, threshold).to(x.dtype)
+        return functional.linear(x, kept, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, weight, theta = ctx.saved_tensors
+        to_input = to_theta = None
+        if ctx.needs_input_grad[0]:
+            to_input = upstream @ masked(weight, theta, ctx.threshold).to(upstream.dtype)
+        if ctx.needs_input_grad[2]:
+            to_theta = (upstream.flatten(0, -2).t() @ x.flatten(0, -2)).to(theta.dtype).mul_(weight)
+        return to_input, None, to_theta, None, None
+
+
+class _MaskedRows(torch.autograd.Function):
+    """ids -> rows of w0 * m. Gathers first, masks after: costs the batch's tokens, not the vocabulary."""
+
+    @staticmethod
+    def forward(ctx, ids, weight, theta, threshold):
+        ctx.save_for_backward(ids, weight)
+        return masked(weight[ids], theta[ids], threshold)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        ids, weight = ctx.saved_tensors
+        rows = (upstream * weight[ids]).flatten(0, -2)
+        to_theta = torch.sparse_coo_tensor(ids.reshape(1, -1), rows, weight.shape, check_invariants=False)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            to_theta = to_theta.to_dense()  # reductions between devices take dense gradients only
+        return None, None, to_theta, None
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer that computes with w0 * 1[theta > threshold]; made by ``attach``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _MaskedProduct.apply(x, self.weight, self.theta, self.bias, float(self.threshold))
+
+
+class MaskedEmbedding(nn.Embedding):
+    """An embedding that looks up rows of w0 * 1[theta > threshold]; made by ``attach``."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return _MaskedRows.apply(ids, self.weight, self.theta, float(self.threshold))
+
+
+_MASKED = {nn.Linear: MaskedLinear, nn.Embedding: MaskedEmbedding}
+
+
+def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]:
+    """The modules of ``scope`` by the name of their weight: ``{"encoder.layer.0...query.weight": Linear}``.
+
+    ``encoder`` = every linear layer that sits in a numbered Transformer layer (BERT-base: 72 matrices,
+    84,934,656 weights); ``encoder+embeddings`` = those and the word embeddings, which come last.
+
+    Raises:
+        ValueError: an unknown scope, or an encoder with nothing to mask.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
+    found = {
+        f"{name}.weight": module
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear) and re.search(r"\.\d+\.", f".{name}.")
+    }
+    if not found:
+        raise ValueError(
+            f"{type(encoder).__name__} has nothing to mask: no linear layer inside a numbered Transformer layer. "
+            "Use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA or MPNet."
+        )
+    if scope == "encoder+embeddings":
+        table = encoder.get_input_embeddings()
+        name = next(name for name, module in encoder.named_modules() if module is table)
+        found[f"{name}.weight"] = table
+    return found
+
+
+def attach(encoder: nn.Module, thetas: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
+
+    Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
+    All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``.
+
+    Args:
+        thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``.
+
+    Raises:
+        ValueError: a name that cannot be masked, or a shape that does not fit, each named.
+    """
+    modules = maskable(encoder, "encoder+embeddings")
+    for name, theta in thetas.items():
+        if name not in modules:
+            raise ValueError(f"{name} cannot be masked in {type(encoder).__name__}")
+        if theta.shape != modules[name].weight.shape:
+            expected = tuple(modules[name].weight.shape)
+            raise ValueError(f"{name}: theta has shape {tuple(theta.shape)}, the weight {expected}")
+    encoder.requires_grad_(False)
+    threshold = torch.zeros((), dtype=torch.float64)
+    for name, theta in thetas.items():
+        module = modules[name]
+        kind = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
+        module.__class__ = _MASKED[kind]
+        module.theta = nn.Parameter(theta.to(module.weight.device))
+        module.threshold = threshold
+    return thetas_of(encoder)
+
+
+def detach(encoder: nn.Module) -> nn.Module:
+    """Undoes ``attach``: the plain encoder with its untouched weights. Returns it."""
+    for module in encoder.modules():
+        if isinstance(module, tuple(_MASKED.values())):
+            module.__class__ = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
+            del module.theta, module.threshold
+    return encoder
+
+
+def thetas_of(encoder: nn.Module) -> dict[str, nn.Parameter]:
+    """The attached theta parameters by the name of the weight each one masks; empty without a mask."""
+    return {
+        f"{name}.weight": module.theta
+        for name, module in encoder.named_modules()
+        if isinstance(module, tuple(_MASKED.values()))
+    }
+
+
+def threshold_of(encoder: nn.Module) -> Tensor:
+    """The scalar that all masked layers of ``encoder`` compare theta with (change it in place)."""
+    return next(m.threshold for m in encoder.modules() if isinstance(m, tuple(_MASKED.values())))
+
+
+def keep_top(scores: Mapping[str, Tensor], density: float, minimum_kept: int = 0) -> dict[str, Tensor]:
+    """The masks that keep the highest-scoring share of all connections together.
+
+        m_i = 1  for the k largest s_i,   k = round(density * n),   n = number of scores in all tensors
+
+    Args:
+        scores: name -> real scores of any shape; +inf is always kept first.
+        density: fraction kept, in [0, 1].
+        minimum_kept: every tensor keeps at least this many (or all it has), against layer collapse.
+
+    Returns:
+        name -> boolean mask of the same shape. Exactly k entries are True; equal scores are kept in order of
+        position.
+
+    Raises:
+        ValueError: density outside [0, 1], a score that is not a number, or minima that exceed k.
+
+    >>> keep_top({"w": torch.tensor([0.1, 0.9, 0.5, 0.2])}, density=0.5)
+    {'w': tensor([False,  True,  True, False])}
+    """
+    if not 0 <= density <= 1:
+        raise ValueError(f"density must lie in [0, 1], got {density}")
+    for name, score in scores.items():
+        if torch.isnan(score).any():
+            raise ValueError(f"{name}: a score is not a number")
+    sizes = [score.numel() for score in scores.values()]
+    flat = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
+    k = round(density * flat.numel())
+    minima = check_minimum(scores, density, minimum_kept)
+    if minimum_kept:
+        flat = flat.clone()
+        for part, minimum in zip(flat.split(sizes), minima, strict=True):
+            part[_top(part, minimum)] = torch.inf
+    kept = _top(flat, k).split(sizes)
+    return {name: part.view(score.shape).clone() for (name, score), part in zip(scores.items(), kept, strict=True)}
+
+
+def check_minimum(scores: Mapping[str, Tensor], density: float, minimum_kept: int) -> list[int]:
+    """How many each tensor must keep; ValueError where that is more in all than ``density`` allows."""
+    sizes = [score.numel() for score in scores.values()]
+    minima = [min(minimum_kept, size) for size in sizes]
+    if sum(minima) > round(density * sum(sizes)):
+        raise ValueError(
+            f"a minimum of {minimum_kept} kept in each of {len(sizes)} matrices needs {sum(minima)} connections, "
+            f"a density of {density:g} keeps {round(density * sum(sizes))}: lower minimum_kept or the sparsity"
+        )
+    return minima
+
+
+def _top(flat: Tensor, k: int) -> Tensor:
+    """Boolean vector with exactly the k largest entries of ``flat`` True, ties by position; linear time."""
+    if k == 0:
+        return torch.zeros(flat.numel(), dtype=torch.bool)
+    kth = flat.kthvalue(flat.numel() - k + 1).values
+    kept = flat > kth
+    ties = (flat == kth).nonzero().squeeze(-1)
+    kept[ties[: k - int(kept.sum())]] = True
+    return kept
+
+
+def set_masks(encoder: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Makes ``encoder`` compute with fixed ``masks`` (boolean, True = kept); nothing is left to learn.
+
+    Raises:
+        ValueError: a name or shape that does not fit, named.
+    """
+    detach(encoder)
+    for theta in attach(encoder, {name: mask.float() for name, mask in masks.items()}).values():
+        theta.requires_grad_(False)

@@ -1,0 +1,11 @@
+"""features: feature extraction. The encoder is frozen and whole, only the head is trained. Weights intact."""
+
+from __future__ import annotations
+
+from adaprune.job import Job, Outcome
+from adaprune.training import fit_head
+
+
+def features(job: Job) -> Outcome:
+    """Trains the head on the pre-trained encoder; the paper's lower line."""
+    return Outcome(fit_head(job))

@@ -1,0 +1,20 @@
+"""random: the paper's Rnd. A mask drawn at random at the asked sparsity, then the head is trained. Weights intact."""
+
+from __future__ import annotations
+
+import torch
+
+from adaprune.job import Job, Outcome
+from adaprune.masks import keep_top, maskable, set_masks
+from adaprune.theta import protect
+from adaprune.training import fit_head
+
+
+def random(job: Job) -> Outcome:
+    """Keeps k connections drawn without replacement from all in scope, by the run's seed."""
+    generator = torch.Generator().manual_seed(job.run.seed)
+    modules = maskable(job.model.encoder, job.run.scope)
+    scores = {name: torch.rand(module.weight.shape, generator=generator) for name, module in modules.items()}
+    masks = keep_top(protect(scores, job.seen, job.density), job.density, job.run.minimum_kept)
+    set_masks(job.model.encoder, masks)
+    return Outcome(fit_head(job), masks)

@@ -1,0 +1,261 @@
+"""What is asked of one run: every parameter of the notebooks as a checked value with a readable name."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+
+class Kind(NamedTuple):
+    """What a method leaves behind: a mask or none, and the checkpoint's weights as they were or changed."""
+
+    mask: bool
+    weights_intact: bool
+
+
+METHODS = {
+    "adaprune": Kind(mask=True, weights_intact=True),  # the paper: connections are learned away, w0 stays
+    "finetune": Kind(mask=False, weights_intact=False),  # every weight is trained
+    "features": Kind(mask=False, weights_intact=True),  # only the head is trained
+    "random": Kind(mask=True, weights_intact=True),  # connections drawn by the seed, then the head
+    "magnitude": Kind(mask=True, weights_intact=True),  # the largest |w0| stay, then the head
+}
+
+# Always part of a run's name, in this order.
+NAMED = ("task", "method", "sparsity", "seed", "model")
+# Where a run reads and writes, and how often it saves: two runs that differ only here have the same result.
+RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to"})
+# The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
+NAME_BYTES = 255 - len(".safetensors")
+
+Method = Literal["adaprune", "finetune", "features", "random", "magnitude"]
+Recipe = Literal["paper", "tuned"]
+Scope = Literal["encoder", "encoder+embeddings"]
+Control = Literal["", "penalty", "feedback", "cubic"]
+InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude"]
+StepRule = Literal["", "sgd", "adam"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Reporter = Literal["none", "tensorboard", "wandb"]
+Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
+
+_TYPES = {
+    "string_type": "text",
+    "bool_type": "True or False",
+    "int_type": "a whole number",
+    "float_type": "a number",
+}
+# Plain values that IPython and papermill put beside a notebook's own.
+_KERNEL_NAMES = frozenset({"In", "Out", "PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"})
+
+
+class Run(BaseModel):
+    """One run: a task, a method and everything else that decides the result; frozen, and checked when made.
+
+    Types are strict, because papermill checks none: ``"false"`` is no boolean and ``1e5`` no task. A whole
+    number given for a float is widened. Any misfit raises ValueError with one sentence for each culprit.
+
+    >>> Run(task="sst2", epochs=3).name
+    'task~sst2_method~adaprune_sparsity~0.5_seed~0_model~minilm_epochs~3'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    task: Text = Field("movie_reviews", description="a GLUE task, movie_reviews, or a path to your own data")
+    method: Method = Field("adaprune", description="how the mask (or the model) is found")
+    sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the weights in scope to remove")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in the run")
+    model: Text = Field("minilm", description="minilm, a Hugging Face id, or a local folder of an encoder")
+    recipe: Recipe = Field("tuned", description="paper (the published settings) or tuned (ours)")
+    scope: Scope = Field("encoder", description="weights that can be masked: encoder or encoder+embeddings")
+    data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
+    epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
+    batch_size: int = Field(0, ge=0, description="examples in a batch; 0: the recipe's")
+    max_length: int = Field(128, ge=8, le=512, description="tokens after which a text is cut")
+    max_train_examples: int = Field(0, ge=0, description="use only the first so many training rows; 0: all")
+    learning_rate: float = Field(0.0, ge=0, description="of theta or of the weights; 0: the recipe's")
+    head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
+    results_dir: Text = Field("results", description="folder for the record and the mask file")
+    control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
+    initial_theta: InitialTheta = Field("", description="constant, normal, uniform, magnitude; empty: recipe")
+    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam; empty: recipe")
+    recovery: bool = Field(True, description="may a pruned connection come back")
+    minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
+    prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")
+    gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")
+    precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
+    report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
+    checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**{name: _plain(value) for name, value in fields.items()})
+        except ValidationError as error:
+            raise ValueError(_explain(error)) from None
+        size = len(self.name.encode())
+        if size > NAME_BYTES:
+            raise ValueError(
+                f"the run's name has {size} bytes, file names allow {NAME_BYTES}: give task and "
+                f"model by a shorter path, got task {self.task!r} and model {self.model!r}"
+            )
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> Run:
+        """The run that a notebook's variables ask for: ``Run.from_namespace(globals())``.
+
+        Args:
+            namespace: names and values. Fields are taken from it, absent ones have their defaults. Within
+                Jupyter, where it holds the history ``In``, only the names set by cells of plain assignments
+                (the parameters and what papermill injects) are judged, so that a cell can be run again
+                after later cells have made variables of their own.
+
+        Raises:
+            ValueError: a variable that is no field (papermill merely warns), or a field's value that misfits.
+        """
+        candidates = [name for name, value in namespace.items() if _is_variable(name, value)]
+        if "In" in namespace:
+            assigned = _assigned_names(namespace["In"])
+            candidates = [name for name in candidates if name in assigned]
+        unknown = [name for name in candidates if name not in cls.model_fields]
+        known = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        return cls(**known, **{name: namespace[name] for name in unknown})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Run:
+        """A run that differs in the fields of ``update``, checked like any other (pydantic's own is not)."""
+        return type(self)(**{**self.model_dump(), **(update or {})})
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the run's method has a mask and leaves the weights intact."""
+        return METHODS[self.method]
+
+    @property
+    def name(self) -> str:
+        """The readable name of the run's files: five fields always, then what differs from its default.
+
+        Fields that leave the result alone (``RESULT_NEUTRAL``) are left out. In a path or a model id each
+        slash becomes ``--`` and what a file name cannot carry ``-``; should two runs thereby share a name,
+        `records.find_record` tells them apart.
+        """
+        others = (
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in {*NAMED, *RESULT_NEUTRAL} and getattr(self, name) != field.default
+        )
+        return "_".join(f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others))
+
+
+def _plain(value: Any) -> Any:
+    """The Python value of a numpy scalar, and 0.0 for -0.0, so that equal runs have equal names."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return 0.0 if isinstance(value, float) and value == 0 else value
+
+
+def _readable(value: Any) -> str:
+    """A value as it stands in a file name: the shortest float, a path without slashes."""
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return re.sub(r"[^\w.+-]", "-", re.sub(r"[/\\]+", "--", str(value).strip("/\\")))
+
+
+def _is_variable(name: str, value: Any) -> bool:
+    """Whether a global can be a parameter: a public name, not the kernel's, with a plain value."""
+    plain = value is None or isinstance(value, (str, int, float, list, tuple, dict, set))
+    return plain and not name.startswith("_") and name not in _KERNEL_NAMES
+
+
+def _assigned_names(history: Iterable[str]) -> set[str]:
+    """The names set by those cells of an IPython history that hold nothing but ``name = plain value``."""
+    names: set[str] = set()
+    for source in history:
+        try:
+            statements = ast.parse(source).body
+        except (SyntaxError, ValueError):
+            continue
+        if all(_is_parameter(statement) for statement in statements):
+            names.update(
+                node.id
+                for statement in statements
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            )
+    return names
+
+
+def _is_parameter(statement: ast.stmt) -> bool:
+    """Whether a statement is ``name = plain value`` or a bare text."""
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant)
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+        return False
+    # papermill writes NaN as float('nan')
+    return all(node.id == "float" for node in ast.walk(statement.value) if isinstance(node, ast.Name))
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence for each culprit, a line each; all the fields once if a name is unknown."""
+    culprits = error.errors(include_url=False, include_context=False)
+    sentences = [_sentence(culprit) for culprit in culprits]
+    if any(culprit["type"] == "extra_forbidden" for culprit in culprits):
+        sentences.append(f"The parameters are {', '.join(Run.model_fields)}.")
+    return "\n".join(sentences)
+
+
+def _sentence(culprit: Any) -> str:
+    """What is wrong with one parameter: its name, what it can be, and what it was."""
+    name, kind, value = culprit["loc"][0], culprit["type"], culprit["input"]
+    got = f"got {_shown(value)}"
+    if kind == "extra_forbidden":
+        return f"unknown parameter {name!r}{_nearest(name, Run.model_fields)}"
+    field = Run.model_fields[name]
+    if kind == "literal_error":
+        choices = get_args(field.annotation)
+        listed = ", ".join("'' (the recipe's)" if choice == "" else repr(choice) for choice in choices)
+        return f"{name} must be one of {listed}, {got}{_nearest(value, choices)}"
+    if kind in _TYPES:
+        got = f"{got} ({type(value).__name__}){_remedy(name, kind, value)}"
+        return f"{name} must be {_TYPES[kind]}, {got}"
+    if kind == "finite_number":
+        return f"{name} must be a finite number, {got}"
+    if kind == "string_pattern_mismatch":
+        return f"{name} must not be empty, {got}"
+    if kind.startswith(("greater_than", "less_than")):
+        return f"{name} must {_range(field.metadata)}, {got}"
+    return f"{name}: {culprit['msg']}, {got}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence can hold it: its repr, cut when it is very long."""
+    if isinstance(value, int) and abs(value) >= 10**100:  # repr refuses a number of thousands of digits
+        return "a number of over 100 digits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _nearest(value: Any, choices: Iterable[str]) -> str:
+    """The end of a sentence that offers the choice most like a misspelt one, if there is one."""
+    close = difflib.get_close_matches(str(value).lower(), list(filter(None, choices)), n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _remedy(name: str, kind: str, value: Any) -> str:
+    """The end of a sentence about a type that papermill's -p guessed otherwise than it was meant."""
+    if kind == "bool_type" and str(value).lower() in ("true", "false"):
+        return f": write {str(value).capitalize()}, with a capital letter"
+    if kind == "string_type" and isinstance(value, (bool, int, float)):
+        return f": write it in quotes, or with papermill `-r {name} VALUE`"
+    return ""
+
+
+def _range(bounds: Iterable[Any]) -> str:
+    """The range a field's bounds allow, as the end of "must ..."."""
+    low, high = None, None
+    for bound in bounds:
+        low = getattr(bound, "ge", low)
+        high = f"{bound.le}]" if hasattr(bound, "le") else f"{bound.lt})" if hasattr(bound, "lt") else high
+    return f"be at least {low}" if high is None else f"lie in [{low}, {high}"

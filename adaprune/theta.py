@@ -1,0 +1,66 @@
+"""Where theta starts, and which of its entries must not be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+MEAN = 0.01  # of theta at the start, the paper's; all learning rates of theta are to be read against it
+SPREAD = 0.001  # of a normal start. The paper prints a variance of 0.001, which would start 38 % negative
+INITIAL = ("constant", "normal", "uniform", "magnitude")
+
+
+def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Generator) -> dict[str, Tensor]:
+    """theta_0 for each weight, positive with mean 0.01 (paper, hyper-parameters).
+
+    - ``constant``: 0.01 everywhere.
+    - ``normal``: N(0.01, 0.001^2), the reading of the paper under which all start positive.
+    - ``uniform``: U(0, 0.02).
+    - ``magnitude``: 0.01 |w| / mean |w| over all weights, so that the first cut is magnitude pruning.
+
+    Args:
+        weights: name -> weight tensor.
+        kind: one of ``INITIAL``.
+        generator: randomness of ``normal`` and ``uniform``, on the CPU.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind == "magnitude":
+        total = sum(float(weight.abs().sum(dtype=torch.float64)) for weight in weights.values())
+        mean = total / sum(weight.numel() for weight in weights.values())
+        return {name: weight.detach().abs() * (MEAN / mean) for name, weight in weights.items()}
+    if kind == "constant":
+        return {name: torch.full_like(weight, MEAN) for name, weight in weights.items()}
+    if kind not in INITIAL:
+        raise ValueError(f"initial_theta must be one of {', '.join(INITIAL)}, got {kind!r}")
+    thetas = {}
+    for name, weight in weights.items():
+        theta = torch.empty(weight.shape)
+        if kind == "normal":
+            theta.normal_(MEAN, SPREAD, generator=generator)
+        else:
+            theta.uniform_(0, 2 * MEAN, generator=generator)
+        thetas[name] = theta.to(weight.device)
+    return thetas
+
+
+def protect(scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+    """``scores`` with +inf on embedding rows that never occur in training, so that they are kept.
+
+    Such rows get no gradient: nothing speaks for removing them. Only where the kept share cannot hold them all do
+    they compete like the rest, and ``scores`` comes back as it was.
+
+    Args:
+        scores: name -> real scores.
+        seen: name of an embedding table -> boolean, one entry a row: occurs in training.
+        density: fraction of all scores that will be kept.
+    """
+    total = sum(score.numel() for score in scores.values())
+    unseen = sum(int((~rows).sum()) * scores[name].shape[1] for name, rows in seen.items())
+    if unseen >= round(density * total):
+        return dict(scores)
+    tables = {name: scores[name].detach().masked_fill(~rows[:, None], torch.inf) for name, rows in seen.items()}
+    return {**scores, **tables}

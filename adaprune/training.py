@@ -1,0 +1,268 @@
+"""Training and evaluation, thin over transformers.Trainer: what it does not do is here.
+
+A step may update theta inside backward; a threshold moves after each step; batches are grouped by length in an order
+that a resumed run repeats; checkpoints hold only what is trained; a loss that is not a number stops the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalPrediction
+
+from adaprune.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
+from adaprune.job import Fit, Job, Sentences, Settings
+from adaprune.masks import thetas_of, threshold_of
+from adaprune.optim import AdaPrune
+from adaprune.schedules import SparsityControl, slanted_triangular, sparsity_of, warmup_linear
+
+SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
+POINTS = 40  # of the learning curve
+AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
+
+
+def steps_in(examples: int, settings: Settings, processes: int = 1) -> int:
+    """Number of optimiser steps that ``settings`` take over ``examples`` training examples."""
+    batches = math.ceil(examples / (settings.batch_size * processes))
+    return math.ceil(settings.epochs * math.ceil(batches / settings.gradient_accumulation))
+
+
+def fit(
+    model: nn.Module,
+    sentences: Sentences,
+    optimiser: torch.optim.Optimizer,
+    settings: Settings,
+    control: SparsityControl | None = None,
+) -> Fit:
+    """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
+
+    The state with the best primary metric on the selection split is put back at the end; of a model that is being
+    pruned only states within 0.005 of the target sparsity compete. Theta is updated inside backward where that gives
+    the same result: one process, one backward pass a step, no fp16 loss scaling.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
+        ValueError: a damaged checkpoint, or a control that cannot reach its target.
+    """
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    steps = steps_in(len(sentences.splits["train"]), settings)
+    arguments = _arguments(settings, eval_strategy="epoch", logging_steps=max(1, steps // POINTS))
+    trainer = _Trainer(model, arguments, sentences, optimiser, settings, control)
+    in_backward = arguments.world_size == 1 and settings.gradient_accumulation == 1 and not arguments.fp16
+    handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
+    start = last_whole(settings.folder)
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    for handle in handles:
+        handle.remove()
+    trainer.restore_best()
+    return Fit(
+        curve=trainer.curve(),
+        steps=trainer.state.global_step,
+        seconds=trainer.elapsed(),
+        examples=trainer.state.global_step
+        * settings.batch_size
+        * settings.gradient_accumulation
+        * arguments.world_size,
+    )
+
+
+def fit_head(job: Job) -> Fit:
+    """Trains the head alone, on whatever the frozen encoder computes now: AdamW, as for every fixed mask."""
+    job.model.encoder.requires_grad_(False)
+    optimiser = torch.optim.AdamW(job.model.head.parameters(), lr=job.plan.head_learning_rate, weight_decay=0.01)
+    return fit(job.model, job.sentences, optimiser, job.settings)
+
+
+def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> np.ndarray:
+    """Logits (rows, outputs) for a split, in its row order; batches are made of like lengths."""
+    data = sentences.splits[split]
+    order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
+    trainer = Trainer(model, _arguments(settings), data_collator=sentences.collate)
+    sorted_logits = trainer.predict(data.select(order)).predictions
+    logits = np.empty_like(sorted_logits)
+    logits[order] = sorted_logits
+    return logits
+
+
+def evaluate(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> dict[str, float]:
+    """The task's official metrics on a split."""
+    return sentences.metrics(predict(model, sentences, split, settings), np.array(sentences.splits[split]["labels"]))
+
+
+def _arguments(settings: Settings, **more) -> TrainingArguments:
+    """TrainingArguments for ``settings``; half precision where asked for, or where the device has it."""
+    saving = settings.checkpoint_steps > 0
+    half = settings.precision
+    if half == "auto":
+        half = "fp32" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return TrainingArguments(
+        output_dir=str(settings.folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=half == "bf16",
+        fp16=half == "fp16",
+        save_strategy="steps" if saving else "no",
+        save_steps=max(1, settings.checkpoint_steps),
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        seed=settings.seed,
+        report_to=settings.report_to,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        **more,
+    )
+
+
+class _GroupedByLength(LengthGroupedSampler):
+    """Batches of like lengths in an order that depends on seed and epoch alone, so a resumed run repeats it."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def __iter__(self):
+        self.generator.manual_seed(self.seed * 100_003 + self.epoch)
+        return super().__iter__()
+
+
+class _EachStep(TrainerCallback):
+    """Moves the threshold after each step, tells the sampler the epoch, takes up what an interrupted run left."""
+
+    def __init__(self, trainer: _Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.before = state.log_history[-1]["elapsed"] if state.log_history else 0.0
+        best = self.trainer.best_file
+        if best.exists() and int(facts_of(best)["step"]) > state.global_step:
+            best.unlink()  # from steps that will be taken again
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.sampler.epoch = math.floor((state.epoch or 0) + 1e-6)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.pruning is not None:
+            thetas, threshold = self.trainer.thetas, threshold_of(self.trainer.model)
+            if self.trainer.pruning.update(state.global_step, thetas, threshold):
+                control.should_training_stop = True
+
+
+class _Trainer(Trainer):
+    """transformers.Trainer with a sparsity control, small checkpoints and a memory of the best state."""
+
+    def __init__(self, model, arguments, sentences: Sentences, optimiser, settings: Settings, pruning):
+        total = steps_in(len(sentences.splits["train"]), settings, arguments.world_size)
+        schedule = partial(SCHEDULES[settings.schedule], total=total)
+        super().__init__(
+            model,
+            arguments,
+            data_collator=sentences.collate,
+            train_dataset=sentences.splits["train"],
+            eval_dataset=sentences.splits["selection"],
+            compute_metrics=self._metrics,
+            optimizers=(optimiser, LambdaLR(optimiser, schedule)),
+        )
+        self.sentences, self.pruning, self.folder = sentences, pruning, settings.folder
+        self.thetas = list(thetas_of(model).values()) if pruning is not None else []
+        self.started, self.before = time.monotonic(), 0.0
+        self.best_file = settings.folder / "best.safetensors"
+        self.add_callback(_EachStep(self))
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        return self.sentences.metrics(prediction.predictions, prediction.label_ids)
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        self.sampler = _GroupedByLength(lengths, self.args.train_batch_size, self.args.seed)
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset):
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """The loss, refused where it is not finite: before backward, so that nothing learns from it."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        value = loss[0] if isinstance(loss, tuple) else loss
+        if not torch.isfinite(value):
+            last = last_whole(self.folder) if self.is_in_train else None
+            raise FloatingPointError(
+                f"the loss is {value.item()} at step {self.state.global_step + 1}: lower the learning rate. "
+                f"Last good checkpoint: {last or 'none yet'}"
+            )
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds seconds and, while a mask is learned, its sparsity to every line of the curve."""
+        logs["elapsed"] = self.elapsed()
+        if self.pruning is not None:
+            logs["sparsity"] = self.sparsity()
+        super().log(logs, start_time)
+
+    def sparsity(self) -> float:
+        """Fraction of theta at or below the threshold now."""
+        return sparsity_of(self.thetas, float(threshold_of(self.model)))
+
+    def elapsed(self) -> float:
+        """Seconds spent on this run, those before an interruption included."""
+        return self.before + time.monotonic() - self.started
+
+    def curve(self) -> list[dict]:
+        """The logged points: step, epoch, loss, sparsity, seconds, and metrics on the selection split."""
+        renamed = {
+            "eval_loss": "selection_loss",
+            **{f"eval_{m}": f"selection_{m}" for m in self._metric_names()},
+        }
+        kept = {"step", "epoch", "loss", "learning_rate", "sparsity", "elapsed", *renamed.values()}
+        points = [{renamed.get(key, key): value for key, value in point.items()} for point in self.state.log_history]
+        return [{key: value for key, value in point.items() if key in kept} for point in points if "step" in point]
+
+    def _metric_names(self) -> set[str]:
+        skipped = ("runtime", "per_second", "model_preparation_time")
+        names = {key.removeprefix("eval_") for point in self.state.log_history for key in point if "eval_" in key}
+        return {name for name in names if not name.endswith(skipped)}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Only what is trained; never the frozen weights."""
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_trained(self.model, Path(output_dir) / "model.safetensors")
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            seal(self.folder / f"checkpoint-{self.state.global_step}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Scores the selection split and keeps the best state so far, if its sparsity is the target's."""
+        metrics = super().evaluate(*args, **kwargs)
+        score = metrics[f"eval_{self.sentences.primary}"]
+        competes = self.pruning is None or abs(self.sparsity() - self.pruning.target) <= AT_TARGET
+        best = float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf
+        if competes and score > best and self.args.should_save:
+            threshold = float(threshold_of(self.model)) if self.pruning is not None else 0.0
+            facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": threshold.hex()}
+            save_trained(self.model, self.best_file, **facts)
+        return metrics
+
+    def restore_best(self) -> None:
+        """Puts the best state back into the model; the last one stays where none competed."""
+        self.accelerator.wait_for_everyone()
+        if self.best_file.exists():
+            facts = load_trained(self.model, self.best_file)
+            if self.pruning is not None:
+                threshold_of(self.model).fill_(float.fromhex(facts["threshold"]))

@@ -1,0 +1,180 @@
+"""The files around the package agree with each other and carry nothing of the machine that wrote them."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import adaprune
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def pins() -> dict[str, str]:
+    """Package name -> exact version, from constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf8").splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for requirement in requirements:
+        assert re.fullmatch(r"==[0-9][\w.]*", str(requirement.specifier)), f"not an exact pin: {requirement}"
+    names = [canonicalize_name(requirement.name) for requirement in requirements]
+    assert len(set(names)) == len(names), "constraints.txt names a package twice"
+    return {name: str(requirement.specifier)[2:] for name, requirement in zip(names, requirements, strict=True)}
+
+
+def citation() -> dict:
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf8"))
+
+
+def tracked_files() -> list[Path]:
+    """Files that git tracks or would track."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and its checkout to know which files are tracked")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def make_dry(target: str) -> str:
+    if shutil.which("make") is None:
+        pytest.skip("needs make, which this machine does not have")
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_dependency_has_a_pin_within_its_range():
+    asked = PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
+    pinned = pins()
+    for requirement in map(Requirement, asked):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version, f"constraints.txt does not pin {requirement.name}"
+        assert requirement.specifier, f"pyproject.toml gives {requirement.name} no range"
+        assert version in requirement.specifier, f"{requirement} excludes the pinned {version}"
+
+
+def test_torch_is_pinned_to_the_plain_version():
+    # A local suffix such as +cpu exists on one index only and would shut out every other machine.
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_environment_yml_installs_what_make_installs():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf8"))
+    python, pip, through_pip = environment["dependencies"]
+    assert pip == "pip"
+    assert python.removeprefix("python=") in PROJECT["requires-python"]
+    extras = ",".join(["test", "lab"])
+    assert set(EXTRAS) >= set(extras.split(","))
+    assert through_pip["pip"] == ["-c constraints.txt", f"-e .[{extras}]"]
+    assert f"-c constraints.txt --no-build-isolation -e '.[{extras}]'" in (ROOT / "Makefile").read_text()
+
+
+def test_hooks_use_the_pinned_versions():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf8"))
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    used = {line for hook in hooks for line in hook["additional_dependencies"]}
+    assert used == {f"{name}=={pins()[name]}" for name in ("ruff", "nbstripout")}
+
+
+def test_makefile_and_hook_strip_the_same_keys():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf8")
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf8")
+    keys = re.search(r'--extra-keys "([^"]+)"', makefile).group(1)
+    assert f'"{keys}"' in hooks
+    assert keys.split() == ["metadata.papermill", "cell.metadata.papermill", "metadata.language_info.version"]
+
+
+def test_one_version_everywhere():
+    assert PROJECT["version"] == adaprune.__version__ == citation()["version"]
+
+
+def test_licence_is_the_same_everywhere():
+    assert PROJECT["license"] == citation()["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text(encoding="utf8").startswith("MIT License")
+
+
+def test_citation_has_what_the_format_requires():
+    # The rules of CFF 1.2.0 that concern the fields used here; its checker pins an old jsonschema
+    # that Jupyter excludes, so it cannot stand in the same environment.
+    cff = citation()
+    allowed = {"cff-version", "message", "title", "type", "authors", "version", "license", "keywords"}
+    assert {"cff-version", "message", "title", "authors"} <= set(cff) <= allowed | {"preferred-citation"}
+    assert cff["cff-version"] == "1.2.0"
+    assert cff["type"] in {"software", "dataset"}
+    assert all(set(author) == {"name"} for author in cff["authors"])
+    assert isinstance(cff["version"], str) and all(isinstance(word, str) for word in cff["keywords"])
+
+
+def test_preferred_citation_is_the_paper():
+    paper = citation()["preferred-citation"]
+    assert {"authors", "title", "type"} <= set(paper)
+    assert [author["family-names"] for author in paper["authors"]] == ["Gao", "Colombo", "Wang"]
+    assert paper["title"] == "Adapting by Pruning: A Case Study on BERT"
+    assert (paper["type"], paper["year"]) == ("article", 2021)
+    assert re.fullmatch(r"10\.\d{4,9}/arXiv\.2105\.03343", paper["doi"])
+    assert paper["url"] == "https://arxiv.org/abs/2105.03343"
+    assert {identifier["type"] for identifier in paper["identifiers"]} <= {"doi", "url", "swh", "other"}
+
+
+def test_changelog_has_an_unreleased_entry():
+    entries = (ROOT / "CHANGELOG.md").read_text(encoding="utf8").split("## Unreleased")[1]
+    assert re.search(r"^- \S", entries, re.M)
+
+
+def test_make_run_adapts_with_three_methods_in_an_ignored_folder():
+    commands = make_dry("run")
+    assert "for method in adaprune features magnitude" in commands
+    assert "-p task movie_reviews -p model minilm -p sparsity 0.5" in commands
+    assert "-p results_dir runs/results" in commands
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf8").splitlines()
+    assert "runs/" in ignored
+
+
+def test_make_test_runs_every_check():
+    commands = make_dry("test")
+    checks = ["ruff check", "ruff format --check", "--verify", "01_adapt.ipynb", "pytest", "--nbval-lax"]
+    missing = [check for check in checks if check not in commands]
+    assert not missing
+
+
+def test_make_alone_lists_the_targets():
+    if shutil.which("make") is None:
+        pytest.skip("needs make, which this machine does not have")
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("run", "test", "lab", "data", "env", "clean", "lint", "format"):
+        assert f"make {target} " in listed
+
+
+def test_make_refuses_an_old_python_in_one_sentence(tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("needs make, which this machine does not have")
+    command = ["make", "env", f"VENV={tmp_path / 'env'}", "PYTHON=python-that-is-missing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "adaprune needs Python 3.11 or later; 'python-that-is-missing' was not found" in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+def test_continuous_integration_calls_make_test():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111, ".ci/run is not executable"
+    assert script.read_text(encoding="utf8").rstrip().endswith("exec make test")
+
+
+def test_nothing_of_the_machine_is_tracked():
+    # Written in halves, so that this file passes its own check.
+    forbidden = ["/wo" + "rk/", "/ro" + "ot/", "pypi" + ".org", "files.python" + "hosted"]
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in tracked_files()
+        for word in forbidden
+        if word.encode() in path.read_bytes()
+    ]
+    assert not found
