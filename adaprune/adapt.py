@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import resource
 import shutil
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import set_seed
 
 from adaprune.artifact import save_mask
+from adaprune.checkpoints import claim
 from adaprune.counting import EMBED, component_of, summary
 from adaprune.encoders import Encoder, load_encoder, tensor_hashes
 from adaprune.heads import AdaptedModel
@@ -20,7 +23,7 @@ from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
 from adaprune.methods import METHODS
 from adaprune.recipes import plan_for
-from adaprune.records import check_writable, environment, find_record, read_record, write_record
+from adaprune.records import check_writable, environment, find_record, read_record, record_path, write_record
 from adaprune.run import Run
 from adaprune.tasks import TaskData, load_task, tokenize
 from adaprune.training import evaluate
@@ -30,7 +33,8 @@ def adapt(run: Run) -> dict:
     """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
 
     A run whose record exists is not run again: its record is returned. An interrupted one continues from its last
-    checkpoint. Record and mask file appear at the end only, in ``run.results_dir``.
+    checkpoint. Record and mask file appear at the end only, in ``run.results_dir``. Under ``accelerate launch`` every
+    process calls this; the main one writes, all return the record.
 
     Raises:
         ValueError: the run cannot be done as asked; the message names the culprit and the choices.
@@ -40,8 +44,11 @@ def adapt(run: Run) -> dict:
     finished = find_record(run)
     if finished is not None:
         return finished
+    _check_machine(run)
     check_writable(run.results_dir)
-    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    processes = PartialState()
+    with processes.main_process_first():  # what it fetches, the others find
+        task = load_task(run.task, run.data_dir, run.max_train_examples)
     encoder = load_encoder(run.model)
     surroundings = environment(
         model_revision=encoder.revision,
@@ -50,6 +57,9 @@ def adapt(run: Run) -> dict:
     )
     base = tensor_hashes(encoder.model)
     job = prepare(run, task, encoder)
+    with processes.main_process_first():
+        origin = {"data": task.fingerprint, "model": encoder.revision, "processes": processes.num_processes}
+        claim(job.settings.folder, **origin)
     outcome = METHODS[run.method](job)
     metrics = score(job, task)
     record = {
@@ -61,13 +71,15 @@ def adapt(run: Run) -> dict:
         "curve": outcome.fit.curve,
         "environment": surroundings,
     }
-    if outcome.masks is not None:
-        detach(encoder.model)
-        card = _card(run, task, encoder, metrics)
-        save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
-    path = write_record(record, run)
-    shutil.rmtree(job.settings.folder, ignore_errors=True)
-    return read_record(path)
+    detach(encoder.model)
+    if PartialState().is_main_process:
+        if outcome.masks is not None:
+            card = _card(run, task, encoder, metrics)
+            save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+        write_record(record, run)
+        shutil.rmtree(job.settings.folder, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return read_record(record_path(run))
 
 
 def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
@@ -110,6 +122,15 @@ def score(job: Job, task: TaskData) -> dict:
 def mask_path(run: Run) -> Path:
     """``<results_dir>/masks/<run name>.safetensors``."""
     return Path(run.results_dir) / "masks" / f"{run.name}.safetensors"
+
+
+def _check_machine(run: Run) -> None:
+    """ValueError where the machine lacks what ``run`` asks for: a reporter's package, a GPU for fp16."""
+    name = run.report_to
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise ValueError(f"report_to={name!r} needs the package {name}: pip install {name}, or use report_to='none'")
+    if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
+        raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
 
 
 def _mask_entry(job: Job, outcome: Outcome) -> dict:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 SEAL = "whole.json"  # file -> bytes; written last, so a killed save leaves none
+ORIGIN = "origin.json"  # what the checkpoints of a folder come from
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -24,8 +25,11 @@ def save_trained(model: nn.Module, path: Path, **facts: str) -> None:
     """Writes ``trained_tensors`` to a safetensors file, atomically, with ``facts`` in its header."""
     temporary = path.with_suffix(".partial")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
-    save_file(tensors, temporary, metadata=facts)
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata=facts)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by an error of its own
+        raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
 
 
 def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
@@ -59,12 +63,38 @@ def facts_of(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
 
 
+def claim(folder: Path, **origin: str | int) -> None:
+    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: its data, its model, its processes.
+
+    Raises:
+        ValueError: there are checkpoints of another origin, which this run must not continue.
+    """
+    note = folder / ORIGIN
+    if note.is_file() and last_whole(folder) is not None:
+        before = json.loads(note.read_text())
+        changed = [name for name, value in origin.items() if before.get(name) != value]
+        if changed:
+            raise ValueError(
+                f"the interrupted run in {folder} had another {changed[0]} ({before.get(changed[0])}, now "
+                f"{origin[changed[0]]}): delete that folder to start over"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "origin.partial"
+    temporary.write_text(json.dumps(origin))
+    os.replace(temporary, note)
+
+
 def seal(folder: Path) -> None:
     """Marks a finished checkpoint folder with the size of every file in it."""
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != SEAL}
     temporary = folder / "seal.partial"
     temporary.write_text(json.dumps(sizes))
     os.replace(temporary, folder / SEAL)
+
+
+def drop(folder: Path, step: int) -> None:
+    """Removes the checkpoint of ``step`` below ``folder``, if there is one."""
+    shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -79,7 +109,11 @@ def last_whole(folder: Path) -> Path | None:
         shutil.rmtree(path)
     if not whole:
         return None
-    for name, size in json.loads((whole[0] / SEAL).read_text()).items():
+    try:
+        sizes = json.loads((whole[0] / SEAL).read_text())
+    except ValueError as error:
+        raise ValueError(f"checkpoint {whole[0] / SEAL} is damaged: delete {whole[0]}") from error
+    for name, size in sizes.items():
         file = whole[0] / name
         present = file.stat().st_size if file.is_file() else 0
         if present != size:

@@ -48,7 +48,7 @@ class _MaskedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_input = upstream @ masked(weight, theta, ctx.threshold).to(upstream.dtype)
         if ctx.needs_input_grad[2]:
-            to_theta = (upstream.flatten(0, -2).t() @ x.flatten(0, -2)).to(theta.dtype).mul_(weight)
+            to_theta = (upstream.reshape(-1, upstream.shape[-1]).t() @ x.reshape(-1, x.shape[-1])).to(theta.dtype).mul_(weight)
         return to_input, None, to_theta, None, None
 
 
@@ -63,7 +63,7 @@ class _MaskedRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         ids, weight = ctx.saved_tensors
-        rows = (upstream * weight[ids]).flatten(0, -2)
+        rows = (upstream * weight[ids]).reshape(-1, weight.shape[1])
         to_theta = torch.sparse_coo_tensor(ids.reshape(1, -1), rows, weight.shape, check_invariants=False)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             to_theta = to_theta.to_dense()  # reductions between devices take dense gradients only
@@ -119,7 +119,8 @@ def attach(encoder: nn.Module, thetas: Mapping[str, Tensor]) -> dict[str, nn.Par
     """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
 
     Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
-    All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``.
+    All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``. A mask that
+    was attached before is taken off.
 
     Args:
         thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``.
@@ -134,7 +135,7 @@ def attach(encoder: nn.Module, thetas: Mapping[str, Tensor]) -> dict[str, nn.Par
         if theta.shape != modules[name].weight.shape:
             expected = tuple(modules[name].weight.shape)
             raise ValueError(f"{name}: theta has shape {tuple(theta.shape)}, the weight {expected}")
-    encoder.requires_grad_(False)
+    detach(encoder).requires_grad_(False)
     threshold = torch.zeros((), dtype=torch.float64)
     for name, theta in thetas.items():
         module = modules[name]
@@ -198,11 +199,13 @@ def keep_top(scores: Mapping[str, Tensor], density: float, minimum_kept: int = 0
     k = round(density * flat.numel())
     minima = check_minimum(scores, density, minimum_kept)
     if minimum_kept:
-        flat = flat.clone()
-        for part, minimum in zip(flat.split(sizes), minima, strict=True):
-            part[_top(part, minimum)] = torch.inf
-    kept = _top(flat, k).split(sizes)
-    return {name: part.view(score.shape).clone() for (name, score), part in zip(scores.items(), kept, strict=True)}
+        kept = torch.cat([_top(part, least) for part, least in zip(flat.split(sizes), minima, strict=True)])
+        rest = (~kept).nonzero().squeeze(-1)  # the minima are in, whatever they score; the others compete
+        kept[rest] = _top(flat[rest], k - sum(minima))
+    else:
+        kept = _top(flat, k)
+    masks = zip(scores.items(), kept.split(sizes), strict=True)
+    return {name: part.view(score.shape).clone() for (name, score), part in masks}
 
 
 def check_minimum(scores: Mapping[str, Tensor], density: float, minimum_kept: int) -> list[int]:
@@ -234,6 +237,5 @@ def set_masks(encoder: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: a name or shape that does not fit, named.
     """
-    detach(encoder)
     for theta in attach(encoder, {name: mask.float() for name, mask in masks.items()}).values():
         theta.requires_grad_(False)

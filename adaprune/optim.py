@@ -11,31 +11,37 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-RULES = ("adam", "sgd")
+RULES = ("adam", "sgd", "adafactor")
+_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with one entry, or one row, for each row of its parameter
 
 
-def relaxed_mask(theta: Tensor, temperature: float) -> Tensor:
+def relaxed_mask(theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
     """m_t = sigmoid(t theta), the relaxation of the mask (Eq. 2); a step function as t grows.
+
+    Here and in Eqs. 3 and 4 theta is read relative to ``threshold``.
 
     >>> relaxed_mask(torch.tensor([-0.001, 0.001]), 1e5)
     tensor([0., 1.])
     """
-    return torch.sigmoid(temperature * theta)
+    return torch.sub(theta, threshold).mul_(temperature).sigmoid_()
 
 
-def surrogate_slope(theta: Tensor, temperature: float) -> Tensor:
+def surrogate_slope(theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
     """t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)), the derivative of Eq. 2 at the small temperature (Eq. 3).
 
     >>> surrogate_slope(torch.tensor([0.0]), 1.0)
     tensor([0.2500])
     """
-    soft = relaxed_mask(theta, temperature)
-    return temperature * soft * (1 - soft)
+    soft = relaxed_mask(theta, temperature, threshold)
+    return soft.addcmul_(soft, soft, value=-1).mul_(temperature)
 
 
-def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float) -> Tensor:
-    """g_theta = dL/dm * t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)), with dL/dm at the hard mask (Eq. 4)."""
-    return grad_mask * surrogate_slope(theta, temperature)
+def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
+    """g_theta = dL/dm * t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)), with dL/dm at the hard mask (Eq. 4).
+
+    (In place from the difference on: on a CPU every further temporary costs more than its arithmetic.)
+    """
+    return surrogate_slope(theta, temperature, threshold).mul_(grad_mask)
 
 
 def sgd_direction(grad: Tensor, state: dict) -> Tensor:
@@ -56,6 +62,43 @@ def adam_direction(grad: Tensor, state: dict, betas: tuple[float, float], eps: f
     return (average / (1 - beta1 ** state["step"])).div_(scale)
 
 
+def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], eps: float) -> Tensor:
+    """Adam's direction with the second moment of a matrix kept as its row and column means.
+
+        r_i ~ mean_j g_ij^2,   c_j ~ mean_i g_ij^2,   v_ij = r_i c_j / mean(r),   d = m_hat / (sqrt(v_hat) + eps)
+
+    (Shazeer and Stern 2018, section 3; both means decay with beta2, and v_hat is bias-corrected as Adam's.) For a
+    whole matrix mean(r) = mean(c); the second is divided by, because it stays right where ``grad`` holds some of
+    the rows only. ``state`` holds ``step``, ``exp_avg``, ``row_square`` and ``column_square``, updated in place.
+    """
+    beta1, beta2 = betas
+    average, rows, columns = state["exp_avg"], state["row_square"], state["column_square"]
+    average.lerp_(grad.to(average.dtype), 1 - beta1)
+    work = grad.square()
+    rows.lerp_(work.mean(1), 1 - beta2)
+    columns.lerp_(work.mean(0), 1 - beta2)
+    rms = (rows / (1 - beta2 ** state["step"])).sqrt_()
+    profile = (columns / columns.mean().clamp_min(torch.finfo(columns.dtype).tiny)).sqrt_()
+    correction = 1 - beta1 ** state["step"]
+    scale = torch.outer(rms * correction, profile, out=work).add_(eps * correction)
+    return torch.div(average, scale, out=work)
+
+
+def _refuse_bad(group: dict) -> None:
+    """Raises ValueError where a setting is out of range, or a masked group lacks its threshold."""
+    if group["rule"] not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {group['rule']!r}")
+    if not all(0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"betas must lie in [0, 1), got {group['betas']}")
+    for name in ("lr", "penalty", "eps"):
+        if not group[name] >= 0:
+            raise ValueError(f"{name} must not be negative, got {group[name]}")
+    if not group["temperature"] > 0:
+        raise ValueError(f"temperature must be positive, got {group['temperature']}")
+    if group["masked"] and not isinstance(group["threshold"], Tensor):
+        raise ValueError("a masked group needs the threshold tensor its layers share (masks.threshold_of)")
+
+
 class AdaPrune(torch.optim.Optimizer):
     """Algorithm 1's step: theta by Eqs. 4, 5 and 7, the head p by Eq. 6.
 
@@ -64,7 +107,8 @@ class AdaPrune(torch.optim.Optimizer):
 
     ``p.grad`` of a masked group is dL/dm at the hard mask, as the masked layers of ``adaprune.masks`` give it; it is
     read, never written. d is the identity (``rule="sgd"``, as printed and as the theorem has it) or Adam's direction
-    (``rule="adam"``, a step of about alpha, which the published numbers seem to need).
+    (``rule="adam"``, a step of about alpha, which the published numbers seem to need), or the same from a factored
+    second moment (``rule="adafactor"``: half of Adam's memory; other groups than masked ones get Adam).
 
     The penalty is the same for every theta, so it is added to the group's shared ``threshold`` instead, and theta is
     read relative to it: the same masks without a pass over the weights. Sparse gradients (embedding rows) update
@@ -76,7 +120,7 @@ class AdaPrune(torch.optim.Optimizer):
         lr: alpha, or beta in a group that is not masked.
         penalty: gamma, added to the threshold at each step.
         temperature: t_s > 0 of the surrogate.
-        rule: "adam" or "sgd".
+        rule: "adam", "sgd" or "adafactor".
         betas, eps: of Adam. eps is small because dL/dm is: a gradient times a weight, 1e-6 and less.
         recovery: False leaves a pruned connection pruned.
 
@@ -95,23 +139,17 @@ class AdaPrune(torch.optim.Optimizer):
         eps: float = 1e-12,
         recovery: bool = True,
     ):
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must lie in [0, 1), got {betas}")
-        for name, value in {"lr": lr, "penalty": penalty, "eps": eps}.items():
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
         defaults = dict(
             lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps, recovery=recovery,
             masked=False, threshold=None,
         )  # fmt: skip
+        _refuse_bad(defaults)
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            if group["masked"] and not isinstance(group["threshold"], Tensor):
-                raise ValueError("a masked group needs the threshold tensor its layers share (masks.threshold_of)")
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Adds a group; raises ValueError where one of its settings is out of range."""
+        _refuse_bad({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restores a saved state; thresholds are copied into the tensors that the masked layers hold."""
@@ -169,30 +207,38 @@ class AdaPrune(torch.optim.Optimizer):
             return
         grad = grad.coalesce()
         rows = grad.indices()[0]
+        if not len(rows):
+            return
         moved = parameter[rows]
-        part = {name: value[rows] if isinstance(value, Tensor) else value for name, value in state.items()}
+        part = {name: value[rows] if name in _BY_ROW else value for name, value in state.items()}
         self._move(moved, grad.values(), group, part)
         parameter[rows] = moved
-        for name, value in part.items():
-            if isinstance(value, Tensor):
-                state[name][rows] = value
+        for name in _BY_ROW:
+            if name in state:
+                state[name][rows] = part[name]
 
     def _prepare(self, parameter: Tensor, group: dict, state: dict) -> None:
-        """Counts the step, and makes Adam's two averages at the first one."""
+        """Counts the step, and makes the averages of the group's rule at the first one."""
         state["step"] = state.get("step", 0) + 1
-        if group["rule"] == "adam" and "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(parameter)
+        if group["rule"] == "sgd" or "exp_avg" in state:
+            return
+        state["exp_avg"] = torch.zeros_like(parameter)
+        if group["rule"] == "adafactor" and group["masked"] and parameter.dim() == 2:
+            state["row_square"] = parameter.new_zeros(parameter.shape[0])
+            state["column_square"] = parameter.new_zeros(parameter.shape[1])
+        else:
             state["exp_avg_sq"] = torch.zeros_like(parameter)
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
         """Eq. 5 (masked groups, with the slope of Eq. 4) or Eq. 6 for dense tensors of one shape."""
         if group["masked"]:
             threshold = float(group["threshold"])
-            grad = surrogate_gradient(grad, parameter - threshold, group["temperature"])
-        if group["rule"] == "adam":
-            direction = adam_direction(grad, state, group["betas"], group["eps"])
-        else:
+            grad = surrogate_gradient(grad, parameter, group["temperature"], threshold)
+        if "exp_avg" not in state:
             direction = sgd_direction(grad, state)
+        else:
+            rule = adam_direction if "exp_avg_sq" in state else adafactor_direction
+            direction = rule(grad, state, group["betas"], group["eps"])
         if group["masked"] and not group["recovery"]:
             direction = direction * (parameter > threshold)
         parameter.add_(direction, alpha=-group["lr"])

@@ -39,7 +39,7 @@ Recipe = Literal["paper", "tuned"]
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
 InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude"]
-StepRule = Literal["", "sgd", "adam"]
+StepRule = Literal["", "sgd", "adam", "adafactor"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
@@ -83,7 +83,7 @@ class Run(BaseModel):
     results_dir: Text = Field("results", description="folder for the record and the mask file")
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
     initial_theta: InitialTheta = Field("", description="constant, normal, uniform, magnitude; empty: recipe")
-    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam; empty: recipe")
+    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
     recovery: bool = Field(True, description="may a pruned connection come back")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
     prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")

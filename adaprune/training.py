@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction
 
-from adaprune.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
+from adaprune.checkpoints import drop, facts_of, last_whole, load_trained, save_trained, seal
 from adaprune.job import Fit, Job, Sentences, Settings
 from adaprune.masks import thetas_of, threshold_of
 from adaprune.optim import AdaPrune
@@ -30,9 +32,9 @@ POINTS = 40  # of the learning curve
 AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
 
 
-def steps_in(examples: int, settings: Settings, processes: int = 1) -> int:
-    """Number of optimiser steps that ``settings`` take over ``examples`` training examples."""
-    batches = math.ceil(examples / (settings.batch_size * processes))
+def steps_in(examples: int, settings: Settings) -> int:
+    """Number of optimiser steps that ``settings`` take over ``examples``, shared among the processes there are."""
+    batches = math.ceil(examples / (settings.batch_size * PartialState().num_processes))
     return math.ceil(settings.epochs * math.ceil(batches / settings.gradient_accumulation))
 
 
@@ -51,15 +53,17 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
-        ValueError: a damaged checkpoint, or a control that cannot reach its target.
+        ValueError: a damaged checkpoint.
+        OSError: a checkpoint cannot be written.
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
     steps = steps_in(len(sentences.splits["train"]), settings)
-    arguments = _arguments(settings, eval_strategy="epoch", logging_steps=max(1, steps // POINTS))
+    arguments = _arguments(settings, report_to=settings.report_to, logging_steps=max(1, steps // POINTS))
     trainer = _Trainer(model, arguments, sentences, optimiser, settings, control)
     in_backward = arguments.world_size == 1 and settings.gradient_accumulation == 1 and not arguments.fp16
     handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
-    start = last_whole(settings.folder)
+    with trainer.accelerator.main_process_first():  # it alone clears away what a kill left
+        start = last_whole(settings.folder)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     for handle in handles:
         handle.remove()
@@ -99,18 +103,23 @@ def evaluate(model: nn.Module, sentences: Sentences, split: str, settings: Setti
 
 
 def _arguments(settings: Settings, **more) -> TrainingArguments:
-    """TrainingArguments for ``settings``; half precision where asked for, or where the device has it."""
+    """TrainingArguments for ``settings``; half precision where asked for, or where the device has it.
+
+    bf16 without CUDA runs on the CPU. Several GPUs are used through ``accelerate launch`` only, never by
+    DataParallel, whose copies of a layer do not share theta.
+    """
     saving = settings.checkpoint_steps > 0
     half = settings.precision
     if half == "auto":
         half = "fp32" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(settings.folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
         gradient_accumulation_steps=settings.gradient_accumulation,
-        max_grad_norm=settings.max_grad_norm,
+        max_grad_norm=settings.max_grad_norm or math.inf,
+        use_cpu=half == "bf16" and not torch.cuda.is_available(),
         bf16=half == "bf16",
         fp16=half == "fp16",
         save_strategy="steps" if saving else "no",
@@ -118,12 +127,13 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
         save_total_limit=2,
         logging_nan_inf_filter=False,
         seed=settings.seed,
-        report_to=settings.report_to,
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
-        **more,
+        **{"report_to": "none", **more},
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 class _GroupedByLength(LengthGroupedSampler):
@@ -147,7 +157,7 @@ class _EachStep(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.before = state.log_history[-1]["elapsed"] if state.log_history else 0.0
         best = self.trainer.best_file
-        if best.exists() and int(facts_of(best)["step"]) > state.global_step:
+        if args.should_save and best.exists() and int(facts_of(best)["step"]) > state.global_step:
             best.unlink()  # from steps that will be taken again
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -158,14 +168,16 @@ class _EachStep(TrainerCallback):
             thetas, threshold = self.trainer.thetas, threshold_of(self.trainer.model)
             if self.trainer.pruning.update(state.global_step, thetas, threshold):
                 control.should_training_stop = True
+        # Evaluated here and not after the epoch, so that a checkpoint of this step has the evaluation behind it.
+        over = control.should_training_stop or state.global_step == state.max_steps
+        control.should_evaluate = over or math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
 
 
 class _Trainer(Trainer):
     """transformers.Trainer with a sparsity control, small checkpoints and a memory of the best state."""
 
     def __init__(self, model, arguments, sentences: Sentences, optimiser, settings: Settings, pruning):
-        total = steps_in(len(sentences.splits["train"]), settings, arguments.world_size)
-        schedule = partial(SCHEDULES[settings.schedule], total=total)
+        schedule = partial(SCHEDULES[settings.schedule], total=steps_in(len(sentences.splits["train"]), settings))
         super().__init__(
             model,
             arguments,
@@ -175,11 +187,15 @@ class _Trainer(Trainer):
             compute_metrics=self._metrics,
             optimizers=(optimiser, LambdaLR(optimiser, schedule)),
         )
+        self.model_accepts_loss_kwargs = False  # the loss is a batch's mean, to be averaged over accumulated batches
         self.sentences, self.pruning, self.folder = sentences, pruning, settings.folder
         self.thetas = list(thetas_of(model).values()) if pruning is not None else []
         self.started, self.before = time.monotonic(), 0.0
         self.best_file = settings.folder / "best.safetensors"
         self.add_callback(_EachStep(self))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # not among the checkpoints
+                callback.logging_dir = str(self.folder.parents[1] / "tensorboard" / self.folder.name)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.sentences.metrics(prediction.predictions, prediction.label_ids)
@@ -197,12 +213,18 @@ class _Trainer(Trainer):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         value = loss[0] if isinstance(loss, tuple) else loss
         if not torch.isfinite(value):
-            last = last_whole(self.folder) if self.is_in_train else None
+            drop(self.folder, self.state.global_step)  # what was saved then leads here
             raise FloatingPointError(
                 f"the loss is {value.item()} at step {self.state.global_step + 1}: lower the learning rate. "
-                f"Last good checkpoint: {last or 'none yet'}"
+                f"Last good checkpoint: {last_whole(self.folder) or 'none'}"
             )
         return loss
+
+    def _clip_grad_norm(self, model):
+        """Clips all but theta, whose gradient may be sparse, or gone since backward."""
+        thetas = {id(theta) for theta in thetas_of(self.model).values()}
+        others = [parameter for parameter in self.model.parameters() if id(parameter) not in thetas]
+        return self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds seconds and, while a mask is learned, its sparsity to every line of the curve."""
@@ -240,9 +262,14 @@ class _Trainer(Trainer):
         save_trained(self.model, Path(output_dir) / "model.safetensors")
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
+            raise OSError(f"cannot write {folder} ({error}): make room or choose another results_dir") from error
+        self.accelerator.wait_for_everyone()  # each process has written its random state
         if self.args.should_save:
-            seal(self.folder / f"checkpoint-{self.state.global_step}")
+            seal(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
@@ -252,8 +279,9 @@ class _Trainer(Trainer):
         metrics = super().evaluate(*args, **kwargs)
         score = metrics[f"eval_{self.sentences.primary}"]
         competes = self.pruning is None or abs(self.sparsity() - self.pruning.target) <= AT_TARGET
-        best = float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf
-        if competes and score > best and self.args.should_save:
+        if not (competes and self.args.should_save):
+            return metrics
+        if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
             threshold = float(threshold_of(self.model)) if self.pruning is not None else 0.0
             facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": threshold.hex()}
             save_trained(self.model, self.best_file, **facts)

@@ -28,7 +28,7 @@ def adaprune(job: Job) -> Outcome:
     steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(plan.reach * steps))
     control = SparsityControl(plan.control, run.sparsity, end, recovery=run.recovery)
-    control.check(thetas.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule == "adam" else 0.0)
+    control.check(thetas.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
     parameters = attach(encoder, thetas)
     optimiser = AdaPrune(
         [

@@ -1,0 +1,168 @@
+"""Figures: the same bytes from the same data, one look a method, and the numbers that are meant."""
+
+import itertools
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from adaprune import figures
+from adaprune.run import METHODS, Run
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def count(kept: int, total: int) -> dict:
+    return {"sparsity": 1 - kept / total, "kept": kept, "total": total}
+
+
+def record(method: str = "adaprune") -> dict:
+    """A record as far as the figures read it: two layers of ten weights, a quarter of each kind removed or more."""
+    curve = [
+        {"step": 2, "loss": 0.7},
+        {"step": 4, "loss": 0.5},
+        {"step": 4, "selection_loss": 0.6, "selection_accuracy": 0.75},
+    ]
+    if method == "adaprune":
+        curve = [{**point, "sparsity": 0.1 * point["step"]} for point in curve]
+    mask = {
+        **count(12, 20),
+        "per_layer": {"10": count(5, 10), "9": count(7, 10)},  # 10 comes after 9, not before
+        "per_component": {"ffn_out": count(8, 10), "query": count(4, 10)},
+    }
+    return {
+        "run": Run(method=method, sparsity=0.4).model_dump(),
+        "metrics": {"validation": {"accuracy": 0.8}, "selection": {"accuracy": 0.75}, "primary": "accuracy"},
+        "mask": mask if METHODS[method].mask else None,
+        "cost": {"steps": 4},
+        "curve": curve,
+    }
+
+
+def runs() -> pd.DataFrame:
+    rows = [
+        ("features", 0.5, 0, 0.70),
+        ("adaprune", 0.5, 0, 0.80),
+        ("adaprune", 0.5, 1, 0.84),
+        ("magnitude", 0.5, 0, 0.6),
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "sparsity", "seed", "score"])
+    return frame.assign(recipe="tuned", scope="encoder", primary="accuracy")
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def lightness(colour: str) -> float:
+    """CIE L* of a colour, 0 to 100: how light it is in greyscale."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    y = linear @ [0.2126, 0.7152, 0.0722]
+    return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_each_method_has_one_colour_and_one_marker():
+    assert set(figures.STYLES) == set(METHODS)
+    for position in (0, 1):
+        assert len({style[position] for style in figures.STYLES.values()}) == len(METHODS)
+
+
+def test_lightness_of_known_colours():
+    assert lightness("black") == 0
+    assert lightness("white") == pytest.approx(100, abs=0.01)
+    assert lightness("red") == pytest.approx(53.24, abs=0.05)
+
+
+def test_colours_differ_in_greyscale():
+    for first, second in itertools.combinations(figures.STYLES.values(), 2):
+        assert abs(lightness(first.colour) - lightness(second.colour)) > 6, (first, second)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("draw", ["draw_learning", "draw_sparsity", "draw_layers", "draw_components"])
+def test_every_panel_is_drawn_for_every_method(draw, method):
+    fig, ax = plt.subplots()
+    assert getattr(figures, draw)(ax, record(method)) is ax
+    fig.canvas.draw()
+    says_why = any("has no mask" in text for text in texts(ax))
+    assert says_why == (not METHODS[method].mask and draw != "draw_learning")
+
+
+def test_learning_shows_losses_and_writes_the_selection_score():
+    ax = figures.draw_learning(plt.subplots()[1], record())
+    training, selection = ax.lines
+    assert training.get_xydata().tolist() == [[2, 0.7], [4, 0.5]]
+    assert selection.get_xydata().tolist() == [[4, 0.6]]
+    assert texts(ax) == ["0.750"]
+
+
+def test_learning_of_a_run_without_a_look_at_the_selection_split():
+    without = record() | {"curve": [{"step": 1, "loss": 0.7}]}
+    assert texts(figures.draw_learning(plt.subplots()[1], without)) == []
+
+
+def test_sparsity_shows_what_was_asked_the_way_there_and_the_end():
+    ax = figures.draw_sparsity(plt.subplots()[1], record())
+    asked, way, end = ax.lines
+    assert list(asked.get_ydata()) == [0.4, 0.4]
+    assert way.get_xydata()[:2] == pytest.approx(np.array([[2, 0.2], [4, 0.4]]))
+    assert end.get_xydata() == pytest.approx(np.array([[4, 0.4]]))
+
+
+def test_layers_are_in_order_of_number_from_the_top():
+    ax = figures.draw_layers(plt.subplots()[1], record())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["9", "10"]
+    assert ax.yaxis_inverted()
+    assert list(ax.lines[-1].get_xdata()) == pytest.approx([0.3, 0.5])
+
+
+def test_components_are_in_the_order_of_the_layer():
+    ax = figures.draw_components(plt.subplots()[1], record())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["query", "ffn out"]
+    assert list(ax.lines[-1].get_xdata()) == pytest.approx([0.6, 0.2])
+
+
+def test_comparison_puts_the_best_mean_on_top_and_seeds_on_one_line():
+    ax = figures.draw_comparison(plt.subplots()[1], runs())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["magnitude 0.5", "features", "adaprune 0.5"]
+    dots = sorted(tuple(line.get_xydata()[0]) for line in ax.lines)
+    assert dots == [(0.6, 0), (0.7, 1), (0.8, 2), (0.84, 2)]
+    assert sorted(texts(ax)) == ["0.600", "0.700", "0.820"]
+    assert ax.get_xlabel() == "accuracy on the dev split"
+
+
+def test_a_way_is_named_by_what_matters():
+    row = {"method": "random", "sparsity": 0.9, "recipe": "paper", "scope": "encoder+embeddings"}
+    assert figures.way_of(row) == "random 0.9 +embeddings paper"
+
+
+def test_same_data_same_bytes(tmp_path):
+    written = []
+    for folder in ("first", "second"):
+        fig, (left, right) = plt.subplots(1, 2)
+        figures.draw_sparsity(left, record())
+        figures.draw_comparison(right, runs())
+        paths = figures.save(fig, "extra_test", tmp_path / folder)
+        assert [path.name for path in paths] == ["extra_test.svg", "extra_test.png"]
+        written.append([path.read_bytes() for path in paths])
+    assert written[0] == written[1]
+    assert ET.fromstring(written[0][0]).tag.endswith("svg")
+    assert written[0][1].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", "a.svg"])
+def test_save_refuses_a_name_that_is_a_path(tmp_path, name):
+    with pytest.raises(ValueError, match="plain file name"):
+        figures.save(plt.figure(), name, tmp_path)
+    assert not list(tmp_path.iterdir())
