@@ -18,7 +18,8 @@ SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb $(wildcard notebooks/teach/*.ip
 # What papermill and editors leave behind; language_info itself stays, tools need it.
 STRIP := $(PY) -m nbstripout \
 	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
-PAPERMILL := $(PY) -m papermill -k python3 --log-output --no-progress-bar
+# What notebooks print goes to the terminal as it comes; tables, pictures and records stay in the executed copy.
+PAPERMILL := $(PY) -m papermill -k python3 --no-progress-bar --stdout-file - --stderr-file -
 
 # What `make run` adapts, and what `make test` runs to see the same path work.
 RUN_METHODS := adaprune features magnitude
@@ -72,7 +73,8 @@ run: env data  ## adapt MiniLM to movie reviews with three methods and compare t
 	done
 
 	@echo; echo "== table and figure: runs/00_start_here.ipynb"
-	@$(PAPERMILL) notebooks/00_start_here.ipynb runs/00_start_here.ipynb -p results_dir runs/results
+	@$(PAPERMILL) notebooks/00_start_here.ipynb runs/00_start_here.ipynb \
+		-p results_dir runs/results -p figures_dir runs/figures
 
 	@echo; echo "Done. Everything is in runs/ :"
 	@echo "  records             $$(ls runs/results/*.json 2> /dev/null | wc -l | tr -d ' ') in runs/results/*.json"

@@ -53,8 +53,13 @@ class Mask:
     density = property(lambda self: self.kept / self.total, doc="The share kept.")
 
 
-def save_mask(path: str | Path, masks: Mapping[str, Tensor], head: Mapping[str, Tensor], card: Mapping[str, Any],
-              encoder: nn.Module) -> Path:
+def save_mask(
+    path: str | Path,
+    masks: Mapping[str, Tensor],
+    head: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    encoder: nn.Module,
+) -> Path:
     """Writes the mask file ``path`` and its card beside it, each whole or not at all; returns the path.
 
     Killed at any moment, there is the old mask or the new one, at worst without the card beside it.
@@ -126,13 +131,17 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
     state = encoder.state_dict()
     for name, expected in mask.card["base"].items():
         if name not in state or tensor_hash(state[name]) != expected:
-            raise ValueError(f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
-                             "Load the model and revision of the mask's card, in float32 and with no mask applied yet")
+            raise ValueError(
+                f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
+                "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
+            )
     _check_masks(mask.masks, encoder)
     head = _head(mask.head).to(next(encoder.parameters()).device)
     if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
-        raise ValueError(f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
-                         f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}")
+        raise ValueError(
+            f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
+            f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}"
+        )
     adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
     if adapted.head.output.out_features != head.output.out_features:
         raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")

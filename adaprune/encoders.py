@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import errors as hub_errors
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -37,21 +38,29 @@ def load_encoder(model: str) -> Encoder:
 
     Raises:
         OSError: the model cannot be reached or read, with what to do.
-        ValueError: the bundled weights are not the official ones, or the model is no encoder.
+        ValueError: the bundled weights are not the official ones, tensors are missing, or the model is no encoder.
     """
     source = _minilm_folder() if model == MINILM else model
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         _switch_off_attention_dropout(config)
-        encoder = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
+        encoder, report = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, hub_errors.HFValidationError) as error:
+    except (OSError, ValueError, SafetensorError, hub_errors.HFValidationError) as error:
         raise OSError(
             f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Offline, use model='minilm' (bundled), a "
             "local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
         ) from error
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise ValueError(f"model {model!r} ({type(encoder).__name__}) is not an encoder")
+    # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
+    drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    lacking = sorted(name for name in drawn if not name.startswith("pooler."))
+    if lacking:
+        raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     encoder.requires_grad_(False)

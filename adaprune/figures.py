@@ -34,6 +34,7 @@ STYLES = {
 }
 INK, LINES = "#404040", "#D0D0D0"
 COMPONENTS = ("embed", "query", "key", "value", "attention_output", "ffn_in", "ffn_out", "other")
+LEAST_SPAN = 0.1  # of a score's axis
 # Bytes must depend on the data alone: no date, no version, no random ids.
 _METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
@@ -104,7 +105,9 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
         _number(ax, score, score, heights[way])
     ax.set_yticks(range(len(best_last)), best_last)
     ax.set(xlabel=f"{rows['primary'].iloc[0].replace('_', ' ')} on the dev split", ylim=(-0.6, len(best_last) - 0.3))
-    ax.margins(x=0.2)
+    middle, half = rows["score"].agg(["min", "max"]).mean(), (rows["score"].max() - rows["score"].min()) * 0.6
+    half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
+    ax.set_xlim(middle - half, middle + half)
     return _dress(ax, grid="both")
 
 
@@ -164,7 +167,9 @@ def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], 
 
 def _number(ax: Axes, value: float, x: float, y: float) -> None:
     """Writes a score just above a point."""
-    ax.annotate(f"{value:.3f}", (x, y), (0, 8), textcoords="offset points", ha="center", color=INK, fontsize=9)
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+    place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+    ax.annotate(f"{value:.3f}", (x, y), **place, color=INK, fontsize=9, bbox=behind)
 
 
 def _say(ax: Axes, sentence: str) -> Axes:

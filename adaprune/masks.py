@@ -29,14 +29,16 @@ class _MaskedProduct(torch.autograd.Function):
     """x -> x (w0 * m)^T + b. Recomputes w0 * m in backward instead of keeping a copy of it between the passes.
 
     The gradient handed to theta is dL/dm = w0 * dL/d(w0 * m), straight through the step; AdaPrune's Eq. 4
-    puts the surrogate slope on it.
+    puts the surrogate slope on it. Where x = gelu(z), z is kept for backward instead of x: autograd keeps it anyway.
     """
 
     @staticmethod
     def forward(ctx, x, weight, theta, bias, threshold):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        ctx.save_for_backward(x, weight, theta)
+        before_gelu = getattr(x.grad_fn, "_saved_self", None) if "Gelu" in type(x.grad_fn).__name__ else None
+        ctx.gelu = None if before_gelu is None else x.grad_fn._saved_approximate
+        ctx.save_for_backward(x if ctx.gelu is None else before_gelu, weight, theta)
         ctx.threshold = threshold
         kept = masked(weight, theta, threshold).to(x.dtype)
         return functional.linear(x, kept, None if bias is None else bias.to(x.dtype))
@@ -48,7 +50,9 @@ class _MaskedProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_input = upstream @ masked(weight, theta, ctx.threshold).to(upstream.dtype)
         if ctx.needs_input_grad[2]:
-            to_theta = (upstream.reshape(-1, upstream.shape[-1]).t() @ x.reshape(-1, x.shape[-1])).to(theta.dtype).mul_(weight)
+            x = x if ctx.gelu is None else functional.gelu(x, approximate=ctx.gelu)
+            product = upstream.reshape(-1, upstream.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+            to_theta = product.to(theta.dtype).mul_(weight)
         return to_input, None, to_theta, None, None
 
 

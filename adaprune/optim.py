@@ -13,6 +13,8 @@ from torch import Tensor
 
 RULES = ("adam", "sgd", "adafactor")
 _BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with one entry, or one row, for each row of its parameter
+# Of a factored rule's exp_avg, by theta's type: with beta1 = 0.9 an update is far above bfloat16's rounding.
+_AVERAGE = {torch.float32: torch.bfloat16}
 
 
 def relaxed_mask(theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
@@ -108,7 +110,8 @@ class AdaPrune(torch.optim.Optimizer):
     ``p.grad`` of a masked group is dL/dm at the hard mask, as the masked layers of ``adaprune.masks`` give it; it is
     read, never written. d is the identity (``rule="sgd"``, as printed and as the theorem has it) or Adam's direction
     (``rule="adam"``, a step of about alpha, which the published numbers seem to need), or the same from a factored
-    second moment (``rule="adafactor"``: half of Adam's memory; other groups than masked ones get Adam).
+    second moment and a bfloat16 first one (``rule="adafactor"``, a quarter of Adam's state; groups that are not masked
+    get Adam).
 
     The penalty is the same for every theta, so it is added to the group's shared ``threshold`` instead, and theta is
     read relative to it: the same masks without a pass over the weights. Sparse gradients (embedding rows) update
@@ -159,6 +162,9 @@ class AdaPrune(torch.optim.Optimizer):
             if threshold is not None:
                 threshold.copy_(group["threshold"])
             group["threshold"] = threshold
+        for parameter, state in self.state.items():
+            if "row_square" in state:  # torch casts what it loads to the parameter's type
+                state["exp_avg"] = state["exp_avg"].to(_AVERAGE.get(parameter.dtype, parameter.dtype))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -180,28 +186,29 @@ class AdaPrune(torch.optim.Optimizer):
 
         Never more than one matrix's gradient exists. Not with several backward passes a step (gradient
         accumulation), nor where gradients are averaged between devices. Returns the hooks, to remove them.
+        (The averages are made now: made amid a step's activations, they would leave holes in the heap.)
         """
 
-        def hook(group: dict) -> Callable[[Tensor], None]:
+        def hook(number: int) -> Callable[[Tensor], None]:
             def update(parameter: Tensor) -> None:
                 with torch.no_grad():
-                    self._update(parameter, group)
+                    self._update(parameter, self.param_groups[number])  # load_state_dict makes new groups
                 parameter.grad = None
 
             return update
 
-        return [
-            parameter.register_post_accumulate_grad_hook(hook(group))
-            for group in self.param_groups
-            if group["masked"]
-            for parameter in group["params"]
-        ]
+        handles = []
+        for number, group in enumerate(self.param_groups):
+            for parameter in group["params"] if group["masked"] else []:
+                self._state_of(parameter, group)
+                handles.append(parameter.register_post_accumulate_grad_hook(hook(number)))
+        return handles
 
     def _update(self, parameter: Tensor, group: dict) -> None:
         """Eq. 5 or 6 for one parameter; only for the rows in its gradient where that is sparse."""
         grad = parameter.grad
-        state = self.state[parameter]
-        self._prepare(parameter, group, state)
+        state = self._state_of(parameter, group)
+        state["step"] += 1
         if not grad.is_sparse:
             self._move(parameter, grad, group, state)
             return
@@ -217,17 +224,20 @@ class AdaPrune(torch.optim.Optimizer):
             if name in state:
                 state[name][rows] = part[name]
 
-    def _prepare(self, parameter: Tensor, group: dict, state: dict) -> None:
-        """Counts the step, and makes the averages of the group's rule at the first one."""
-        state["step"] = state.get("step", 0) + 1
-        if group["rule"] == "sgd" or "exp_avg" in state:
-            return
-        state["exp_avg"] = torch.zeros_like(parameter)
+    def _state_of(self, parameter: Tensor, group: dict) -> dict:
+        """The state of a parameter, made on first use: its number of steps and the averages of the group's rule."""
+        state = self.state[parameter]
+        if state:
+            return state
+        state["step"] = 0
         if group["rule"] == "adafactor" and group["masked"] and parameter.dim() == 2:
+            state["exp_avg"] = torch.zeros_like(parameter, dtype=_AVERAGE.get(parameter.dtype))
             state["row_square"] = parameter.new_zeros(parameter.shape[0])
             state["column_square"] = parameter.new_zeros(parameter.shape[1])
-        else:
+        elif group["rule"] != "sgd":
+            state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
         """Eq. 5 (masked groups, with the slope of Eq. 4) or Eq. 6 for dense tensors of one shape."""

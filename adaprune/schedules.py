@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 CONTROLS = ("penalty", "feedback", "cubic")
+TIES = 0.01  # share of equal theta that a threshold may prune beyond what is wanted
 _SAMPLE = 2**20  # thetas looked at when a threshold is set: sparsity is then off by about 0.0005
 
 
@@ -53,15 +54,23 @@ def cubic_sparsity(step: int, start: int, end: int, final: float, initial: float
     return final + (initial - final) * (1 - share) ** 3
 
 
-def quantile_threshold(thetas: Iterable[Tensor], sparsity: float, sample: int = _SAMPLE) -> float:
-    """The value that a share ``sparsity`` of all theta does not exceed; from an even sample where there are many."""
+def quantile_threshold(thetas: Iterable[Tensor], sparsity: float, sample: int = _SAMPLE, ties: float = TIES) -> float:
+    """The value that a share ``sparsity`` of all theta does not exceed; from an even sample where there are many.
+
+    Where more than a share ``ties`` of all theta equal it, as after a constant start, the value below them: too few
+    are pruned then, never far too many. -inf where nothing is to be pruned.
+    """
     thetas = [theta.detach().flatten() for theta in thetas]
     stride = max(1, sum(theta.numel() for theta in thetas) // sample)
+    while math.gcd(stride, 2 * 3 * 5 * 7) > 1:  # a factor in common with a matrix's width would skip columns
+        stride += 1
     drawn = torch.cat([theta[::stride] for theta in thetas])
     below = round(sparsity * drawn.numel())
-    if below == 0:
-        return float(drawn.min()) - 1e-12 - abs(float(drawn.min())) * 1e-6
-    return float(drawn.kthvalue(below).values)
+    value = float(drawn.kthvalue(below).values) if below else -math.inf
+    if int((drawn <= value).sum()) > below + ties * drawn.numel():
+        lower = drawn[drawn < value]
+        value = float(lower.max()) if lower.numel() else -math.inf
+    return value
 
 
 def sparsity_of(thetas: Iterable[Tensor], threshold: float) -> float:
@@ -77,7 +86,7 @@ class SparsityControl:
     - ``penalty`` (Algorithm 1): the optimiser adds a fixed gamma a step; training stops as soon as the sparsity
       exceeds the target.
     - ``feedback``: gamma is set anew at every step to (quantile of theta at the target - threshold) / (steps left),
-      never below 0, so that the target is met at step ``end``.
+      never below 0, so that the target is met at step ``end`` and held after it.
     - ``cubic``: the threshold is the quantile of theta at the scheduled sparsity (``cubic_sparsity``).
 
     Whatever is left at the end, a sampling error or a penalty that fell short, the exact cut removes.
@@ -87,7 +96,8 @@ class SparsityControl:
         target: sparsity to reach, in [0, 1).
         end: step by which ``feedback`` and ``cubic`` reach it.
         interval: steps between two looks at theta (``cubic``).
-        recovery: False keeps the threshold from ever falling.
+        recovery: False makes pruning final: under ``feedback`` and ``cubic`` a pruned theta becomes -inf, and the
+            threshold lies below all others, so that nothing drifts out between two looks.
 
     Raises:
         ValueError: an unknown kind, or no step to reach the target in.
@@ -102,26 +112,36 @@ class SparsityControl:
         self.interval = min(interval, max(1, end // 20))
         self.recovery = recovery
 
+    @torch.no_grad()
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
-        """Moves ``threshold`` in place after ``step`` (1-based) updates; True where training should stop."""
+        """Moves ``threshold`` (and without recovery theta) in place after ``step`` (1-based) updates; True where training should stop."""
         thetas = list(thetas)
+        if self.target == 0:
+            threshold.fill_(-math.inf)  # nothing is to be pruned, wherever theta or a penalty goes
+            return False
         if self.kind == "penalty":
-            return self.target > 0 and sparsity_of(thetas, float(threshold)) > self.target
-        if self.kind == "feedback":
-            self._feedback(step, thetas, threshold)
-        elif step % self.interval == 0 or step == self.end:
-            wanted = cubic_sparsity(step, 0, self.end, self.target)
-            value = quantile_threshold(thetas, wanted)
-            threshold.fill_(value if self.recovery else max(value, float(threshold)))
+            return sparsity_of(thetas, float(threshold)) > self.target
+        value = self._threshold(step, thetas, float(threshold))
+        if value is None:
+            return False
+        if self.recovery:
+            threshold.fill_(value)
+        else:
+            for theta in thetas:
+                theta.masked_fill_(theta <= value, -math.inf)
+            threshold.fill_(torch.finfo(torch.float32).min)
         return False
 
-    def _feedback(self, step: int, thetas: list[Tensor], threshold: Tensor) -> None:
-        """One step of gamma = (quantile - threshold) / (steps left); no state, so a resumed run agrees."""
-        distance = quantile_threshold(thetas, self.target) - float(threshold)
-        if step <= self.end:
-            threshold.add_(max(0.0, distance) / (self.end - step + 1))
-        else:
-            threshold.fill_(max(float(threshold), float(threshold) + distance))
+    def _threshold(self, step: int, thetas: list[Tensor], now: float) -> float | None:
+        """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
+        if self.kind == "cubic":
+            if step % self.interval and step != self.end:
+                return None
+            return quantile_threshold(thetas, cubic_sparsity(step, 0, self.end, self.target))
+        if not self.recovery:  # what is left of theta starts where the last cut ended
+            now = max(now, min(float(theta[theta > -math.inf].min()) for theta in thetas))
+        distance = quantile_threshold(thetas, self.target) - now
+        return now + distance / max(1, self.end - step + 1) if distance > 0 else None
 
     def check(self, thetas: Iterable[Tensor], steps: int, penalty: float, rate: float) -> None:
         """Refuses a ``penalty`` control that cannot arrive, before any step is taken.
@@ -142,12 +162,12 @@ class SparsityControl:
         """
         if self.kind != "penalty" or self.target == 0:
             return
-        distance = quantile_threshold(thetas, self.target)
+        distance = quantile_threshold(thetas, self.target, ties=1.0)
         reach = steps * (penalty + rate)
         if reach < distance:
             needed = math.ceil(distance / (penalty + rate)) if penalty + rate > 0 else math.inf
             raise ValueError(
                 f"control='penalty' cannot reach a sparsity of {self.target}: theta has to travel {distance:.2g}, "
                 f"{steps} steps of at most {penalty + rate:.2g} (gamma {penalty:.2g}) give {reach:.2g}. "
-                f"It needs {needed} steps, or gamma >= {max(0.0, distance / steps - rate):.2g}, or control='feedback'"
+                f"It needs {needed} steps, or gamma >= {1.01 * (distance / steps - rate):.3g}, or control='feedback'"
             )

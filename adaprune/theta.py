@@ -26,10 +26,12 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
         generator: randomness of ``normal`` and ``uniform``, on the CPU.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, or ``magnitude`` of weights that are all zero.
     """
     if kind == "magnitude":
-        total = sum(float(weight.abs().sum(dtype=torch.float64)) for weight in weights.values())
+        total = sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in weights.values())
+        if not total:
+            raise ValueError("initial_theta='magnitude' needs weights that are not all 0; use 'constant' or 'normal'")
         mean = total / sum(weight.numel() for weight in weights.values())
         return {name: weight.detach().abs() * (MEAN / mean) for name, weight in weights.items()}
     if kind == "constant":

@@ -25,6 +25,7 @@ from adaprune.checkpoints import drop, facts_of, last_whole, load_trained, save_
 from adaprune.job import Fit, Job, Sentences, Settings
 from adaprune.masks import thetas_of, threshold_of
 from adaprune.optim import AdaPrune
+from adaprune.progress import show_progress
 from adaprune.schedules import SparsityControl, slanted_triangular, sparsity_of, warmup_linear
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
@@ -90,7 +91,7 @@ def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settin
     """Logits (rows, outputs) for a split, in its row order; batches are made of like lengths."""
     data = sentences.splits[split]
     order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
-    trainer = Trainer(model, _arguments(settings), data_collator=sentences.collate)
+    trainer = show_progress(Trainer(model, _arguments(settings), data_collator=sentences.collate))
     sorted_logits = trainer.predict(data.select(order)).predictions
     logits = np.empty_like(sorted_logits)
     logits[order] = sorted_logits
@@ -128,6 +129,7 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
         logging_nan_inf_filter=False,
         seed=settings.seed,
         remove_unused_columns=False,
+        disable_tqdm=True,  # `show_progress` has the bars
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
         **{"report_to": "none", **more},
@@ -193,6 +195,7 @@ class _Trainer(Trainer):
         self.started, self.before = time.monotonic(), 0.0
         self.best_file = settings.folder / "best.safetensors"
         self.add_callback(_EachStep(self))
+        show_progress(self)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # not among the checkpoints
                 callback.logging_dir = str(self.folder.parents[1] / "tensorboard" / self.folder.name)

@@ -5,6 +5,8 @@ from outside at that time after the first whole checkpoint, or {"at": function, 
 "after"}, at the n-th call of a function of adaprune.training. Children are forked, so that the imports happen once.
 """
 
+import gc
+import importlib
 import json
 import os
 import signal
@@ -13,10 +15,11 @@ import time
 import traceback
 from pathlib import Path
 
-import adaprune.adapt
 import adaprune.training
-from adaprune.encoders import tensor_hashes
+from adaprune.encoders import load_encoder, tensor_hashes
 from adaprune.run import Run
+
+HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
 
 def die_at(function: str, nth: int, when: str) -> None:
@@ -44,14 +47,14 @@ def start(run: Run, kill: dict) -> int:
     try:
         if "at" in kill:
             die_at(kill["at"], kill["time"], kill["when"])
-        score = adaprune.adapt.score
+        score = HOUSE.score
 
         def remember(job, task):
             (Path(run.results_dir) / "model.hashes").write_text(json.dumps(tensor_hashes(job.model)))
             return score(job, task)
 
-        adaprune.adapt.score = remember
-        adaprune.adapt.adapt(run)
+        HOUSE.score = remember
+        HOUSE.adapt(run)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -67,6 +70,8 @@ def play(run: Run, kills: list[dict]) -> list[int]:
         if "after" in kill:
             while not list(Path(run.results_dir).glob(".checkpoints/*/checkpoint-*/whole.json")):
                 time.sleep(0.001)
+                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    break  # it ended before there was one
             time.sleep(kill["after"])
             os.kill(child, signal.SIGKILL)
         codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -74,5 +79,8 @@ def play(run: Run, kills: list[dict]) -> list[int]:
 
 
 if __name__ == "__main__":
-    for scene in json.loads(sys.argv[1]):
+    scenes = json.loads(sys.argv[1])
+    load_encoder(scenes[0]["run"]["model"])  # fills caches that every child would fill anew
+    gc.freeze()
+    for scene in scenes:
         print(json.dumps(play(Run(**scene["run"]), scene["kills"])), flush=True)

@@ -44,7 +44,7 @@ def algorithm_1(
 ) -> list[Tensor]:
     """theta after each step of Algorithm 1 for given dL/dm; the mask after step i is 1[theta_i > 0].
 
-        theta <- theta - alpha d(g_theta) - gamma 1,    g_theta = dL/dm t_s e^(-t_s theta) / (1 + e^(-t_s theta))^2
+    theta <- theta - alpha d(g_theta) - gamma 1,    g_theta = dL/dm t_s e^(-t_s theta) / (1 + e^(-t_s theta))^2
     """
     path, gradients = [], []
     for grad_of_mask in grads_of_mask:

@@ -99,11 +99,16 @@ def test_what_is_saved_is_loaded(tmp_path_factory, shapes, density, outputs, tra
     encoder, generator = Odd(shapes), torch.Generator().manual_seed(seed)
     masks = {}
     for number, (rows, columns) in enumerate(shapes):
-        scores = torch.rand((columns, rows), generator=generator).t() if transposed else torch.rand(
-            (rows, columns), generator=generator)
+        scores = (
+            torch.rand((columns, rows), generator=generator).t()
+            if transposed
+            else torch.rand((rows, columns), generator=generator)
+        )
         masks[f"layer.{number}.weight"] = scores < density
-    head = {name: tensor.t().contiguous().t() if tensor.ndim == 2 else tensor
-            for name, tensor in head_of(outputs, 2, 5).items()}
+    head = {
+        name: tensor.t().contiguous().t() if tensor.ndim == 2 else tensor
+        for name, tensor in head_of(outputs, 2, 5).items()
+    }
     card = {"labels": [str(n) for n in range(outputs)] if outputs > 1 else []}
     path = save_mask(tmp_path_factory.mktemp("m") / "a.safetensors", masks, head, card, encoder)
     loaded = load_mask(path)
@@ -262,8 +267,9 @@ def refused(model: nn.Module, mask: artifact.Mask, match: str) -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
 
 
-@pytest.mark.parametrize("name", [QUERY, "embeddings.LayerNorm.bias", "encoder.layer.1.output.dense.bias",
-                                  "pooler.dense.weight"])
+@pytest.mark.parametrize(
+    "name", [QUERY, "embeddings.LayerNorm.bias", "encoder.layer.1.output.dense.bias", "pooler.dense.weight"]
+)
 def test_another_base_is_refused_by_the_name_of_its_tensor(saved, name):
     model = encoder_of()
     flat = model.state_dict()[name].view(-1)
@@ -413,8 +419,13 @@ def test_rewriting_alone_is_harmless(alone):
 
 
 def test_unused_bits_must_be_zero(tmp_path):
-    path = save_mask(tmp_path / "a.safetensors", {"layer.0.weight": torch.ones(3, 3, dtype=torch.bool)}, head_of(1),
-                     {"labels": []}, Odd([(3, 3)]))
+    path = save_mask(
+        tmp_path / "a.safetensors",
+        {"layer.0.weight": torch.ones(3, 3, dtype=torch.bool)},
+        head_of(1),
+        {"labels": []},
+        Odd([(3, 3)]),
+    )
     path.with_suffix(".json").unlink()
 
     def change(card, tensors):

@@ -142,6 +142,14 @@ def test_comparison_puts_the_best_mean_on_top_and_seeds_on_one_line():
     assert ax.get_xlabel() == "accuracy on the dev split"
 
 
+def test_comparison_does_not_blow_up_a_small_difference():
+    close = runs().assign(score=[0.80, 0.801, 0.802, 0.80])
+    low, high = figures.draw_comparison(plt.subplots()[1], close).get_xlim()
+    assert (low, high) == pytest.approx((0.751, 0.851))
+    low, high = figures.draw_comparison(plt.subplots()[1], runs()).get_xlim()
+    assert (low, high) == pytest.approx((0.576, 0.864))  # 0.6 to 0.84 and a tenth on either side
+
+
 def test_a_way_is_named_by_what_matters():
     row = {"method": "random", "sparsity": 0.9, "recipe": "paper", "scope": "encoder+embeddings"}
     assert figures.way_of(row) == "random 0.9 +embeddings paper"

@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
     0: "run datafiles movie_reviews metrics",
-    1: "masks counting theta optim schedules heads encoders tasks schema records recipes job checkpoints",
+    1: "masks counting theta optim schedules heads encoders tasks schema records recipes job checkpoints progress",
     2: "training artifact",
     3: "methods",
     4: "adapt figures",

@@ -1,51 +1,14 @@
-"""AdaPrune against the plain reference, against numbers by hand, and against torch's conventions."""
+"""AdaPrune against the plain reference, against numbers by hand, and with sparse gradients."""
 
 import copy
-import io
-import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.reference import algorithm_1, best_mask
-from torch.optim.lr_scheduler import LambdaLR
 
 from adaprune.optim import AdaPrune, adam_direction, relaxed_mask, surrogate_gradient, surrogate_slope
-
-RULES = ("adam", "sgd", "adafactor")
-RATE = {"adam": 1e-3, "sgd": 0.05, "adafactor": 1e-3}  # both move theta by its own size within 100 steps
-
-
-def zero():
-    return torch.zeros((), dtype=torch.float64)
-
-
-def start(size=(8, 5), dtype=torch.float64, seed=0):
-    """theta_0 ~ N(0.01, 0.01): some start pruned, and a hundred steps carry many across 0."""
-    return 0.01 * (1 + torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(seed)))
-
-
-def gradients(steps=100, size=(8, 5), seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(size, dtype=torch.float64, generator=generator) / 50 for _ in range(steps)]
-
-
-def masked_optimiser(theta, **options):
-    return AdaPrune([{"params": [theta], "masked": True, "threshold": zero()}], **options)
-
-
-def threshold(optimiser):
-    return float(optimiser.param_groups[0]["threshold"])
-
-
-def walk(optimiser, parameter, grads):
-    """Yields after each step the parameter and the threshold."""
-    for grad in grads:
-        parameter.grad = grad.clone()
-        optimiser.step()
-        yield parameter.detach().clone(), threshold(optimiser)
+from tests.reference import algorithm_1
+from tests.small_theta import RATE, RULES, averages, gradients, masked_optimiser, row_gradients, start, walk, zero
 
 
 @pytest.mark.parametrize("temperature", [1.0, 30.0])
@@ -55,9 +18,7 @@ def test_100_steps_agree_with_algorithm_1_as_printed(rule, recovery, temperature
     alpha, gamma = RATE[rule] / temperature, 5e-5
     path = algorithm_1(start(), gradients(), alpha, gamma, temperature, rule, recovery)
     theta = torch.nn.Parameter(start())
-    optimiser = masked_optimiser(
-        theta, lr=alpha, penalty=gamma, temperature=temperature, rule=rule, recovery=recovery
-    )
+    optimiser = masked_optimiser(theta, lr=alpha, penalty=gamma, temperature=temperature, rule=rule, recovery=recovery)
     crossings, before = 0, start() > 0
     for (ours, level), expected in zip(walk(optimiser, theta, gradients()), path, strict=True):
         mask = ours > level
@@ -123,15 +84,6 @@ def test_removed_hooks_leave_gradients_to_step():
     assert theta.grad is not None and torch.equal(theta, before)
 
 
-def row_gradients(steps=25):
-    """Sparse gradients of a (10, 3) table, with repeated rows; row 9 never occurs."""
-    generator = torch.Generator().manual_seed(7)
-    for _ in range(steps):
-        rows = torch.randint(0, 9, (1, 6), generator=generator)
-        values = torch.randn(6, 3, dtype=torch.float64, generator=generator) / 50
-        yield torch.sparse_coo_tensor(rows, values, (10, 3), check_invariants=False)
-
-
 @pytest.mark.parametrize("recovery", [True, False])
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
 def test_sparse_gradients_update_exactly_their_rows(rule, recovery):
@@ -154,10 +106,6 @@ def test_sparse_gradients_update_exactly_their_rows(rule, recovery):
             assert torch.equal(found[touched], expected[touched]), name
             assert name not in before or torch.equal(found[idle], before[name][idle]), name
     assert torch.equal(table[9], start((10, 3))[9])
-
-
-def averages(optimiser, parameter):
-    return [(name, value) for name, value in optimiser.state[parameter].items() if torch.is_tensor(value)]
 
 
 def test_adam_on_rows_is_lazy_like_torch_sparse_adam():
@@ -303,217 +251,3 @@ def test_tiny_gradients_still_take_a_full_adam_step():
     theta.grad = torch.tensor([1e-8, -1e-9, 0.0])
     optimiser.step()
     torch.testing.assert_close(theta.detach(), torch.tensor([0.0099, 0.0101, 0.01]), rtol=0, atol=2e-6)
-
-
-# Torch's conventions.
-
-
-def test_defaults_are_the_papers():
-    (group,) = AdaPrune([torch.nn.Parameter(start())]).param_groups
-    assert {key: group[key] for key in ("lr", "penalty", "temperature", "betas", "recovery", "masked")} == {
-        "lr": 2e-5, "penalty": 0.0, "temperature": 1.0, "betas": (0.9, 0.999), "recovery": True, "masked": False,
-    }  # fmt: skip
-
-
-def test_groups_have_their_own_settings():
-    parameters = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(3)]
-    levels = [zero(), zero()]
-    groups = [
-        {"params": [parameters[0]], "masked": True, "threshold": levels[0], "lr": 0.1, "penalty": 0.5},
-        {"params": [parameters[1]], "masked": True, "threshold": levels[1], "temperature": 2.0},
-        {"params": [parameters[2]], "lr": 0.2},
-    ]
-    optimiser = AdaPrune(groups, lr=1.0, penalty=0.25, rule="sgd")
-    for parameter in parameters:
-        parameter.grad = torch.ones(1, dtype=torch.float64)
-    optimiser.step()
-    # Slopes at 0: 1/4 with t_s = 1, 1/2 with t_s = 2; none without a mask.
-    assert [parameter.item() for parameter in parameters] == pytest.approx([-0.1 / 4, -1 / 2, -0.2])
-    assert [float(level) for level in levels] == [0.5, 0.25]
-
-
-def test_closure_runs_with_gradients_enabled_and_its_loss_comes_back():
-    theta = torch.nn.Parameter(start())
-    optimiser = masked_optimiser(theta, rule="sgd", lr=1.0)
-
-    def closure():
-        optimiser.zero_grad()
-        loss = theta.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.no_grad():
-        loss = optimiser.step(closure)
-    assert float(loss.detach()) == pytest.approx(float(start().square().sum()))
-    assert not torch.equal(theta, start())
-    assert optimiser.step() is None
-
-
-@pytest.mark.parametrize("recovery", [True, False])
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("sparse", [True, False])
-def test_step_never_writes_a_gradient(rule, recovery, sparse):
-    theta, head = torch.nn.Parameter(start((10, 3))), torch.nn.Parameter(start((10, 3)))
-    groups = [{"params": [theta], "masked": True, "threshold": zero()}, {"params": [head]}]
-    optimiser = AdaPrune(groups, rule=rule, recovery=recovery, lr=0.1)
-    for grad in row_gradients(3):
-        grad = grad if sparse else grad.to_dense()
-        for parameter in (theta, head):
-            parameter.grad = grad.clone()
-        held = [theta.grad, head.grad]
-        versions = [g._values()._version if sparse else g._version for g in held]
-        optimiser.step()
-        assert theta.grad is held[0] and head.grad is held[1]
-        assert [g._values()._version if sparse else g._version for g in held] == versions
-        assert all(torch.equal(g.to_dense(), grad.to_dense()) for g in held)
-
-
-def test_parameters_without_gradient_stand_still_but_the_penalty_does_not():
-    theta = torch.nn.Parameter(start())
-    optimiser = masked_optimiser(theta, penalty=0.5)
-    optimiser.step()
-    assert torch.equal(theta, start()) and threshold(optimiser) == 0.5
-    assert len(optimiser.state) == 0
-
-
-BAD = [
-    ("lr", -1e-9), ("lr", math.nan), ("penalty", -1.0), ("penalty", math.nan), ("eps", -1e-9), ("eps", math.nan),
-    ("temperature", 0.0), ("temperature", -1.0), ("temperature", math.nan), ("rule", "rmsprop"),
-    ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", (0.9, math.nan)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "value"), BAD)
-def test_values_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=name):
-        AdaPrune([torch.nn.Parameter(start())], **{name: value})
-    with pytest.raises(ValueError, match=name):
-        AdaPrune([{"params": [torch.nn.Parameter(start())], name: value}])
-
-
-def test_a_masked_group_needs_the_shared_threshold():
-    with pytest.raises(ValueError, match="threshold"):
-        AdaPrune([{"params": [torch.nn.Parameter(start())], "masked": True}])
-    optimiser = AdaPrune([torch.nn.Parameter(start())])
-    with pytest.raises(ValueError, match="threshold"):
-        optimiser.add_param_group({"params": [torch.nn.Parameter(start())], "masked": True, "threshold": 0.0})
-    assert len(optimiser.param_groups) == 1
-
-
-def through_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("rule", RULES)
-def test_a_restored_state_takes_the_same_steps_bit_for_bit(rule, sparse):
-    grads = [g if sparse else g.to_dense() for g in row_gradients(20)]
-    theta = torch.nn.Parameter(start((10, 3)))
-    optimiser = masked_optimiser(theta, lr=RATE[rule], penalty=1e-4, rule=rule)
-    list(walk(optimiser, theta, grads[:10]))
-    saved, values = through_file(optimiser.state_dict()), theta.detach().clone()
-    expected = list(walk(optimiser, theta, grads[10:]))
-
-    resumed = torch.nn.Parameter(values)
-    other = masked_optimiser(resumed, lr=7.0, penalty=0.0, rule=rule)
-    shared = other.param_groups[0]["threshold"]
-    other.load_state_dict(saved)
-    assert other.param_groups[0]["threshold"] is shared  # the tensor that the masked layers hold
-    assert float(shared) == pytest.approx(10e-4) and other.param_groups[0]["lr"] == RATE[rule]
-    found = list(walk(other, resumed, grads[10:]))
-    assert all(torch.equal(a, b) and x == y for (a, x), (b, y) in zip(expected, found, strict=True))
-    assert float(shared) == found[-1][1]
-    assert float(saved["param_groups"][0]["threshold"]) == pytest.approx(10e-4)  # loading took a copy
-
-
-def test_a_learning_rate_scheduler_drives_all_groups():
-    theta, head = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    groups = [{"params": [theta], "masked": True, "threshold": zero(), "lr": 0.4}, {"params": [head], "lr": 0.1}]
-    optimiser = AdaPrune(groups, rule="sgd")
-    scheduler = LambdaLR(optimiser, lambda step: 1 / (1 + step))
-    for _ in range(2):
-        theta.grad, head.grad = torch.ones(1), torch.ones(1)
-        optimiser.step()
-        scheduler.step()
-    # Rates 0.1 then 0.05; theta's 0.4 then 0.2, times the slope 1/4 (at -0.1 it is 0.249376).
-    assert head.item() == pytest.approx(-0.15)
-    assert theta.item() == pytest.approx(-0.1 - 0.2 * 0.249376, rel=1e-5)
-    assert scheduler.get_last_lr() == pytest.approx([0.4 / 3, 0.1 / 3])
-
-
-@settings(max_examples=10, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), rule=st.sampled_from(RULES), sparse=st.booleans(),
-    penalty=st.sampled_from([0.0, 1e-5]), recovery=st.booleans(),
-)  # fmt: skip
-def test_without_recovery_a_pruned_connection_never_comes_back(seed, rule, sparse, penalty, recovery):
-    generator = torch.Generator().manual_seed(seed)
-    theta = torch.nn.Parameter(start((30, 5), torch.float32, seed))
-    optimiser = masked_optimiser(theta, lr=5 * RATE[rule], rule=rule, penalty=penalty, recovery=recovery)
-    came_back, before = 0, theta.detach() > 0
-    for _ in range(200):
-        noise = torch.randn(30, 5, generator=generator) / 10
-        rows = torch.randperm(30, generator=generator)[:15]
-        theta.grad = torch.sparse_coo_tensor(rows[None], noise[:15], (30, 5)) if sparse else noise
-        optimiser.step()
-        after = theta.detach() > threshold(optimiser)
-        came_back, before = came_back + int((after & ~before).sum()), after
-    assert came_back > 0 if recovery else came_back == 0
-
-
-# A problem small enough to know the best mask.
-
-
-def masked_logistic(seed):
-    """Masked logistic regression, d = 10, whose labels come from w0 with every second weight removed."""
-    generator = torch.Generator().manual_seed(seed)
-    w0 = torch.randn(10, dtype=torch.float64, generator=generator)
-    w0 = w0.sign() * (0.4 + w0.abs())
-    x = torch.randn(400, 10, dtype=torch.float64, generator=generator)
-    y = (x @ (w0 * torch.tensor([1.0, 0.0] * 5, dtype=torch.float64)) > 0).double()
-    return w0, lambda mask: torch.nn.functional.binary_cross_entropy_with_logits(x @ (w0 * mask), y)
-
-
-def learn_mask(w0, loss_of_mask, seed, penalty=0.0, steps=600):
-    """theta and threshold after full-batch AdaPrune from a normal start, with dL/dm at the hard mask."""
-    generator = torch.Generator().manual_seed(seed)
-    theta = torch.nn.Parameter(0.01 + 0.001 * torch.randn(10, dtype=torch.float64, generator=generator))
-    optimiser = masked_optimiser(theta, lr=2e-4, penalty=penalty)
-    for _ in range(steps):
-        mask = (theta.detach() > threshold(optimiser)).double().requires_grad_()
-        (theta.grad,) = torch.autograd.grad(loss_of_mask(mask), mask)
-        optimiser.step()
-    return theta.detach(), threshold(optimiser)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_finds_the_best_of_all_masks(seed):
-    w0, loss_of_mask = masked_logistic(seed)
-    best, lowest = best_mask(loss_of_mask, 10)
-    theta, level = learn_mask(w0, loss_of_mask, seed)
-    found = float(loss_of_mask((theta > level).double()))
-    assert found == pytest.approx(lowest, abs=1e-12), f"best {best}"
-    assert lowest < 0.9 * float(loss_of_mask(torch.ones(10).double()))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_finds_the_best_of_all_masks_of_one_size(seed):
-    w0, loss_of_mask = masked_logistic(seed)
-    best, lowest = best_mask(loss_of_mask, 10, kept=5)
-    theta, _ = learn_mask(w0, loss_of_mask, seed)
-    kept = torch.zeros(10, dtype=torch.float64).index_fill(0, theta.topk(5).indices, 1.0)
-    by_magnitude = torch.zeros(10, dtype=torch.float64).index_fill(0, w0.abs().topk(5).indices, 1.0)
-    assert float(loss_of_mask(kept)) == pytest.approx(lowest, abs=1e-12), f"best {best}"
-    assert float(loss_of_mask(by_magnitude)) > lowest
-
-
-def test_reference_search_tries_every_mask():
-    wanted = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    assert best_mask(lambda mask: (mask - wanted).abs().sum(), 4) == ((1, 0, 1, 1), 0.0)
-    assert best_mask(lambda mask: (mask - wanted).abs().sum(), 4, kept=1)[1] == 2.0
-    tried = []
-    best_mask(lambda mask: tried.append(tuple(mask.tolist())) or 0.0, 3)
-    assert sorted(tried) == list(itertools.product((0.0, 1.0), repeat=3))

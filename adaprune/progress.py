@@ -1,0 +1,60 @@
+"""Progress of a run: one bar with loss, sparsity and score, the same in a terminal, a notebook and a log."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+
+def show_progress(trainer: Trainer) -> Trainer:
+    """Gives ``trainer`` a bar in place of transformers' own display; its arguments must say ``disable_tqdm``."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Bars())
+    return trainer
+
+
+class _Bars(TrainerCallback):
+    """A bar for training, and one that goes away again for each evaluation; the main process shows them."""
+
+    def __init__(self):
+        self.training: tqdm | None = None
+        self.evaluation: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        hidden = not state.is_world_process_zero
+        self.training = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=hidden
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.training.update(state.global_step - self.training.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training is not None:
+            kept = {"loss": "loss", "sparsity": "sparsity", "eval_loss": "selection loss"}
+            self.shown |= {label: f"{logs[name]:.3f}" for name, label in kept.items() if name in logs}
+            self.training.set_postfix(self.shown, refresh=False)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if self.evaluation is None:
+            hidden = not state.is_world_process_zero
+            self.evaluation = tqdm(
+                total=len(eval_dataloader), desc="evaluating", unit="batch", leave=False, disable=hidden
+            )
+        self.evaluation.update()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self._end_evaluation()
+
+    def on_predict(self, args, state, control, metrics, **kwargs):
+        self._end_evaluation()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.training.close()
+        self.training = None
+
+    def _end_evaluation(self) -> None:
+        if self.evaluation is not None:
+            self.evaluation.close()
+            self.evaluation = None

@@ -1,0 +1,367 @@
+"""adapt(): every method from its parameters to record and mask file, and every way in which it must stop."""
+
+import errno
+import gc
+import importlib
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import adaprune
+from adaprune.artifact import apply_mask, load_mask
+from adaprune.checkpoints import last_whole
+from adaprune.encoders import load_encoder, tensor_hashes
+from adaprune.masks import maskable
+from adaprune.records import read_record
+from adaprune.run import METHODS, Run
+from adaprune.training import evaluate
+
+HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
+    """Makes a small run, by short paths: they are part of its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_model_dir)
+    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
+    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
+
+
+def mask_file(run: Run) -> Path:
+    return Path(run.results_dir, "masks", f"{run.name}.safetensors")
+
+
+def checkpoints_of(run: Run) -> Path:
+    return Path(run.results_dir, ".checkpoints", run.name)
+
+
+def left_behind(run: Run) -> list[str]:
+    """Everything visible in the results folder."""
+    return sorted(str(path) for path in Path(run.results_dir).rglob("[!.]*") if ".checkpoints" not in path.parts)
+
+
+def nan_at(monkeypatch, call: int) -> None:
+    """Makes the loss not a number at the n-th batch."""
+    real, calls = adaprune.heads.task_loss, []
+
+    def spoilt(logits, labels):
+        calls.append(1)
+        return real(logits, labels) * (float("nan") if len(calls) == call else 1)
+
+    monkeypatch.setattr(adaprune.heads, "task_loss", spoilt)
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("recipe", ["tuned", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_in_a_record(ask, method, recipe):
+    run = ask(method=method, recipe=recipe, batch_size=2, epochs=2)
+    record = adaprune.adapt(run)
+    assert record == read_record(Path("out") / f"{run.name}.json")
+    assert record["run"] == run.model_dump()
+    assert record["weights_intact"] is (method != "finetune")
+    assert (record["mask"] is not None) == METHODS[method].mask == mask_file(run).exists()
+    assert set(record["metrics"]["validation"]) == {"accuracy", "f1_macro"}
+    assert record["environment"]["data_fingerprint"] and record["environment"]["model_revision"].startswith("sha256:")
+    expected = [f"out/{run.name}.json"]
+    if METHODS[method].mask:
+        expected += ["out/masks", f"out/masks/{run.name}.json", f"out/masks/{run.name}.safetensors"]
+    assert left_behind(run) == sorted(expected)
+    assert not checkpoints_of(run).exists()
+
+
+@pytest.mark.parametrize("scope", ["encoder", "encoder+embeddings"])
+@pytest.mark.parametrize(
+    ("method", "sparsity"),
+    [("adaprune", 0.0), ("adaprune", 1 / 3), ("adaprune", 0.999), ("magnitude", 0.9), ("random", 1 / 3)],
+)
+def test_exactly_k_connections_stay(ask, method, sparsity, scope):
+    run = ask(method=method, sparsity=sparsity, scope=scope)
+    entry = adaprune.adapt(run)["mask"]
+    encoder = load_encoder(run.model).model
+    n = sum(module.weight.numel() for module in maskable(encoder, scope).values())
+    kept = round((1 - sparsity) * n)
+    assert (entry["kept"], entry["total"]) == (kept, n)
+    mask = load_mask(mask_file(run))
+    assert sum(int(part.sum()) for part in mask.masks.values()) == kept
+    if scope == "encoder+embeddings":
+        assert entry["seen_rows"]["total"] + entry["unseen_rows"]["total"] == entry["per_component"]["embed"]["total"]
+
+
+def test_paper_recipe_keeps_exactly_k(ask):
+    run = ask(recipe="paper", sparsity=0.7, scope="encoder+embeddings", learning_rate=1e-4, epochs=2, batch_size=2)
+    entry = adaprune.adapt(run)["mask"]
+    assert entry["kept"] == round(0.3 * entry["total"])
+
+
+@pytest.mark.parametrize("method", ["adaprune", "random"])
+def test_the_mask_file_alone_gives_the_recorded_metrics(ask, method):
+    run = ask(method=method, scope="encoder+embeddings")
+    record = adaprune.adapt(run)
+    encoder = load_encoder(run.model)
+    model = apply_mask(encoder.model, load_mask(mask_file(run)))
+    job = HOUSE.prepare(run, adaprune.load_task(run.task), load_encoder(run.model))
+    for split in ("validation", "selection"):
+        assert evaluate(model, job.sentences, split, job.settings) == record["metrics"][split]
+
+
+def test_the_checkpoints_weights_are_untouched_on_disk_and_in_memory(ask, monkeypatch):
+    run = ask()
+    loaded = []
+
+    def load_and_remember(model):
+        encoder = load_encoder(model)
+        loaded.append((encoder, tensor_hashes(encoder.model), type(encoder.model.encoder.layer[0].output.dense)))
+        return encoder
+
+    monkeypatch.setattr(HOUSE, "load_encoder", load_and_remember)
+    adaprune.adapt(run)
+    ((encoder, before, kind),) = loaded
+    assert tensor_hashes(encoder.model) == before == tensor_hashes(load_encoder(run.model).model)
+    assert type(encoder.model.encoder.layer[0].output.dense) is kind
+
+
+def test_weights_intact_is_checked_and_not_assumed(ask, monkeypatch):
+    real = HOUSE.METHODS["features"]
+
+    def careless(job):
+        outcome = real(job)
+        with torch.no_grad():
+            job.model.encoder.embeddings.LayerNorm.bias[0] += 1e-7
+        return outcome
+
+    monkeypatch.setitem(HOUSE.METHODS, "features", careless)
+    assert adaprune.adapt(ask(method="features"))["weights_intact"] is False
+
+
+def test_a_finished_run_is_not_run_again(ask, monkeypatch):
+    run = ask(method="features")
+    first = adaprune.adapt(run)
+    monkeypatch.setitem(HOUSE.METHODS, "features", lambda job: pytest.fail("trained again"))
+    monkeypatch.setattr(HOUSE, "load_encoder", lambda model: pytest.fail("loaded again"))
+    assert adaprune.adapt(run) == first
+    assert adaprune.adapt(run.model_copy(update={"checkpoint_steps": 7})) == first
+
+
+def test_the_seed_decides(ask):
+    masks = []
+    for seed, folder in ((0, "a"), (0, "b"), (1, "c")):
+        run = ask(seed=seed, results_dir=folder, epochs=2, batch_size=2, learning_rate=1e-3)
+        record = adaprune.adapt(run)
+        masks.append((load_mask(mask_file(run)), [point.get("loss") for point in record["curve"]]))
+    (one, losses), (same, same_losses), (other, other_losses) = masks
+    assert losses == same_losses != other_losses
+    assert all(torch.equal(one.masks[name], same.masks[name]) for name in one.masks)
+    assert all(torch.equal(one.head[name], same.head[name]) for name in one.head)
+    assert any(not torch.equal(one.masks[name], other.masks[name]) for name in one.masks)
+
+
+def test_cost_and_curve_are_plausible(ask):
+    record = adaprune.adapt(ask(epochs=4, batch_size=2, sparsity=0.8))
+    cost, curve = record["cost"], record["curve"]
+    assert cost["steps"] == 20
+    assert 0 < cost["train_seconds"] < 120
+    assert 50e6 < cost["peak_memory_bytes"] < 64e9
+    assert cost["device"] == "cpu"
+    assert cost["examples_per_second"] == pytest.approx(20 * 2 / cost["train_seconds"], rel=0.01)
+    sparsity = [point["sparsity"] for point in curve]
+    assert all(after >= before - 0.01 for before, after in zip(sparsity, sparsity[1:], strict=False))
+    assert sparsity[0] < 0.4
+    assert sparsity[-1] == pytest.approx(0.8, abs=0.005)
+    assert [point["step"] for point in curve if "selection_accuracy" in point] == [5, 10, 15, 20]
+
+
+def test_a_regression_is_adapted_too(ask, tmp_path):
+    folder = tmp_path / "stars"
+    folder.mkdir()
+    rows = [f"{text},{stars}" for text, stars in (("a fine film", 0.9), ("dull", -0.7), ("funny", 0.5), ("flat", -0.2))]
+    for split, times in (("train", 3), ("validation", 1)):
+        (folder / f"{split}.csv").write_text("text,label\n" + "\n".join(rows * times) + "\n")
+    record = adaprune.adapt(ask(task="stars"))
+    assert set(record["metrics"]["validation"]) == {"spearman", "pearson"}
+    assert load_mask(mask_file(ask(task="stars"))).card["labels"] == []
+
+
+def test_bf16_runs_on_a_cpu(ask):
+    run = ask(precision="bf16", scope="encoder+embeddings")
+    record = adaprune.adapt(run)
+    assert record["weights_intact"]
+    assert record["mask"]["kept"] == round(0.5 * record["mask"]["total"])
+
+
+# ---------------------------------------------------------------- checkpoints on the way
+
+
+def test_checkpoints_hold_only_what_is_trained(ask, monkeypatch):
+    run = ask(checkpoint_steps=1, epochs=2)
+    monkeypatch.setattr(HOUSE, "write_record", lambda *args: pytest.fail("stopped while the checkpoints are there"))
+    with pytest.raises(pytest.fail.Exception):
+        adaprune.adapt(run)
+    whole = last_whole(checkpoints_of(run))
+    names = {path.name for path in whole.iterdir()}
+    trainer = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    assert names == {"model.safetensors", "whole.json"} | trainer  # no training_args.bin, which is a pickle
+    with safe_open(whole / "model.safetensors", framework="pt") as file:
+        assert all(name.endswith(".theta") or name.startswith("head.") for name in file.keys())  # noqa: SIM118
+    assert len(list(checkpoints_of(run).glob("checkpoint-*"))) == 2
+
+
+def test_no_checkpoints_where_none_are_asked(ask, monkeypatch):
+    monkeypatch.setattr(adaprune.training._Trainer, "_save_checkpoint", lambda *args: pytest.fail("saved"))
+    adaprune.adapt(ask(checkpoint_steps=0, method="features"))
+
+
+def test_an_interrupted_run_on_changed_data_is_refused(ask, monkeypatch):
+    run = ask(checkpoint_steps=1)
+    with monkeypatch.context() as patch:
+        nan_at(patch, 4)
+        with pytest.raises(FloatingPointError):
+            adaprune.adapt(run)
+    with Path(run.task, "train.csv").open("a") as file:
+        file.write("a superb cast,good\n")
+    with pytest.raises(ValueError, match=r"had another data .*delete that folder"):
+        adaprune.adapt(run)
+
+
+def test_a_truncated_checkpoint_is_named(ask, monkeypatch):
+    run = ask(checkpoint_steps=1)
+    with monkeypatch.context() as patch:
+        nan_at(patch, 3)
+        with pytest.raises(FloatingPointError):
+            adaprune.adapt(run)
+    file = last_whole(checkpoints_of(run)) / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"optimizer\.pt is damaged"):
+        adaprune.adapt(run)
+    assert left_behind(run) == []
+
+
+# ---------------------------------------------------------------- what must stop it
+
+
+@pytest.mark.parametrize(("bad_step", "left"), [(1, "none"), (2, "none"), (3, "checkpoint-1")])
+def test_a_loss_that_is_no_number_stops_the_run(ask, monkeypatch, bad_step, left):
+    """The state saved just before led to it, so the checkpoint before that one is the last good one."""
+    run = ask(checkpoint_steps=1)
+    nan_at(monkeypatch, bad_step)
+    with pytest.raises(FloatingPointError, match=rf"loss is nan at step {bad_step}: .*{left}$"):
+        adaprune.adapt(run)
+    assert left_behind(run) == []
+
+
+def test_a_learning_rate_beyond_all_bounds_stops_the_run(ask):
+    run = ask(learning_rate=1e38, head_learning_rate=1e38, epochs=3, batch_size=2, checkpoint_steps=1)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        adaprune.adapt(run)
+    assert left_behind(run) == []
+
+
+def test_after_a_bad_loss_the_last_good_checkpoint_goes_on(ask, monkeypatch):
+    run = ask(checkpoint_steps=1, epochs=2)
+    with monkeypatch.context() as patch:
+        nan_at(patch, 3)
+        with pytest.raises(FloatingPointError, match="checkpoint-1$"):
+            adaprune.adapt(run)
+    again = adaprune.adapt(run)
+    undisturbed = adaprune.adapt(ask(checkpoint_steps=1, epochs=2, results_dir="other"))
+    assert again["metrics"] == undisturbed["metrics"]
+    assert again["mask"] == undisturbed["mask"]
+
+
+def test_a_file_in_place_of_the_results_folder_is_refused_before_anything_is_loaded(ask, monkeypatch, tmp_path):
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setattr(HOUSE, "load_task", lambda *args: pytest.fail("loaded"))
+    with pytest.raises(OSError, match="cannot write into results_dir 'taken'"):
+        adaprune.adapt(ask(results_dir="taken"))
+
+
+@pytest.mark.parametrize("place", ["adaprune.checkpoints.save_file", "torch.save"])
+def test_a_disk_that_fills_up_leaves_no_record(ask, monkeypatch, place):
+    run = ask(checkpoint_steps=1)
+
+    def full(*args, **kwargs):
+        if place == "torch.save":
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, full)
+        with pytest.raises(OSError, match=r"cannot write .*checkpoint-1.*make room"):
+            adaprune.adapt(run)
+    assert left_behind(run) == []
+    assert last_whole(checkpoints_of(run)) is None
+    assert adaprune.adapt(run)["mask"]  # with room again
+
+
+def test_a_record_that_cannot_be_written_costs_no_training(ask, monkeypatch):
+    """The disk fills up at the very end: what was trained is still there for the next attempt."""
+    run = ask(checkpoint_steps=1)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HOUSE, "write_record", full)
+        with pytest.raises(OSError):
+            adaprune.adapt(run)
+    assert last_whole(checkpoints_of(run)).name == "checkpoint-3"
+    assert adaprune.adapt(run)["cost"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"report_to": "wandb"}, r"report_to='wandb' needs the package wandb: pip install wandb"),
+        ({"report_to": "tensorboard"}, r"report_to='tensorboard' needs the package tensorboard"),
+        ({"precision": "fp16"}, r"precision='fp16' needs a GPU: use precision='bf16'"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_at_once(ask, monkeypatch, fields, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        adaprune.adapt(ask(**fields))
+    assert not Path("out").exists()
+
+
+def test_tensorboard_curves_outlive_the_checkpoints(ask):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("tensorboard", reason="tensorboard is the user's choice, no dependency of the suite")
+    run = ask(report_to="tensorboard", method="features")
+    adaprune.adapt(run)
+    assert list(Path("out", "tensorboard", run.name).glob("events.out.tfevents.*"))
+
+
+def test_a_sparsity_that_cannot_be_reached_is_refused_before_a_step(ask):
+    with pytest.raises(ValueError, match="cannot reach a sparsity of 0.5.*It needs"):
+        adaprune.adapt(ask(recipe="paper", control="penalty"))
+    run = ask(recipe="paper", control="penalty")
+    assert left_behind(run) == []
+
+
+def test_minima_beyond_the_sparsity_are_refused(ask):
+    with pytest.raises(ValueError, match="lower minimum_kept or the sparsity"):
+        adaprune.adapt(ask(minimum_kept=400, sparsity=0.9))
+
+
+def test_a_mask_keeps_its_minimum_in_each_matrix(ask):
+    run = ask(minimum_kept=20, sparsity=0.9)
+    adaprune.adapt(run)
+    assert min(int(part.sum()) for part in load_mask(mask_file(run)).masks.values()) >= 20

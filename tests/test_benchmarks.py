@@ -1,0 +1,78 @@
+"""The step-cost benchmark runs on a tiny shape and its arithmetic is right; no test looks at a time."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import step_cost
+from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
+
+
+@pytest.fixture
+def measured():
+    """Made-up seconds and bytes: adaprune is faster in the median and leaner, with embeddings it is neither."""
+    seconds = {REFERENCE: [2.0, 4.0, 2.0], "adaprune": [1.0, 4.0, 1.5], "adaprune_embeddings": [3.0, 3.0, 3.0]}
+    memory = {REFERENCE: 1000, "adaprune": 750, "adaprune_embeddings": 751}
+    return summary(seconds, memory)
+
+
+def test_ratios_are_formed_round_by_round():
+    # the ratio of the medians would be 3 / 2
+    assert ratios([1.0, 3.0, 8.0], [2.0, 1.0, 4.0]) == {"median": 2.0, "least": 0.5, "greatest": 3.0}
+
+
+def test_summary_relates_to_fine_tuning(measured):
+    assert measured[REFERENCE]["seconds_ratio"] == {"median": 1.0, "least": 1.0, "greatest": 1.0}
+    assert measured["adaprune"]["seconds_ratio"]["median"] == 0.75
+    assert measured["adaprune"]["median_seconds"] == 1.5
+    assert measured["adaprune"]["memory_ratio"] == 0.75
+
+
+def test_bars_are_judged_at_their_limits(measured):
+    verdicts = judge({"bert-base-8x128": measured})
+    reached = {(bar["what"], bar["variants"]): bar["reached"] for bar in verdicts}
+    assert reached == {
+        ("seconds", "adaprune"): True,
+        ("seconds", "adaprune_embeddings"): False,
+        ("memory", "adaprune"): True,
+        ("memory", "adaprune_embeddings"): False,
+    }
+
+
+def test_bars_that_were_not_measured_are_left_out(measured):
+    assert judge({"tiny-2x8": measured}) == []
+    assert judge({"bert-base-8x128": summary({REFERENCE: [1.0]}, {})}) == []
+
+
+@pytest.mark.parametrize("rule", ["adam", "adafactor"])
+def test_a_tiny_run_reports_every_variant(rule, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(step_cost.torch, "set_num_threads", lambda threads: None)  # other tests keep theirs
+    path = tmp_path / "cost.json"
+    options = ["--shapes", "tiny-2x8", "--rounds", "2", "--no-memory", "--rule", rule, "--device", "cpu"]
+    assert step_cost.main([*options, "--check", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    rows = found["shapes"]["tiny-2x8"]
+    assert tuple(rows) == VARIANTS
+    for row in rows.values():
+        assert len(row["seconds"]) == 2 and min(row["seconds"]) > 0
+        ratio = row["seconds_ratio"]
+        assert ratio["least"] <= ratio["median"] <= ratio["greatest"]
+    assert found["bars"] == [] and found["environment"]["rule"] == rule
+    printed = capsys.readouterr().out
+    assert all(variant in printed for variant in VARIANTS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+def test_peak_memory_is_a_number_of_bytes():
+    assert peak_memory("adaprune", SHAPES["tiny-2x8"], "adafactor", "cpu", steps=1) >= 0
+
+
+def test_check_fails_only_where_asked(monkeypatch):
+    missed = {"shape": "s", "variants": "v", "what": "seconds", "limit": 1.0, "found": 2.0, "reached": False}
+    monkeypatch.setattr(step_cost, "judge", lambda results: [missed])
+    monkeypatch.setattr(step_cost.torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(step_cost, "seconds_in_turns", lambda *given: {REFERENCE: [1.0]})
+    options = ["--shapes", "tiny-2x8", "--no-memory"]
+    assert step_cost.main(options) == 0
+    assert step_cost.main([*options, "--check"]) == 1

@@ -1,0 +1,226 @@
+"""The notebooks: their form, the one that trains through papermill, and what a wrong parameter leads to."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from adaprune import Run, load_mask
+from adaprune.records import read_record
+
+ROOT = Path(__file__).resolve().parents[1]
+ADAPT = ROOT / "notebooks" / "01_adapt.ipynb"
+START = ROOT / "notebooks" / "00_start_here.ipynb"
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+SHORTER = {"max_train_examples": 2000}  # the one default of the notebook that is not Run's: two minutes
+MAGIC = re.compile(r"^\s*[%!].*$", re.M)
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> list[NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def parsed(cell: NotebookNode) -> ast.Module:
+    return ast.parse(MAGIC.sub("pass", cell.source))
+
+
+def parameters(path: Path) -> NotebookNode:
+    (cell,) = (cell for cell in code(path) if "parameters" in tags(cell))
+    return cell
+
+
+def defaults(path: Path) -> dict:
+    """Name -> value of the parameters cell."""
+    return {line.target.id: ast.literal_eval(line.value) for line in parsed(parameters(path)).body}
+
+
+@each_notebook
+def test_form(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.metadata.kernelspec.name) == (4, "python3")
+    ids = [cell["id"] for cell in notebook.cells]
+    assert ids == [str(number) for number in range(len(ids))]
+    for cell in code(path):
+        assert not cell.outputs and cell.execution_count is None
+
+
+@each_notebook
+def test_opens_with_one_heading_and_a_question(path):
+    cells = read(path).cells
+    headings = [
+        line for cell in cells if cell.cell_type == "markdown" for line in re.findall("^# .*", cell.source, re.M)
+    ]
+    assert cells[0].cell_type == "markdown"
+    assert headings == [cells[0].source.splitlines()[0]]
+    assert headings[0].endswith("?")
+    for word in ("**Reads**", "**Writes**", "**Takes**", "paper"):
+        assert word in cells[0].source
+
+
+@each_notebook
+def test_says_rather_than_programmes(path):
+    for cell in code(path):
+        for node in ast.walk(parsed(cell)):
+            assert not isinstance(node, (ast.ClassDef, ast.While))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno - node.lineno < 5, node.name
+
+
+@each_notebook
+def test_runs_top_to_bottom_only(path):
+    """No cell binds a name that an earlier cell has bound, but for figures, which each cell makes anew."""
+    bound: set[str] = set()
+    for cell in code(path):
+        tree = parsed(cell)
+        inner = [n for c in ast.walk(tree) if isinstance(c, (ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp))
+                 for n in ast.walk(c)]  # fmt: skip
+        names = {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in inner
+        }
+        again = names & bound - {"fig", "ax", "axes", "left", "right", "file", "score", "records"}
+        assert not again, f"{path.name}: {again} bound again"
+        bound |= names
+
+
+@each_notebook
+def test_names_no_place_of_one_machine_and_installs_nothing(path):
+    for cell in read(path).cells:
+        assert not re.search(r"""["'( ](/|~/|[A-Z]:\\)\w""", cell.source)
+        assert not re.search(r"[%!]\s*(pip|conda)|https?://", cell.source)
+
+
+@each_notebook
+def test_parameters_come_first_and_are_plain(path):
+    cells = code(path)
+    assert "parameters" in tags(cells[0])
+    assert not any(tags(cell) for cell in cells[1:])
+    for line in parsed(cells[0]).body:
+        assert isinstance(line, ast.AnnAssign)
+        assert type(ast.literal_eval(line.value)).__name__ == line.annotation.id
+
+
+def test_every_notebook_is_on_the_map():
+    text = "\n".join(cell.source for cell in read(START).cells)
+    linked = re.findall(r"\]\(([\w/]+\.ipynb)\)", text)
+    assert sorted(linked) == [str(path.relative_to(ROOT / "notebooks")) for path in NOTEBOOKS]
+
+
+def test_the_parameters_of_01_adapt_are_the_fields_of_run():
+    values = defaults(ADAPT)
+    assert list(values) == list(Run.model_fields)
+    assert values == {**Run().model_dump(), **SHORTER}
+    Run(**values)
+
+
+def test_the_help_of_01_adapt_is_that_of_run():
+    lines = parameters(ADAPT).source.splitlines()
+    for line, (name, field) in zip(lines, Run.model_fields.items(), strict=True):
+        assert line.startswith(f"{name}: ")
+        assert line.partition("  # ")[2].startswith(field.description)
+
+
+def test_01_adapt_ends_with_the_record():
+    assert "application/json" in code(ADAPT)[-1].source
+    assert "Run.from_namespace(globals())" in code(ADAPT)[1].source
+
+
+def papermill(source: Path, target: Path, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", "-k", "python3", "--no-progress-bar", source, target, *arguments]
+    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=target.parent, env=surroundings)
+
+
+def printed(path: Path) -> str:
+    return "".join(output.get("text", "") for cell in code(path) for output in cell.outputs)
+
+
+@pytest.fixture
+def tiny(ten_sentences, tiny_model_dir) -> list[object]:
+    """Parameters of a run that takes a second."""
+    chosen = {"task": ten_sentences, "model": tiny_model_dir, "max_train_examples": 0, "epochs": 2, "batch_size": 4}
+    return [word for name, value in chosen.items() for word in ("-p", name, value)] + ["-p", "results_dir", "out"]
+
+
+def test_the_suite_small(tmp_path, tiny):
+    """01_adapt with a mask and without one, then 00_start_here over their records; folders from the caller's."""
+    for method in ("adaprune", "features"):
+        done = papermill(ADAPT, tmp_path / f"{method}.ipynb", *tiny, "-p", "method", method)
+        assert done.returncode == 0, done.stderr
+    learned, features = (read_record(path) for path in sorted((tmp_path / "out").glob("*.json")))
+    assert (learned["run"]["method"], features["run"]["method"]) == ("adaprune", "features")
+    assert learned["weights_intact"] and features["weights_intact"]
+    (mask,) = (tmp_path / "out" / "masks").glob("*.safetensors")
+    assert load_mask(mask).kept == learned["mask"]["kept"] == round(0.5 * learned["mask"]["total"])
+    assert features["mask"] is None
+
+    last = code(tmp_path / "adaprune.ipynb")[-1].outputs[0].data
+    assert last["application/json"] == json.loads(last["text/plain"]) == learned
+    assert "first of its kind" in printed(tmp_path / "adaprune.ipynb")
+    assert "has no mask" in printed(tmp_path / "features.ipynb")
+    assert "first of its kind" not in printed(tmp_path / "features.ipynb")
+
+    done = papermill(START, tmp_path / "start.ipynb", "-p", "results_dir", "out", "-p", "figures_dir", "pictures")
+    assert done.returncode == 0, done.stderr
+    shown = printed(tmp_path / "start.ipynb")
+    for record in (learned, features):
+        assert f"{record['metrics']['validation']['accuracy']:.4f}".rstrip("0").rstrip(".") in shown
+    for suffix in ("svg", "png"):
+        assert (tmp_path / "pictures" / f"extra_make_run_comparison.{suffix}").is_file()
+
+
+def test_papermill_fails_on_an_unknown_name_and_writes_nothing(tmp_path, tiny):
+    done = papermill(ADAPT, tmp_path / "x.ipynb", *tiny, "-p", "tusk", "sst2")
+    assert done.returncode == 1
+    assert "unknown parameter 'tusk': did you mean 'task'?" in done.stderr
+    assert "Traceback" not in done.stderr.split("PapermillExecutionError")[-1]
+    assert not (tmp_path / "out").exists()
+
+
+WRONG = {
+    "tusk = 'sst2'": "unknown parameter 'tusk': did you mean 'task'?",
+    "sparsity = 'half'": "sparsity must be a number, got 'half'",
+    "sparsity = 1.0": "sparsity must lie in [0, 1), got 1.0",
+    "sparsity = float('nan')": "sparsity must be a finite number, got nan",
+    "method = 'foo'": "method must be one of 'adaprune', 'finetune', 'features', 'random', 'magnitude', got 'foo'",
+    "recovery = 'false'": "recovery must be True or False, got 'false' (str): write False, with a capital letter",
+    "task = 100000.0": "task must be text, got 100000.0 (float)",
+    "seed = None": "seed must be a whole number, got None",
+}
+
+
+def test_wrong_parameters_are_refused_in_one_sentence(tmp_path):
+    """One kernel for all: each culprit is set, the cell after the parameters run, and the culprit taken back."""
+    right, build = (cell.source for cell in code(ADAPT)[:2])
+    rounds = [[right, build]] + [[wrong, build, f"del {wrong.split()[0]}", right] for wrong in WRONG]
+    sources = [source for sources in rounds for source in sources] + [build]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True, resources=resources, timeout=120).execute()
+    outputs = [list(cell.outputs) for cell in notebook.cells]
+    errors = [output[-1] for output in outputs if output]
+    assert [error.ename for error in errors] == ["ValueError"] * len(WRONG)
+    for error, sentence in zip(errors, WRONG.values(), strict=True):
+        assert error.evalue.startswith(sentence)
+        assert len(error.traceback) == 1  # no frames, the message only
+    assert not any(tmp_path.iterdir())
