@@ -25,7 +25,8 @@ def relaxed_mask(theta: Tensor, temperature: float, threshold: float = 0.0) -> T
     >>> relaxed_mask(torch.tensor([-0.001, 0.001]), 1e5)
     tensor([0., 1.])
     """
-    return torch.sub(theta, threshold).mul_(temperature).sigmoid_()
+    relative = torch.sub(theta, threshold)
+    return (relative if temperature == 1 else relative.mul_(temperature)).sigmoid_()
 
 
 def surrogate_slope(theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
@@ -35,7 +36,8 @@ def surrogate_slope(theta: Tensor, temperature: float, threshold: float = 0.0) -
     tensor([0.2500])
     """
     soft = relaxed_mask(theta, temperature, threshold)
-    return soft.addcmul_(soft, soft, value=-1).mul_(temperature)
+    slope = soft.addcmul_(soft, soft, value=-1)
+    return slope if temperature == 1 else slope.mul_(temperature)
 
 
 def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
@@ -71,11 +73,13 @@ def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], e
 
     (Shazeer and Stern 2018, section 3; both means decay with beta2, and v_hat is bias-corrected as Adam's.) For a
     whole matrix mean(r) = mean(c); the second is divided by, because it stays right where ``grad`` holds some of
-    the rows only. ``state`` holds ``step``, ``exp_avg``, ``row_square`` and ``column_square``, updated in place.
+    the rows only. ``state`` holds ``step``, ``exp_avg`` (not where beta1 is 0: there m_hat = g), ``row_square`` and
+    ``column_square``, updated in place.
     """
     beta1, beta2 = betas
-    average, rows, columns = state["exp_avg"], state["row_square"], state["column_square"]
-    average.lerp_(grad.to(average.dtype), 1 - beta1)
+    average, rows, columns = state.get("exp_avg", grad), state["row_square"], state["column_square"]
+    if beta1:
+        average.lerp_(grad.to(average.dtype), 1 - beta1)
     work = grad.square()
     rows.lerp_(work.mean(1), 1 - beta2)
     columns.lerp_(work.mean(0), 1 - beta2)
@@ -163,7 +167,7 @@ class AdaPrune(torch.optim.Optimizer):
                 threshold.copy_(group["threshold"])
             group["threshold"] = threshold
         for parameter, state in self.state.items():
-            if "row_square" in state:  # torch casts what it loads to the parameter's type
+            if "row_square" in state and "exp_avg" in state:  # torch casts what it loads to the parameter's type
                 state["exp_avg"] = state["exp_avg"].to(_AVERAGE.get(parameter.dtype, parameter.dtype))
 
     @torch.no_grad()
@@ -231,7 +235,8 @@ class AdaPrune(torch.optim.Optimizer):
             return state
         state["step"] = 0
         if group["rule"] == "adafactor" and group["masked"] and parameter.dim() == 2:
-            state["exp_avg"] = torch.zeros_like(parameter, dtype=_AVERAGE.get(parameter.dtype))
+            if group["betas"][0]:
+                state["exp_avg"] = torch.zeros_like(parameter, dtype=_AVERAGE.get(parameter.dtype))
             state["row_square"] = parameter.new_zeros(parameter.shape[0])
             state["column_square"] = parameter.new_zeros(parameter.shape[1])
         elif group["rule"] != "sgd":
@@ -244,10 +249,10 @@ class AdaPrune(torch.optim.Optimizer):
         if group["masked"]:
             threshold = float(group["threshold"])
             grad = surrogate_gradient(grad, parameter, group["temperature"], threshold)
-        if "exp_avg" not in state:
+        if group["rule"] == "sgd":
             direction = sgd_direction(grad, state)
         else:
-            rule = adam_direction if "exp_avg_sq" in state else adafactor_direction
+            rule = adafactor_direction if "row_square" in state else adam_direction
             direction = rule(grad, state, group["betas"], group["eps"])
         if group["masked"] and not group["recovery"]:
             direction = direction * (parameter > threshold)

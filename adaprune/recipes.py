@@ -59,7 +59,7 @@ TUNED = Plan(
     step_rule="adafactor",
     control="cubic",
     reach=0.7,
-    penalty=0.0,
+    penalty=2e-7,
 )
 
 FINETUNE_RATE = 1e-4  # of weights and head, for `finetune`

@@ -84,6 +84,8 @@ class Run(BaseModel):
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
     initial_theta: InitialTheta = Field("", description="constant, normal, uniform, magnitude; empty: recipe")
     step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
+    penalty: float = Field(0.0, ge=0, description="gamma, added a step under control penalty; 0: the recipe's")
+    temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
     prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")

@@ -114,7 +114,7 @@ class SparsityControl:
 
     @torch.no_grad()
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
-        """Moves ``threshold`` (and without recovery theta) in place after ``step`` (1-based) updates; True where training should stop."""
+        """Moves ``threshold``, without recovery also theta, after ``step`` (1-based) updates; True = stop training."""
         thetas = list(thetas)
         if self.target == 0:
             threshold.fill_(-math.inf)  # nothing is to be pruned, wherever theta or a penalty goes

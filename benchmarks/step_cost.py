@@ -4,8 +4,8 @@
 
 Seconds: all variants live in one process and take turns, round after round; a ratio is formed within each round, and
 its median over the rounds is reported with the extremes. Memory: each variant in a process of its own. Fine-tuning
-is AdamW as transformers.Trainer uses it by default (``fused``), without the Trainer's gradient clipping, which would
-only make it dearer. Every variant has the attention dropout of 0 that ``load_encoder`` sets; hidden dropout is on.
+clips the gradient's norm and steps with AdamW (``fused``), both as transformers.Trainer does by default; of adaprune
+only the head is clipped. Every variant has the attention dropout of 0 that ``load_encoder`` sets, and hidden dropout.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ from transformers.utils import logging
 
 from adaprune.encoders import load_encoder
 from adaprune.heads import AdaptedModel
-from adaprune.masks import attach, maskable, threshold_of
+from adaprune.masks import attach, maskable, thetas_of, threshold_of
+from adaprune.methods.adaprune import optimiser_for
 from adaprune.optim import RULES, AdaPrune
 from adaprune.recipes import TUNED
 from adaprune.records import environment
@@ -93,11 +95,14 @@ def stepper(variant: str, shape: Shape, model: AdaptedModel, rule: str) -> Calla
     ids = torch.randint(1, model.config.vocab_size, (shape.batch, shape.tokens), device=device)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
     optimiser = optimiser_of(variant, model, rule)
+    trained = {id(theta) for theta in thetas_of(model.encoder).values()}
+    clipped = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in trained]
     model.train()
 
     def step() -> None:
         model(**batch).loss.backward()
         if optimiser is not None:
+            torch.nn.utils.clip_grad_norm_(clipped, TrainingArguments.__dataclass_fields__["max_grad_norm"].default)
             optimiser.step()
         model.zero_grad(set_to_none=True)
 
@@ -123,12 +128,10 @@ def trainer_fuses() -> bool:
 def _adaprune(model: AdaptedModel, scope: str, rule: str) -> AdaPrune:
     """Masks on, as the method has them: theta from the magnitudes, a threshold at the sparsity, steps in backward."""
     weights = {name: module.weight for name, module in maskable(model.encoder, scope).items()}
-    thetas = attach(model.encoder, initial_theta(weights, "magnitude", torch.Generator())).values()
+    thetas = attach(model.encoder, initial_theta(weights, "magnitude", torch.Generator()))
     threshold = threshold_of(model.encoder)
-    threshold.fill_(float(torch.cat([theta.detach().flatten()[::97] for theta in thetas]).quantile(SPARSITY)))
-    masked = {"params": list(thetas), "lr": TUNED.learning_rate, "masked": True, "threshold": threshold}
-    head = {"params": list(model.head.parameters()), "lr": TUNED.head_learning_rate}
-    optimiser = AdaPrune([masked, head], rule=rule)
+    threshold.fill_(float(torch.cat([theta.detach().flatten()[::97] for theta in thetas.values()]).quantile(SPARSITY)))
+    optimiser = optimiser_for(model, thetas, replace(TUNED, step_rule=rule))
     optimiser.step_in_backward()
     return optimiser
 

@@ -186,7 +186,7 @@ def test_the_suite_small(tmp_path, tiny):
     for record in (learned, features):
         assert f"{record['metrics']['validation']['accuracy']:.4f}".rstrip("0").rstrip(".") in shown
     for suffix in ("svg", "png"):
-        assert (tmp_path / "pictures" / f"extra_make_run_comparison.{suffix}").is_file()
+        assert (tmp_path / "pictures" / f"extra_comparison.{suffix}").is_file()
 
 
 def test_papermill_fails_on_an_unknown_name_and_writes_nothing(tmp_path, tiny):

@@ -33,10 +33,12 @@ def test_100_steps_agree_with_algorithm_1_as_printed(rule, recovery, temperature
 def test_float32_agrees_with_algorithm_1_in_float64(rule):
     path = algorithm_1(start(), gradients(), RATE[rule], 5e-5, 1.0, rule)
     theta = torch.nn.Parameter(start().float())
+    # bfloat16 keeps 8 bits of adafactor's average: each of the 100 steps of RATE may be off by 2^-9 of itself.
+    allowed = 100 * RATE[rule] * 2**-9 if rule == "adafactor" else 2e-5
     optimiser = masked_optimiser(theta, lr=RATE[rule], penalty=5e-5, rule=rule)
     for (ours, level), expected in zip(walk(optimiser, theta, [g.float() for g in gradients()]), path, strict=True):
         assert ours.dtype == torch.float32
-        torch.testing.assert_close((ours - level).double(), expected, rtol=0, atol=2e-3 * 0.01)
+        torch.testing.assert_close((ours - level).double(), expected, rtol=0, atol=allowed)
 
 
 def in_two_ways(rule, sparse):
