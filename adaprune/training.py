@@ -18,7 +18,6 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalPrediction
 
 from adaprune.checkpoints import drop, facts_of, last_whole, load_trained, save_trained, seal
@@ -26,6 +25,7 @@ from adaprune.job import Fit, Job, Sentences, Settings
 from adaprune.masks import thetas_of, threshold_of
 from adaprune.optim import AdaPrune
 from adaprune.progress import show_progress
+from adaprune.sampler import GroupedByLength
 from adaprune.schedules import SparsityControl, slanted_triangular, sparsity_of, warmup_linear
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
@@ -138,18 +138,6 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
     return arguments
 
 
-class _GroupedByLength(LengthGroupedSampler):
-    """Batches of like lengths in an order that depends on seed and epoch alone, so a resumed run repeats it."""
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int):
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
-
-    def __iter__(self):
-        self.generator.manual_seed(self.seed * 100_003 + self.epoch)
-        return super().__iter__()
-
-
 class _EachStep(TrainerCallback):
     """Moves the threshold after each step, tells the sampler the epoch, takes up what an interrupted run left."""
 
@@ -205,7 +193,7 @@ class _Trainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        self.sampler = _GroupedByLength(lengths, self.args.train_batch_size, self.args.seed)
+        self.sampler = GroupedByLength(lengths, self.args.train_batch_size, self.args.seed)
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset):
@@ -238,7 +226,7 @@ class _Trainer(Trainer):
 
     def sparsity(self) -> float:
         """Fraction of theta at or below the threshold now."""
-        return sparsity_of(self.thetas, float(threshold_of(self.model)))
+        return sparsity_of(self.thetas, threshold_of(self.model))
 
     def elapsed(self) -> float:
         """Seconds spent on this run, those before an interruption included."""
@@ -285,8 +273,9 @@ class _Trainer(Trainer):
         if not (competes and self.args.should_save):
             return metrics
         if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
-            threshold = float(threshold_of(self.model)) if self.pruning is not None else 0.0
-            facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": threshold.hex()}
+            levels = threshold_of(self.model).flatten().tolist() if self.pruning is not None else []
+            levels = " ".join(level.hex() for level in levels)
+            facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
             save_trained(self.model, self.best_file, **facts)
         return metrics
 
@@ -296,4 +285,5 @@ class _Trainer(Trainer):
         if self.best_file.exists():
             facts = load_trained(self.model, self.best_file)
             if self.pruning is not None:
-                threshold_of(self.model).fill_(float.fromhex(facts["threshold"]))
+                levels = [float.fromhex(level) for level in facts["threshold"].split()]
+                threshold_of(self.model).view(-1).copy_(torch.tensor(levels, dtype=torch.float64))

@@ -10,8 +10,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
     0: "run datafiles movie_reviews metrics",
-    1: "masks counting theta optim schedules heads encoders tasks schema records recipes job checkpoints progress",
-    2: "training artifact",
+    1: "masks counting allocation theta optim schedules heads encoders tasks schema records recipes job checkpoints progress sampler",
+    2: "training learning artifact",
     3: "methods",
     4: "adapt figures",
 }
@@ -21,6 +21,10 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split(
 DOORS = {
     ("records", "schema"): "writing and reading is one file, what a record must hold another",
     ("counting", "masks"): "both denominators are counts of what can be masked",
+    ("allocation", "counting"): "scores are shared out within a component",
+    ("allocation", "masks"): "what each matrix keeps at the least is checked in one place",
+    ("optim", "schedules"): "the penalty on scores rises as sparsity does",
+    ("learning", "training"): "a mask is learned by training",
     ("job", "recipes"): "a job carries the plan that its recipe made",
 }
 

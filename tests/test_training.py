@@ -232,7 +232,7 @@ def test_two_processes_make_one_record(fields, tmp_path):
 @pytest.mark.parametrize("scope", ["encoder", "encoder+embeddings"])
 def test_two_batches_of_two_are_one_of_four(fields, scope, monkeypatch):
     """Eight of the sentences: no epoch ends on a short batch. Without dropout the gradients are the same sums."""
-    monkeypatch.setattr("adaprune.training._GroupedByLength.__iter__", lambda self: iter(range(8)))
+    monkeypatch.setattr("adaprune.sampler.GroupedByLength.__iter__", lambda self: iter(range(8)))
     states = []
     for batch, accumulation in ((4, 1), (2, 2)):
         job = job_of(fields, False, scope=scope, batch_size=batch, gradient_accumulation=accumulation)
