@@ -1,7 +1,8 @@
 """Every picture of the suite: ``draw_*(ax, data) -> ax`` draws one panel, `save` writes a figure, same data same bytes.
 
 A method has one colour and one marker wherever it is drawn. The colours are Okabe and Ito's, which colour-blind
-readers can tell apart; no two are equally light, so that they also differ in grey; the markers say it once more.
+readers can tell apart, and more for more methods; no two are equally light, so that they also differ in grey; the
+markers say it once more, hollow where weights were trained.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Style(NamedTuple):
     """How a method is drawn."""
 
     colour: str
-    marker: str
+    marker: str | tuple[int, int, int]
 
 
 STYLES = {
@@ -31,6 +32,20 @@ STYLES = {
     "features": Style("#E69F00", "^"),
     "random": Style("#CC79A7", "v"),
     "magnitude": Style("#D55E00", "D"),
+    "gmp": Style("#086528", "P"),
+    "imp": Style("#0B2FAD", "X"),
+    "movement": Style("#C7023F", "<"),
+    "soft_movement": Style("#0DB25D", ">"),
+    "smp": Style("#25CBD0", "*"),
+    "edge_popup": Style("#CD22C4", "p"),
+    "threshold_mask": Style("#1D94B2", "h"),
+    "bernoulli": Style("#FEA4F3", "8"),
+    "wanda": Style("#CDD406", "d"),
+    "snip": Style("#FE7F61", "H"),
+    "gmp_finetune": Style("#644605", (4, 1, 0)),  # stars and crosses of so many points, turned by so many degrees
+    "imp_finetune": Style("#053758", (4, 1, 45)),
+    "movement_finetune": Style("#590422", (3, 1, 0)),
+    "lora": Style("#11F3C1", (6, 1, 0)),
 }
 INK, LINES = "#404040", "#D0D0D0"
 COMPONENTS = ("embed", "query", "key", "value", "attention_output", "ffn_in", "ffn_out", "other")

@@ -73,9 +73,9 @@ def lightness(colour: str) -> float:
 
 
 def test_each_method_has_one_colour_and_one_marker():
-    assert set(figures.STYLES) == set(METHODS)
+    assert set(figures.STYLES) >= set(METHODS)
     for position in (0, 1):
-        assert len({style[position] for style in figures.STYLES.values()}) == len(METHODS)
+        assert len({style[position] for style in figures.STYLES.values()}) == len(figures.STYLES)
 
 
 def test_lightness_of_known_colours():
@@ -85,8 +85,11 @@ def test_lightness_of_known_colours():
 
 
 def test_colours_differ_in_greyscale():
-    for first, second in itertools.combinations(figures.STYLES.values(), 2):
-        assert abs(lightness(first.colour) - lightness(second.colour)) > 6, (first, second)
+    """The paper's methods and magnitude by 6 of L*; nineteen cannot (19 * 6 > 100), so for all it is 2."""
+    few = ("adaprune", "finetune", "features", "random", "magnitude", "gmp", "imp")
+    for (first, one), (second, other) in itertools.combinations(figures.STYLES.items(), 2):
+        apart = 6 if first in few and second in few else 2
+        assert abs(lightness(one.colour) - lightness(other.colour)) > apart, (first, second)
 
 
 @pytest.mark.parametrize("method", METHODS)
