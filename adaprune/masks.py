@@ -74,18 +74,47 @@ class _MaskedRows(torch.autograd.Function):
         return None, None, to_theta, None
 
 
+class _Step(torch.autograd.Function):
+    """theta -> 1[theta > threshold] as floats; straight through in backward."""
+
+    @staticmethod
+    def forward(ctx, theta, threshold):
+        return (theta > threshold).to(theta.dtype)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream, None
+
+
 class MaskedLinear(nn.Linear):
     """A linear layer that computes with w0 * 1[theta > threshold]; made by ``attach``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _MaskedProduct.apply(x, self.weight, self.theta, self.bias, float(self.threshold))
+        theta, threshold = _compared(self)
+        if self.weight.requires_grad:  # the weights are trained too: autograd has all the gradients
+            return functional.linear(x, self.weight * _Step.apply(theta, threshold), self.bias)
+        return _MaskedProduct.apply(x, self.weight, theta, self.bias, threshold)
 
 
 class MaskedEmbedding(nn.Embedding):
     """An embedding that looks up rows of w0 * 1[theta > threshold]; made by ``attach``."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        return _MaskedRows.apply(ids, self.weight, self.theta, float(self.threshold))
+        theta, threshold = _compared(self)
+        if self.weight.requires_grad:
+            return functional.embedding(ids, self.weight * _Step.apply(theta, threshold))
+        return _MaskedRows.apply(ids, self.weight, theta, threshold)
+
+
+def _compared(module: nn.Module) -> tuple[Tensor, float]:
+    """theta, and the number that it has to exceed.
+
+    Of a mask that is sampled, in training: theta + logit(u) with u ~ U(0, 1), which exceeds 0 with probability
+    sigmoid(theta). The draw is kept for backward, and comes from torch's own generator, as checkpoints save it.
+    """
+    if module.sampled and module.training:
+        return module.theta + torch.rand_like(module.theta).logit(), 0.0
+    return module.theta, float(module.threshold)
 
 
 _MASKED = {nn.Linear: MaskedLinear, nn.Embedding: MaskedEmbedding}
@@ -119,15 +148,19 @@ def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]
     return found
 
 
-def attach(encoder: nn.Module, thetas: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+def attach(
+    encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = False, sampled: bool = False
+) -> dict[str, nn.Parameter]:
     """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
 
     Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
     All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``. A mask that
-    was attached before is taken off.
+    was attached before is taken off. What ``requires_grad`` afterwards is trained beside theta.
 
     Args:
         thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``.
+        per_matrix: each matrix has a threshold of its own.
+        sampled: in training the mask is drawn anew in each forward pass, m ~ Bernoulli(sigmoid(theta)).
 
     Raises:
         ValueError: a name that cannot be masked, or a shape that does not fit, each named.
@@ -140,14 +173,18 @@ def attach(encoder: nn.Module, thetas: Mapping[str, Tensor]) -> dict[str, nn.Par
             expected = tuple(modules[name].weight.shape)
             raise ValueError(f"{name}: theta has shape {tuple(theta.shape)}, the weight {expected}")
     detach(encoder).requires_grad_(False)
-    threshold = torch.zeros((), dtype=torch.float64)
     for name, theta in thetas.items():
         module = modules[name]
         kind = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
         module.__class__ = _MASKED[kind]
         module.theta = nn.Parameter(theta.to(module.weight.device))
-        module.threshold = threshold
-    return thetas_of(encoder)
+        module.sampled = sampled
+    parameters = thetas_of(encoder)
+    thresholds = torch.zeros(len(parameters) if per_matrix else (), dtype=torch.float64)
+    for place, name in enumerate(parameters):
+        modules[name].thresholds = thresholds
+        modules[name].threshold = thresholds[place] if per_matrix else thresholds
+    return parameters
 
 
 def detach(encoder: nn.Module) -> nn.Module:
@@ -155,7 +192,7 @@ def detach(encoder: nn.Module) -> nn.Module:
     for module in encoder.modules():
         if isinstance(module, tuple(_MASKED.values())):
             module.__class__ = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
-            del module.theta, module.threshold
+            del module.theta, module.threshold, module.thresholds, module.sampled
     return encoder
 
 
@@ -169,8 +206,11 @@ def thetas_of(encoder: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def threshold_of(encoder: nn.Module) -> Tensor:
-    """The scalar that all masked layers of ``encoder`` compare theta with (change it in place)."""
-    return next(m.threshold for m in encoder.modules() if isinstance(m, tuple(_MASKED.values())))
+    """What the masked layers of ``encoder`` compare theta with (change it in place).
+
+    A scalar, or with thresholds per matrix one entry for each, in the order of ``thetas_of``.
+    """
+    return next(m.thresholds for m in encoder.modules() if isinstance(m, tuple(_MASKED.values())))
 
 
 def keep_top(scores: Mapping[str, Tensor], density: float, minimum_kept: int = 0) -> dict[str, Tensor]:
@@ -210,6 +250,11 @@ def keep_top(scores: Mapping[str, Tensor], density: float, minimum_kept: int = 0
         kept = _top(flat, k)
     masks = zip(scores.items(), kept.split(sizes), strict=True)
     return {name: part.view(score.shape).clone() for (name, score), part in masks}
+
+
+def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """The masks that keep in each tensor its own ``counts[name]`` highest scores, ties by position."""
+    return {name: _top(s.detach().flatten().cpu(), counts[name]).view(s.shape) for name, s in scores.items()}
 
 
 def check_minimum(scores: Mapping[str, Tensor], density: float, minimum_kept: int) -> list[int]:

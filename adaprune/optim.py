@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from adaprune.schedules import cubic_sparsity
+
 RULES = ("adam", "sgd", "adafactor")
+SURROGATES = ("sigmoid", "identity", "sampled")
 _BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with one entry, or one row, for each row of its parameter
 # Of a factored rule's exp_avg, by theta's type: with beta1 = 0.9 an update is far above bfloat16's rounding.
 _AVERAGE = {torch.float32: torch.bfloat16}
@@ -94,9 +97,11 @@ def _refuse_bad(group: dict) -> None:
     """Raises ValueError where a setting is out of range, or a masked group lacks its threshold."""
     if group["rule"] not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {group['rule']!r}")
+    if group["surrogate"] not in SURROGATES:
+        raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, got {group['surrogate']!r}")
     if not all(0 <= beta < 1 for beta in group["betas"]):
         raise ValueError(f"betas must lie in [0, 1), got {group['betas']}")
-    for name in ("lr", "penalty", "eps"):
+    for name in ("lr", "penalty", "eps", "shrink"):
         if not group[name] >= 0:
             raise ValueError(f"{name} must not be negative, got {group[name]}")
     if not group["temperature"] > 0:
@@ -130,6 +135,11 @@ class AdaPrune(torch.optim.Optimizer):
         rule: "adam", "sgd" or "adafactor".
         betas, eps: of Adam. eps is small because dL/dm is: a gradient times a weight, 1e-6 and less.
         recovery: False leaves a pruned connection pruned.
+        surrogate: slope of the mask that dL/dm is multiplied with: "sigmoid" (Eq. 4), "identity" (1), or "sampled"
+            (Eq. 3 at theta itself, for a mask drawn with probability sigmoid(theta)).
+        shrink, ramp: c and T of a penalty c_t sum_i sigmoid(theta_i) in the loss, c_t = c (1 - (1 - t / T)^3), at
+            most c. Of rows in a sparse gradient only.
+        reflect: theta stands for |s| and goes on from 0 as s would: the step of scores s whose mask is 1[|s| > t].
 
     Raises:
         ValueError: a value out of range, or a masked group without a threshold.
@@ -145,10 +155,14 @@ class AdaPrune(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-12,
         recovery: bool = True,
+        surrogate: str = "sigmoid",
+        shrink: float = 0.0,
+        ramp: int = 1,
+        reflect: bool = False,
     ):
         defaults = dict(
             lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps, recovery=recovery,
-            masked=False, threshold=None,
+            surrogate=surrogate, shrink=shrink, ramp=ramp, reflect=reflect, masked=False, threshold=None,
         )  # fmt: skip
         _refuse_bad(defaults)
         super().__init__(params, defaults)
@@ -245,10 +259,15 @@ class AdaPrune(torch.optim.Optimizer):
         return state
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
-        """Eq. 5 (masked groups, with the slope of Eq. 4) or Eq. 6 for dense tensors of one shape."""
+        """Eq. 5 (masked groups, with the slope of the surrogate) or Eq. 6 for dense tensors of one shape."""
         if group["masked"]:
             threshold = float(group["threshold"])
-            grad = surrogate_gradient(grad, parameter, group["temperature"], threshold)
+            if group["surrogate"] != "identity":
+                centre = threshold if group["surrogate"] == "sigmoid" else 0.0
+                grad = surrogate_gradient(grad, parameter, group["temperature"], centre)
+            if group["shrink"]:
+                weight = group["shrink"] * cubic_sparsity(state["step"], 0, group["ramp"], 1.0)
+                grad = grad.add(surrogate_slope(parameter, 1.0), alpha=weight)
         if group["rule"] == "sgd":
             direction = sgd_direction(grad, state)
         else:
@@ -257,3 +276,6 @@ class AdaPrune(torch.optim.Optimizer):
         if group["masked"] and not group["recovery"]:
             direction = direction * (parameter > threshold)
         parameter.add_(direction, alpha=-group["lr"])
+        if group["reflect"]:
+            for value in (state["exp_avg"], parameter) if "exp_avg" in state else (parameter,):
+                value.mul_(parameter.sign())

@@ -15,7 +15,11 @@ class Plan:
 
     ``learning_rate`` is alpha for theta (its mean starts at 0.01), or that of the weights in ``finetune``;
     ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the asked sparsity
-    stands (``feedback`` and ``cubic``).
+    stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices together.
+
+    Of methods that learn scores in another way: ``surrogate`` (see `optim.AdaPrune`), with which ``penalty`` is
+    lambda of the penalty on mean sigmoid(scores); ``fixed`` is True where the asked sparsity holds from the first
+    step on; ``weight_learning_rate`` is that of weights trained beside the scores, 0 where they are frozen.
     """
 
     epochs: float
@@ -29,6 +33,10 @@ class Plan:
     reach: float
     penalty: float
     temperature: float = 1.0
+    allocation: str = ""
+    surrogate: str = "sigmoid"
+    fixed: bool = False
+    weight_learning_rate: float = 0.0
 
 
 # As printed: batch, alpha, beta, gamma's order, t_s, schedule, normal start with mean 0.01. Chosen, because the
@@ -64,11 +72,31 @@ TUNED = Plan(
 
 FINETUNE_RATE = 1e-4  # of weights and head, for `finetune`
 
+# What a method has of its own under both recipes. Published: the scores' rates and rules of movement (1e-2) and SMP
+# (2e-2, Adam), lambda 400, movement's 3e-5 for weights. The others' are for schedules of thousands of steps; ours suit
+# hundreds. All schedules are relative to the number of steps.
+_SCORES = {"surrogate": "identity", "control": "cubic", "step_rule": "adam", "penalty": 0.0}
+_MOVEMENT = {**_SCORES, "learning_rate": 1e-2, "step_rule": "sgd", "allocation": "equal"}
+METHOD_SETTINGS: dict[str, dict] = {
+    "finetune": {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE},
+    "movement": _MOVEMENT,
+    "movement_finetune": {**_MOVEMENT, "weight_learning_rate": 3e-5},
+    "soft_movement": {**_SCORES, "learning_rate": 1e-2, "penalty": 400.0},
+    "smp": {**_SCORES, "learning_rate": 2e-2, "penalty": 400.0, "allocation": "scores"},
+    "edge_popup": {**_SCORES, "learning_rate": 1e-3, "allocation": "equal", "fixed": True},
+    "threshold_mask": {**_SCORES, "learning_rate": 1e-3, "fixed": True},
+    "bernoulli": {**_SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True},
+    "lora": {"learning_rate": 1e-3},
+}
+OWN = ("control", "initial_theta", "temperature")  # what the methods that learn scores in another way have fixed
+
 
 def plan_for(run: Run) -> Plan:
     """The recipe's settings for ``run``, with what the run asks for in their place."""
     plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs)) if run.recipe == "paper" else TUNED
-    if run.method == "finetune":
-        plan = replace(plan, learning_rate=FINETUNE_RATE, head_learning_rate=FINETUNE_RATE)
+    plan = replace(plan, **METHOD_SETTINGS.get(run.method, {}))
     asked = {name: getattr(run, name) for name in asdict(plan) if getattr(run, name, None)}
+    taken = [name for name in OWN if name in asked and plan.surrogate != "sigmoid"]
+    if taken:
+        raise ValueError(f"{taken[0]} is a setting of adaprune, {run.method} has its own: leave it out")
     return replace(plan, **asked)

@@ -7,7 +7,7 @@ theta (Eq. 7) and adding gamma to the threshold give the same masks, and the sec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -73,10 +73,11 @@ def quantile_threshold(thetas: Iterable[Tensor], sparsity: float, sample: int = 
     return value
 
 
-def sparsity_of(thetas: Iterable[Tensor], threshold: float) -> float:
-    """Fraction of all theta at or below ``threshold``: the sparsity of the mask 1[theta > threshold]."""
+def sparsity_of(thetas: Iterable[Tensor], threshold: float | Tensor) -> float:
+    """Fraction of all theta at or below ``threshold`` (one, or one each): the sparsity of 1[theta > threshold]."""
     thetas = list(thetas)
-    kept = sum(int(torch.count_nonzero(theta.detach() > threshold)) for theta in thetas)
+    levels = torch.as_tensor(threshold, dtype=torch.float64).expand(len(thetas)).tolist()
+    kept = sum(int(torch.count_nonzero(t.detach() > level)) for t, level in zip(thetas, levels, strict=True))
     return 1 - kept / sum(theta.numel() for theta in thetas)
 
 
@@ -98,19 +99,33 @@ class SparsityControl:
         interval: steps between two looks at theta (``cubic``).
         recovery: False makes pruning final: under ``feedback`` and ``cubic`` a pruned theta becomes -inf, and the
             threshold lies below all others, so that nothing drifts out between two looks.
+        initial: the scheduled sparsity before the first step (``cubic``); the target itself keeps it throughout.
+        allocate: where each matrix has its own threshold (``cubic`` only): all theta and the density of the
+            whole -> the density of each matrix.
 
     Raises:
-        ValueError: an unknown kind, or no step to reach the target in.
+        ValueError: an unknown kind, one that cannot follow ``allocate``, or no step to reach the target in.
     """
 
-    def __init__(self, kind: str, target: float, end: int, interval: int = 5, recovery: bool = True):
+    def __init__(
+        self,
+        kind: str,
+        target: float,
+        end: int,
+        interval: int = 5,
+        recovery: bool = True,
+        initial: float = 0.0,
+        allocate: Callable[[list[Tensor], float], list[float]] | None = None,
+    ):
+        if allocate and kind != "cubic":
+            raise ValueError(f"allocation needs control='cubic', got {kind!r}: thresholds per matrix follow quantiles")
         if kind not in CONTROLS:
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {kind!r}")
         if end < 1 and target > 0 and kind != "penalty":
             raise ValueError(f"a sparsity of {target} cannot be reached in {end} steps: train for longer")
         self.kind, self.target, self.end = kind, target, end
         self.interval = min(interval, max(1, end // 20))
-        self.recovery = recovery
+        self.recovery, self.initial, self.allocate = recovery, initial, allocate
 
     @torch.no_grad()
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
@@ -120,14 +135,18 @@ class SparsityControl:
             threshold.fill_(-math.inf)  # nothing is to be pruned, wherever theta or a penalty goes
             return False
         if self.kind == "penalty":
-            return sparsity_of(thetas, float(threshold)) > self.target
-        value = self._threshold(step, thetas, float(threshold))
-        if value is None:
+            return sparsity_of(thetas, threshold) > self.target
+        if self.allocate:
+            values = self._each(step, thetas)
+        else:
+            value = self._threshold(step, thetas, float(threshold))
+            values = None if value is None else [value] * len(thetas)
+        if values is None:
             return False
         if self.recovery:
-            threshold.fill_(value)
+            threshold.copy_(torch.tensor(values if self.allocate else values[0], dtype=torch.float64))
         else:
-            for theta in thetas:
+            for theta, value in zip(thetas, values, strict=True):
                 theta.masked_fill_(theta <= value, -math.inf)
             threshold.fill_(torch.finfo(torch.float32).min)
         return False
@@ -135,13 +154,29 @@ class SparsityControl:
     def _threshold(self, step: int, thetas: list[Tensor], now: float) -> float | None:
         """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
         if self.kind == "cubic":
-            if step % self.interval and step != self.end:
-                return None
-            return quantile_threshold(thetas, cubic_sparsity(step, 0, self.end, self.target))
+            return quantile_threshold(thetas, self._scheduled(step)) if self._looks(step) else None
         if not self.recovery:  # what is left of theta starts where the last cut ended
             now = max(now, min(float(theta[theta > -math.inf].min()) for theta in thetas))
         distance = quantile_threshold(thetas, self.target) - now
         return now + distance / max(1, self.end - step + 1) if distance > 0 else None
+
+    def _each(self, step: int, thetas: list[Tensor]) -> list[float] | None:
+        """The threshold of each matrix after ``step`` under ``allocate``; None = as before."""
+        if not self._looks(step):
+            return None
+        shares = self.allocate(thetas, 1 - self._scheduled(step))
+        sample = max(1, _SAMPLE // len(thetas))
+        return [quantile_threshold([theta], 1 - share, sample) for theta, share in zip(thetas, shares, strict=True)]
+
+    def _looks(self, step: int) -> bool:
+        return step % self.interval == 0 or step == self.end
+
+    def _scheduled(self, step: int) -> float:
+        return cubic_sparsity(step, 0, self.end, self.target, self.initial)
+
+    def sparsity(self, thetas: Iterable[Tensor], threshold: Tensor) -> float:
+        """The sparsity of the mask now."""
+        return sparsity_of(thetas, threshold)
 
     def check(self, thetas: Iterable[Tensor], steps: int, penalty: float, rate: float) -> None:
         """Refuses a ``penalty`` control that cannot arrive, before any step is taken.

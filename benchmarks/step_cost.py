@@ -28,8 +28,8 @@ from transformers.utils import logging
 
 from adaprune.encoders import load_encoder
 from adaprune.heads import AdaptedModel
+from adaprune.learning import optimiser_for
 from adaprune.masks import attach, maskable, thetas_of, threshold_of
-from adaprune.methods.adaprune import optimiser_for
 from adaprune.optim import RULES, AdaPrune
 from adaprune.recipes import TUNED
 from adaprune.records import environment
