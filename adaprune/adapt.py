@@ -73,7 +73,7 @@ def adapt(run: Run) -> dict:
     }
     detach(encoder.model)
     if PartialState().is_main_process:
-        if outcome.masks is not None:
+        if outcome.masks is not None and run.kind.weights_intact:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
         write_record(record, run)
@@ -129,6 +129,8 @@ def _check_machine(run: Run) -> None:
     name = run.report_to
     if name != "none" and importlib.util.find_spec(name) is None:
         raise ValueError(f"report_to={name!r} needs the package {name}: pip install {name}, or use report_to='none'")
+    if run.method == "lora" and importlib.util.find_spec("peft") is None:
+        raise ValueError("method='lora' needs the package peft: pip install peft, or the extra adaprune[methods]")
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
 

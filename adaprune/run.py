@@ -25,6 +25,14 @@ METHODS = {
     "features": Kind(mask=False, weights_intact=True),  # only the head is trained
     "random": Kind(mask=True, weights_intact=True),  # connections drawn by the seed, then the head
     "magnitude": Kind(mask=True, weights_intact=True),  # the largest |w0| stay, then the head
+    "movement": Kind(mask=True, weights_intact=True),  # scores add up -dL/dw w, the top of each matrix stays
+    "soft_movement": Kind(mask=True, weights_intact=True),  # the same with one threshold and a penalty
+    "movement_finetune": Kind(mask=True, weights_intact=False),  # movement with the weights trained too
+    "smp": Kind(mask=True, weights_intact=True),  # scores with a penalty, which also share out the matrices
+    "edge_popup": Kind(mask=True, weights_intact=True),  # random scores, a constant share of each matrix
+    "threshold_mask": Kind(mask=True, weights_intact=True),  # random scores, one threshold
+    "bernoulli": Kind(mask=True, weights_intact=True),  # masks drawn with learned probabilities
+    "lora": Kind(mask=False, weights_intact=False),  # low-rank updates of the weights
 }
 
 # Always part of a run's name, in this order.
@@ -34,11 +42,15 @@ RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "repo
 # The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
 NAME_BYTES = 255 - len(".safetensors")
 
-Method = Literal["adaprune", "finetune", "features", "random", "magnitude"]
+Method = Literal[
+    "adaprune", "finetune", "features", "random", "magnitude",
+    "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli", "lora",
+]  # fmt: skip
 Recipe = Literal["paper", "tuned"]
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
 InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude"]
+Allocation = Literal["", "equal", "scores"]
 StepRule = Literal["", "sgd", "adam", "adafactor"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
@@ -84,9 +96,12 @@ class Run(BaseModel):
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
     initial_theta: InitialTheta = Field("", description="constant, normal, uniform, magnitude; empty: recipe")
     step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
-    penalty: float = Field(0.0, ge=0, description="gamma, added a step under control penalty; 0: the recipe's")
+    penalty: float = Field(
+        0.0, ge=0, description="gamma a step under control penalty, or smp's lambda; 0: the recipe's"
+    )
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
+    allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
     prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")
     gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")

@@ -179,6 +179,7 @@ OTHER = {
     "precision": "bf16",
     "recovery": False,
     "prune_unseen": True,
+    "allocation": "equal",
     "sparsity": 0.75,
     "max_length": 64,
 }

@@ -1,0 +1,26 @@
+"""edge_popup: each matrix uses its highest-scored share from the first step on (Ramanujan et al. 2020)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from adaprune.job import Job, Outcome
+from adaprune.learning import learn
+from adaprune.masks import maskable
+
+
+def edge_popup(job: Job) -> Outcome:
+    """Learns scores over the frozen weights, at a constant share kept of each matrix. Weights intact.
+
+        m = 1[|S| among the density n largest of its matrix],   g_S = sign(S) dL/dm,   S_0 ~ U(-1, 1) / sqrt(fan_in)
+
+    (Ramanujan et al. 2020; Kaiming-uniform with a = sqrt(5).) theta = |S| is what is stored. Chosen here: Adam.
+    """
+    generator = torch.Generator().manual_seed(job.run.seed)
+    thetas = {}
+    for name, module in maskable(job.model.encoder, job.run.scope).items():
+        scores = torch.empty(module.weight.shape)
+        thetas[name] = torch.nn.init.kaiming_uniform_(scores, a=math.sqrt(5), generator=generator).abs()
+    return learn(job, thetas, reflect=True)

@@ -1,0 +1,36 @@
+"""lora: low-rank updates of all linear layers (Hu et al. 2022), by the peft library. The weights do NOT stay intact."""
+
+from __future__ import annotations
+
+import torch
+
+from adaprune.job import Job, Outcome
+from adaprune.masks import maskable
+from adaprune.training import fit
+
+RANK, ALPHA = 8, 16
+
+
+def lora(job: Job) -> Outcome:
+    """Trains A, B and the head with AdamW, then adds the product to the weights; nothing is masked.
+
+        W = W_0 + (alpha / r) B A,   B (out, r) = 0 and A (r, in) random at the start,   r = 8, alpha = 16
+
+    Needs the package peft (extra ``methods``).
+    """
+    from peft import LoraConfig, LoraModel
+
+    model = job.model
+    names = [name.removesuffix(".weight") for name in maskable(model.encoder)]
+    adapted = LoraModel(model.encoder, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=names), "default")
+    low_rank = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": low_rank, "lr": job.plan.learning_rate},
+            {"params": list(model.head.parameters()), "lr": job.plan.head_learning_rate},
+        ],
+        weight_decay=0.01,
+    )
+    learned = fit(model, job.sentences, optimiser, job.settings)
+    adapted.merge_and_unload()
+    return Outcome(learned)

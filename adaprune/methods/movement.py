@@ -1,0 +1,46 @@
+"""movement: connections that training pushes towards 0 go (Sanh, Wolf, Rush 2020), with weights frozen or trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adaprune.job import Job, Outcome
+from adaprune.learning import learn
+from adaprune.masks import maskable
+
+
+def movement(job: Job) -> Outcome:
+    """Keeps the connections of each matrix that gradient descent would have moved away from 0. Weights intact.
+
+        S_t = S_{t-1} - lr dL/dW W,   S_0 = 0,   m = 1[S among the v_t largest of its matrix]
+
+    (Sanh et al. 2020, Eq. 4 and section 4, but for W, which stays; dL/dm = W dL/dW.) v_t falls by the cubic schedule.
+    The rule is SGD, as derived; its rate alters no order. ``step_rule="adam"`` is what the authors' runs took.
+    """
+    return learn(job, _zeros(job))
+
+
+def soft_movement(job: Job) -> Outcome:
+    """Movement by one threshold for all matrices and a penalty on the scores (Sanh et al. 2020). Weights intact.
+
+        m = 1[sigmoid(S) > tau_t],   loss + lambda_t mean_l mean sigmoid(S_l),   S_0 = 0
+
+    lambda_t rises to 400 by the cubic schedule. Published tau rises to 0.1 and the sparsity is what comes of it;
+    here tau_t is set so that the sparsity follows the schedule. (Published too: each matrix keeps 0.5 %; see
+    ``minimum_kept``.)
+    """
+    return learn(job, _zeros(job))
+
+
+def movement_finetune(job: Job) -> Outcome:
+    """Movement as published: W, biases and the rest are trained beside S. The weights do NOT stay intact.
+
+    dL/dW is that of the masked product: pruned weights rest until they return. Adam, without weight decay.
+    """
+    return learn(job, _zeros(job))
+
+
+def _zeros(job: Job) -> dict[str, Tensor]:
+    modules = maskable(job.model.encoder, job.run.scope)
+    return {name: torch.zeros_like(module.weight) for name, module in modules.items()}

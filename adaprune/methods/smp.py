@@ -1,0 +1,24 @@
+"""smp: Static Model Pruning (Jiang et al. 2022): masks alone, by scores with a penalty. Weights intact."""
+
+from __future__ import annotations
+
+import torch
+
+from adaprune.job import Job, Outcome
+from adaprune.learning import learn
+from adaprune.masks import maskable
+
+
+def smp(job: Job) -> Outcome:
+    """Learns scores straight through, each matrix with a share that its mean score earns it.
+
+        m_l = 1[S_l among the v_l n_l largest],   S_0 = 0,   loss + lambda_t mean_l mean sigmoid(S_l)
+        v_l = L v_t s_l / sum s,   s_l = mean sigmoid(S_l)    within each of the six kinds of matrices (SMP-S)
+
+    (Jiang et al. 2022, arXiv 2210.06210.) v_t falls and lambda_t rises to 400 by the cubic schedule, over a share of
+    all steps, so that small tasks run too. ``allocation="equal"`` is SMP-L: v_l = v_t. Shares beyond 1 go to the
+    other matrices (published: they are lost), and the total is exact. Chosen here: the common head in place of the
+    frozen language-model head with label words, and sigmoid(S) undivided at all sparsities.
+    """
+    modules = maskable(job.model.encoder, job.run.scope)
+    return learn(job, {name: torch.zeros_like(module.weight) for name, module in modules.items()})

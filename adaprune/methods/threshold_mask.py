@@ -1,0 +1,38 @@
+"""threshold_mask: masking in place of fine-tuning (Zhao et al. 2020), scores against a threshold. Weights intact."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from adaprune.job import Job, Outcome
+from adaprune.learning import learn
+from adaprune.masks import keep_top, maskable
+
+THRESHOLD = 1e-2  # tau
+REACH = 2e-2  # a: scores start at -a at the lowest
+
+
+def threshold_mask(job: Job) -> Outcome:
+    """Learns scores straight through, m = 1[S > tau], from a random start at the asked sparsity. Weights intact.
+
+        S_0 ~ U(-a, (a + tau) / q - a),   so that a share q = sparsity starts masked;   tau = 0.01, a = 0.02
+
+    (Zhao et al. 2020, arXiv 2004.12406.) Published tau is fixed and the sparsity drifts; here tau follows theta's
+    quantile, so that it stays q.
+    """
+    generator = torch.Generator().manual_seed(job.run.seed)
+    modules = maskable(job.model.encoder, job.run.scope)
+    return learn(job, uniform_scores({n: m.weight.shape for n, m in modules.items()}, job.run.sparsity, generator))
+
+
+def uniform_scores(shapes: dict[str, torch.Size], q: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """S_0 - tau: uniform as above, given that exactly round((1 - q) n) of all exceed tau.
+
+    (Relative to tau, so that rounding moves no score across it.)
+    """
+    kept = keep_top({name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}, 1 - q)
+    below = THRESHOLD + REACH
+    above = below * (1 - q) / q if q else below  # nothing is masked where q = 0, whatever the scores
+    drawn = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    return {name: torch.where(kept[name], above * (1 - u), -below * u) for name, u in drawn.items()}
