@@ -164,7 +164,17 @@ def _cost(outcome: Outcome, job: Job) -> dict:
         "examples_per_second": round(fit.examples / fit.seconds, 3),
         "peak_memory_bytes": memory,
         "device": name,
+        "shipped_bytes": _shipped_bytes(outcome, job),
     }
+
+
+def _shipped_bytes(outcome: Outcome, job: Job) -> int:
+    """What the task adds to a base model that is there: the head, and 1 bit a weight or every trained weight."""
+    tensors = list(job.model.head.parameters())
+    if not job.run.kind.weights_intact:
+        tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
+    masks = (outcome.masks or {}).values() if job.run.kind.weights_intact else ()
+    return sum(t.numel() * t.element_size() for t in tensors) + sum((m.numel() + 7) // 8 for m in masks)
 
 
 def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:

@@ -49,6 +49,7 @@ STYLES = {
 }
 INK, LINES = "#404040", "#D0D0D0"
 COMPONENTS = ("embed", "query", "key", "value", "attention_output", "ffn_in", "ffn_out", "other")
+LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other settings
 LEAST_SPAN = 0.1  # of a score's axis
 # Bytes must depend on the data alone: no date, no version, no random ids.
 _METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
@@ -124,6 +125,42 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
     ax.set_xlim(middle - half, middle + half)
     return _dress(ax, grid="both")
+
+
+def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes:
+    """Fig. 2 of the paper: score against sparsity, a line a way of adapting; level lines for methods without mask.
+
+    Args:
+        ax: the panel; one task, model and number of training rows.
+        points: of `adaprune.comparison.curves`: way, method, sparsity (missing without mask), mean, low, high.
+        sparsities: the places on the axis, evenly spaced, so that panels side by side have the same.
+    """
+    places = {sparsity: place for place, sparsity in enumerate(sorted(sparsities))}
+    end, number_of = max(len(places) - 1, 1), dict.fromkeys(STYLES, 0)
+    for (method, way), line in points.sort_values("sparsity").groupby(["method", "way"]):
+        (colour, marker), intact = STYLES[method], METHODS[method].weights_intact
+        look = {"color": colour, "marker": marker, "mfc": colour if intact else "white", "ms": 7, "label": way}
+        dashes = (LINE_STYLES * 9)[number_of[method]]
+        number_of[method] += 1
+        if METHODS[method].mask:
+            spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
+            ax.errorbar(line["sparsity"].map(places), line["mean"], spread, ls=dashes, lw=1.5, capsize=3, **look)
+        else:
+            level = line.iloc[0]
+            ax.fill_between([0, end], level["low"], level["high"], color=colour, alpha=0.15, lw=0)
+            ax.plot([0, end], [level["mean"]] * 2, ls="--", lw=1.2, markevery=[1], **look)
+    ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places])
+    ax.set(xlabel="sparsity", xlim=(-0.3, end + 0.3))
+    return _dress(ax)
+
+
+def share_legend(fig: Figure) -> None:
+    """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
+    order = list(STYLES)
+    pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    found = {label: handle for handle, label in pairs}
+    labels = sorted(found, key=lambda label: (order.index(label.split()[0]), label))
+    fig.legend([found[label] for label in labels], labels, loc="outside right upper", frameon=False)
 
 
 def way_of(row: dict[str, Any]) -> str:

@@ -154,8 +154,8 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
     Columns: every field of `Run`; ``primary`` (name of the main metric), ``score`` (its value on the dev
     split), ``selection_score`` (on held-out training rows), ``validation_<metric>``; ``mask_sparsity`` (in
     scope), ``encoder_sparsity``, ``all_weights_sparsity``; ``weights_intact``; ``train_seconds``, ``steps``,
-    ``examples_per_second``, ``peak_memory_bytes``, ``device``; ``git_commit``; ``record`` (the file, relative
-    to ``results_dir``). What a run does not have is missing. Folders named ``masks`` and hidden ones are
+    ``examples_per_second``, ``peak_memory_bytes``, ``device``, ``shipped_bytes``; ``git_commit``; ``record`` (the
+    file, relative to ``results_dir``). What a run does not have is missing. Folders named ``masks`` and hidden ones are
     passed by.
 
     Raises:
@@ -175,6 +175,13 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values([*NAMED, "record"], ignore_index=True)
 
 
+def paper_results() -> pd.DataFrame:
+    """The published scores (Fig. 2, supplement Table 2): task, metric, method by our name, sparsity, score, std, runs."""
+    figures = pd.read_csv(Path(__file__).parent / "paper" / "results.csv", comment="#")
+    ours = {"feature_extraction": "features", "random_mask": "random", "mp": "gmp"}
+    return figures.assign(method=figures["method"].replace(ours))
+
+
 def _row(record: dict[str, Any], file: str) -> dict[str, Any]:
     """One row of the table."""
     metrics, mask, cost = record["metrics"], record["mask"] or {}, record["cost"]
@@ -189,7 +196,7 @@ def _row(record: dict[str, Any], file: str) -> dict[str, Any]:
         "encoder_sparsity": mask.get("encoder", nothing)["sparsity"],
         "all_weights_sparsity": mask.get("all_weights", nothing)["sparsity"],
         "weights_intact": record["weights_intact"],
-        **{name: math.nan if cost[name] is None else cost[name] for name in Cost.model_fields},
+        **{name: math.nan if cost.get(name) is None else cost[name] for name in Cost.model_fields},
         "git_commit": record["environment"]["git_commit"],
         "record": file,
     }

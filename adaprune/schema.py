@@ -59,13 +59,14 @@ class Mask(Count):
 
 
 class Cost(_Open):
-    """What the run took."""
+    """What the run took, and what its task adds to a base model that is already there."""
 
     train_seconds: float = Field(ge=0)
     steps: int = Field(ge=0)
     examples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None
     device: str
+    shipped_bytes: int | None = None  # absent from records older than this
 
 
 class Point(_Open):

@@ -153,6 +153,35 @@ def test_comparison_does_not_blow_up_a_small_difference():
     assert (low, high) == pytest.approx((0.576, 0.864))  # 0.6 to 0.84 and a tenth on either side
 
 
+def points() -> pd.DataFrame:
+    rows = [
+        ("adaprune", "adaprune", 0.9, 0.7, 0.6, 0.75),
+        ("adaprune", "adaprune", 0.5, 0.8, 0.8, 0.8),
+        ("adaprune recipe paper", "adaprune", 0.5, 0.6, np.nan, np.nan),
+        ("movement_finetune", "movement_finetune", 0.5, 0.65, np.nan, np.nan),
+        ("finetune", "finetune", np.nan, 0.9, 0.88, 0.91),
+    ]
+    return pd.DataFrame(rows, columns=["way", "method", "sparsity", "mean", "low", "high"])
+
+
+def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
+    fig, ax = plt.subplots()
+    figures.draw_curves(ax, points(), [0.99, 0.5, 0.9])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.5", "0.9", "0.99"]
+    lines = {line.get_label(): line for line in ax.lines}
+    assert lines["finetune"].get_xydata().tolist() == [[0, 0.9], [2, 0.9]]
+    assert lines["finetune"].get_markerfacecolor() == "white" != lines["finetune"].get_color()
+    curves = {bars.get_label(): bars for bars in ax.containers}
+    assert curves["adaprune"].lines[0].get_xydata().tolist() == [[0, 0.8], [1, 0.7]]
+    (ends,) = curves["adaprune"].lines[2]
+    assert ends.get_segments()[1].tolist() == pytest.approx(np.array([[1, 0.6], [1, 0.75]]))
+    first, second = (curves[way].lines[0] for way in ("adaprune", "adaprune recipe paper"))
+    assert first.get_color() == second.get_color() and first.get_linestyle() != second.get_linestyle()
+    figures.share_legend(fig)
+    shown = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert shown == ["adaprune", "adaprune recipe paper", "finetune", "movement_finetune"]
+
+
 def test_a_way_is_named_by_what_matters():
     row = {"method": "random", "sparsity": 0.9, "recipe": "paper", "scope": "encoder+embeddings"}
     assert figures.way_of(row) == "random 0.9 +embeddings paper"

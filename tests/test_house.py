@@ -11,8 +11,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: "run datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
-    "records recipes job checkpoints progress sampler",
-    2: "training learning artifact",
+    "records recipes job checkpoints progress sampler statistics",
+    2: "training learning artifact comparison sweeps",
     3: "methods",
     4: "adapt figures",
 }

@@ -14,7 +14,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from adaprune import Run, load_mask
-from adaprune.records import read_record
+from adaprune.records import read_record, write_record
+from tests.test_records import make_record
 
 ROOT = Path(__file__).resolve().parents[1]
 ADAPT = ROOT / "notebooks" / "01_adapt.ipynb"
@@ -187,6 +188,38 @@ def test_the_suite_small(tmp_path, tiny):
         assert f"{record['metrics']['validation']['accuracy']:.4f}".rstrip("0").rstrip(".") in shown
     for suffix in ("svg", "png"):
         assert (tmp_path / "pictures" / f"extra_comparison.{suffix}").is_file()
+
+
+COMPARE = ROOT / "notebooks" / "02_compare.ipynb"
+
+
+def test_comparison_has_the_same_bytes_again_and_refuses_what_it_cannot_compare(tmp_path):
+    """One kernel: no folder, records twice, one of another schema; tasks with and without the paper's curve."""
+    scores = {"stsb": ("spearman", 0.8), "mrpc": ("accuracy", 0.7)}
+    for task, (metric, score) in scores.items():
+        for method in ("adaprune", "magnitude", "finetune"):
+            for seed in range(2):
+                run = Run(task=task, method=method, seed=seed, results_dir=str(tmp_path / "out"))
+                metrics = {"validation": {metric: score + seed / 64}, "selection": {}, "primary": metric}
+                write_record(make_record(run, metrics=metrics), run)
+    before, first, *rest = (cell.source for cell in code(COMPARE))
+    asked = ['results_dir, figures_dir = "out", "one"', first, *rest, 'figures_dir = "two"', *rest]
+    old = """path = next(Path("out").glob("*.json"))
+path.write_text(path.read_text().replace('schema_version": 1', 'schema_version": 7'))"""
+    sources = [before, "results_dir = 'none'", first, rest[0], *asked, old, rest[0]]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True, resources=resources, timeout=120).execute()
+    errors = [output for cell in notebook.cells for output in cell.outputs if output.output_type == "error"]
+    assert [error.ename for error in errors] == ["ValueError"] * 2, errors
+    assert errors[0].evalue.startswith("none is not a folder: `make run` makes some")
+    assert "has schema_version 7, this adaprune reads 1" in errors[1].evalue and ".json" in errors[1].evalue
+    assert all(len(error.traceback) == 1 for error in errors)
+
+    names = {f"fig2_{task}.{suffix}" for task in scores for suffix in ("svg", "png")} | {"table_out.md"}
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert set(one) == names and one == two
+    assert b"the paper: BERT-base" not in one["fig2_mrpc.svg"] and len(one["fig2_stsb.svg"]) > len(one["fig2_mrpc.svg"])
 
 
 def test_papermill_fails_on_an_unknown_name_and_writes_nothing(tmp_path, tiny):

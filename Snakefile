@@ -1,0 +1,109 @@
+"""A sweep: every row of a table through notebooks/01_adapt.ipynb, then the comparison and its figures.
+
+    pip install -c constraints.txt -e '.[sweep]'
+    snakemake -c2 --config sweep=sweeps/quick.tsv data_dir=DIR      two runs at a time on this machine
+    snakemake --workflow-profile sweeps/slurm --config sweep=...    the same on a SLURM cluster
+    snakemake -n --config sweep=...                                 only what would be done
+
+--config: `sweep` (the table), `figures_dir` (default figures), and any parameter of 01_adapt that is the same for all
+rows and no column: `model=bert-base-uncased`, `data_dir=...`, `results_dir=...` (default results/<name of the table>).
+--retries N tries a failed run again; it continues from its checkpoint. With a GPU: --set-resources adapt:gpu=1
+--resources gpu=1. After a kill -9 or a power cut, once: snakemake --unlock.
+
+A record is never made twice: runs that have one are no jobs. The executed notebook of each run, with the traceback if
+it failed, is runs/<name of the table>/<run name>.ipynb.
+"""
+
+import logging
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+from adaprune.records import find_record
+from adaprune.sweeps import Progress, read_sweep
+
+NOTEBOOKS = Path(workflow.basedir) / "notebooks"
+SWEEP = Path(config.get("sweep", Path(workflow.basedir) / "sweeps" / "tiny.tsv"))
+RESULTS = config.get("results_dir", f"results/{SWEEP.stem}")
+FIGURES = config.get("figures_dir", "figures")
+LOGS = f"runs/{SWEEP.stem}"
+PAPERMILL = (
+    "JUPYTER_PREFER_ENV_PATH=1 OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false "
+    + shlex.quote(sys.executable)
+    + " -m papermill -k python3 --no-progress-bar {input.notebook:q} {log.notebook:q} "
+)
+
+try:
+    common = {name: value for name, value in config.items() if name not in ("sweep", "figures_dir")}
+    RUNS = {run.name: run for run in read_sweep(SWEEP, **common | {"results_dir": RESULTS})}
+    TO_DO = [name for name, run in RUNS.items() if find_record(run) is None]
+except (ValueError, OSError) as error:
+    raise WorkflowError(str(error)) from None
+
+RECORDS = [f"{RESULTS}/{name}.json" for name in RUNS]
+TABLE = f"{FIGURES}/table_{Path(RESULTS).name}.md"
+PICTURE = f"{FIGURES}/extra_comparison.svg"
+
+
+def fields_of(wildcards):
+    """Every field, because the notebook's defaults are not all those of Run; as YAML, because papermill guesses at -p."""
+    fields = RUNS[wildcards.name].model_dump()
+    return yaml.safe_dump(fields, default_flow_style=True, width=float("inf")).strip()
+
+
+class Watch(logging.Handler):
+    """Hears snakemake's events of the rule adapt, and says after each how far the sweep is."""
+
+    progress = Progress(len(RUNS), len(RUNS) - len(TO_DO))
+
+    def emit(self, record):
+        event, job = getattr(record, "event", None), getattr(record, "jobid", getattr(record, "job_id", None))
+        if event == "job_info" and record.rule_name == "adapt":
+            print(self.progress.note("job_started", job), file=sys.stderr, flush=True)
+        elif event in ("job_finished", "job_error") and job in self.progress.running:
+            print(self.progress.note(str(event), job), file=sys.stderr, flush=True)
+
+
+onstart:
+    logger.addHandler(Watch())
+
+
+localrules: all
+
+
+rule all:
+    input: TABLE, PICTURE
+
+
+rule adapt:
+    input: notebook=str(NOTEBOOKS / "01_adapt.ipynb")
+    output: f"{RESULTS}/{{name}}.json"
+    log: notebook=f"{LOGS}/{{name}}.ipynb"
+    # Finished runs are none of this rule's, whatever has changed since: snakemake deletes what it makes again.
+    wildcard_constraints: name="|".join(map(re.escape, TO_DO)) or "(?!)"
+    params: fields=fields_of
+    threads: 1
+    resources: gpu=0, mem_mb=4000, runtime=240
+    # A notebook that stumbles after its record is written has done the run.
+    shell: PAPERMILL + "-y {params.fields:q} || test -s {output:q}"
+
+
+rule compare:
+    input: RECORDS, notebook=str(NOTEBOOKS / "02_compare.ipynb")
+    output: TABLE
+    log: notebook=f"{LOGS}/02_compare.ipynb"
+    resources: mem_mb=4000, runtime=30
+    shell: PAPERMILL + "-r results_dir {RESULTS:q} -r figures_dir {FIGURES:q}"
+
+
+rule draw:
+    input: RECORDS, notebook=str(NOTEBOOKS / "00_start_here.ipynb")
+    output: PICTURE
+    log: notebook=f"{LOGS}/00_start_here.ipynb"
+    resources: mem_mb=4000, runtime=30
+    shell: PAPERMILL + "-r results_dir {RESULTS:q} -r figures_dir {FIGURES:q}"

@@ -1,0 +1,190 @@
+"""The comparison: every way of adapting on every task over seeds, as curves and as a table in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from adaprune.run import METHODS, RESULT_NEUTRAL, Run
+from adaprune.statistics import holm, interval, paired_test, retention
+
+SETTING = ("model", "max_train_examples")  # scores compare only where these agree
+AXES = ("method", "sparsity", "seed")
+SIGNIFICANT = 0.05
+READING = """Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an
+interval is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test
+over seeds against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer than two
+seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights intact, where
+it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods that train
+weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs (memory: the
+largest); to ship: what a task adds to a base model that is there, that is head and mask at 1 bit a weight, or head and
+every weight that was trained; "-" in records older than this count.
+"""
+
+
+def with_ways(records: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
+
+    A way is the method and those of its settings in which the runs here differ and which are not the default. A method
+    without mask has neither sparsity nor scope (both missing), so such a run at another sparsity is the same run.
+    """
+    masked = records["method"].map(lambda method: METHODS[method].mask)
+    runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
+    varying = [name for name in _settings() if runs[name].nunique() > 1]
+
+    def call(row: dict) -> str:
+        own = {name: row[name] for name in varying if not pd.isna(row[name])}
+        return " ".join([row["method"], *(f"{k} {v}" for k, v in own.items() if v != Run.model_fields[k].default)])
+
+    runs = runs.assign(way=[call(row) for row in runs.to_dict("records")])
+    return runs.drop_duplicates(["task", *SETTING, "way", "sparsity", "seed"], ignore_index=True)
+
+
+def shared(runs: pd.DataFrame) -> str:
+    """The settings that all runs share and that are not the defaults, as a phrase."""
+    values = {name: runs[name].dropna().iloc[0] for name in _settings() if runs[name].nunique() == 1}
+    own = [f"{k} {v}" for k, v in values.items() if v != Run.model_fields[k].default]
+    return ", ".join(own) or "default settings"
+
+
+def curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and interval for each setting, task, way and sparsity: ``mean``, ``low``, ``high``, ``seeds``."""
+    keys = [*SETTING, "task", "way", "method", "sparsity"]
+    rows = [
+        (*key, group["score"].mean(), *interval([group["score"]], _generator()), len(group))
+        for key, group in runs.groupby(keys, dropna=False)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
+
+
+def sections(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The runs that stand side by side, with a title: one setting, one sparsity, and the methods without mask."""
+    for (model, rows), part in runs.groupby(list(SETTING)):
+        title = f"{model}, {f'first {rows:,}' if rows else 'all'} training rows"
+        unmasked = part["sparsity"].isna()
+        for sparsity in sorted(part["sparsity"].dropna().unique()):
+            yield f"{title}, sparsity {sparsity:g}", part[unmasked | (part["sparsity"] == sparsity)]
+        if unmasked.all():
+            yield title, part
+
+
+def against_adaprune(part: pd.DataFrame) -> pd.DataFrame:
+    """Every other weights-intact way of a section against adaprune: ``difference``, ``pairs``, ``p``, ``p_holm``.
+
+    Seeds that both have are the pairs; difference = the way's mean - adaprune's over them. Empty where the section has
+    no adaprune; where it has several, the one without further settings is meant, or the first by name.
+    """
+    columns = ["task", "way", "difference", "pairs", "p"]
+    ours = sorted(part.loc[part["method"] == "adaprune", "way"].unique())
+    seeds = {key: group.set_index("seed")["score"] for key, group in part[_intact(part)].groupby(["task", "way"])}
+    rows = []
+    for (task, way), theirs in seeds.items():
+        if ours and way != ours[0] and (task, ours[0]) in seeds:
+            pairs = pd.concat([seeds[task, ours[0]], theirs], axis=1, join="inner").to_numpy()
+            difference = (pairs[:, 1] - pairs[:, 0]).mean() if len(pairs) else math.nan
+            rows.append((task, way, difference, len(pairs), paired_test(*pairs.T)))
+    found = pd.DataFrame(rows, columns=columns)
+    return found.assign(p_holm=holm(found["p"]))
+
+
+def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
+    """Writes the comparison of ``runs`` (of `with_ways`) as Markdown: scores, tests, retention and cost by section."""
+    lines = [f"# Comparison: {Path(path).stem.removeprefix('table_')}", "", READING, f"All runs: {shared(runs)}."]
+    for title, part in sections(runs):
+        found = against_adaprune(part)
+        lines += ["", f"## {title}", "", *_scores(part, found)]
+        if len(found):
+            rows = [
+                [task, way, f"{gap:+.3f}" if pairs else "-", str(pairs), _number(p, ".3g"), _number(p_holm, ".3g")]
+                for task, way, gap, pairs, p, p_holm in found.itertuples(index=False)
+            ]
+            header = ["task", "method", "difference from adaprune", "pairs", "p", "p (Holm)"]
+            lines += ["", "### Tests", "", *_markdown(header, rows)]
+        lines += ["", "### Retention and cost", "", *_costs(part)]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def _settings() -> list[str]:
+    """The fields of `Run` that can make one way out of a method, or another."""
+    return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
+
+
+def _generator() -> np.random.Generator:
+    """A new one for each interval, so that it depends on its own scores only."""
+    return np.random.default_rng(0)
+
+
+def _intact(part: pd.DataFrame) -> pd.Series:
+    return part["method"].map(lambda method: METHODS[method].weights_intact)
+
+
+def _ranked(part: pd.DataFrame) -> list[tuple[str, str]]:
+    """Ways with what a table calls them: weights intact first, the best mean over tasks at the top."""
+    means = part.groupby(["way", "task"])["score"].mean().groupby("way").mean()
+    intact = part.assign(intact=_intact(part)).groupby("way")["intact"].first()
+    order = sorted(means.index, key=lambda way: (not intact[way], -means[way], way))
+    return [(way, way if intact[way] else f"{way} (weights trained)") for way in order]
+
+
+def _scores(part: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """The table way x task, and over all tasks where there are several."""
+    tasks = part.groupby("task")["primary"].first()
+    bold = {(_winner(part[part["task"] == task], found[found["task"] == task]), task) for task in tasks.index}
+    rows = []
+    for way, called in _ranked(part):
+        seeds = {task: scores for task, scores in part[part["way"] == way].groupby("task")["score"]}
+        cells = [_cell([seeds[task]], (way, task) in bold) if task in seeds else "-" for task in tasks.index]
+        if len(tasks) > 1:
+            cells.append(_cell(list(seeds.values())) if len(seeds) == len(tasks) else "-")
+        rows.append([called, *cells])
+    header = ["method", *(f"{task} ({metric})" for task, metric in tasks.items())]
+    return _markdown(header + ["mean over tasks"] * (len(tasks) > 1), rows)
+
+
+def _winner(part: pd.DataFrame, found: pd.DataFrame) -> str | None:
+    """The way to print bold in one task's column, if there is one (see READING)."""
+    means = part[_intact(part)].groupby("way")["score"].mean()
+    if found.empty:
+        return None
+    best = means.idxmax()
+    against = found[found["way"] == best] if best in set(found["way"]) else found
+    return best if (against["p_holm"] < SIGNIFICANT).all() else None  # NaN is not below
+
+
+def _cell(strata: list[pd.Series], bold: bool = False) -> str:
+    mean = f"{np.mean([scores.mean() for scores in strata]):.3f}"
+    low, high = interval(strata, _generator())
+    seeds = sorted({len(scores) for scores in strata})
+    spread = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    return f"{f'**{mean}**' if bold else mean}{spread} ({'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))})"
+
+
+def _costs(part: pd.DataFrame) -> list[str]:
+    """The table of retention by task, and of what a way costs."""
+    tasks = sorted(part["task"].unique())
+    tuned = part[part["method"] == "finetune"].groupby("task")["score"].mean()
+    rows = []
+    for way, called in _ranked(part):
+        runs = part[part["way"] == way]
+        means = runs.groupby("task")["score"].mean()
+        kept = [retention(means.get(task, math.nan), tuned.get(task, math.nan)) for task in tasks]
+        memory, shipped = runs["peak_memory_bytes"].max() / 2**30, runs["shipped_bytes"].mean() / 1e6
+        cost = [_number(runs["train_seconds"].mean(), ".0f"), _number(memory, ".2f"), _number(shipped, ".2f")]
+        rows.append([called, *(_number(share, ".3f") for share in kept), *cost])
+    header = ["method", *(f"retention {task}" for task in tasks), "train s", "peak memory GiB", "to ship MB a task"]
+    return _markdown(header, rows)
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if pd.isna(value) else format(value, form)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]

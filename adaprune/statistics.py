@@ -1,0 +1,88 @@
+"""Statistics over seeds: intervals, paired tests, Holm's correction, retention. NaN: too little to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+LEVEL = 0.95
+NO_SPREAD = 1e-12  # differences that vary by less differ by rounding
+
+
+def interval(strata: Sequence[ArrayLike], generator: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
+    """The stratified bootstrap 95 % percentile interval of the mean over strata of the mean over seeds.
+
+    Seeds are drawn with replacement within each stratum, that is each task, and never across. Few seeds give too
+    narrow an interval: with five normal scores it holds the true mean about 84 times in 100, not 95.
+
+    Args:
+        strata: for each task, its scores over seeds, (seeds,); one task is one stratum.
+        generator: source of the resamples; equal states give equal intervals.
+        resamples: how many.
+
+    Raises:
+        ValueError: no stratum, or an empty one.
+
+    >>> interval([[0.7, 0.7]], np.random.default_rng(0))
+    (0.7, 0.7)
+    """
+    samples = [np.asarray(scores, dtype=float) for scores in strata]
+    if not samples or not all(sample.size for sample in samples):
+        raise ValueError("an interval needs at least one task, and each task a score")
+    if min(sample.size for sample in samples) < 2:
+        return float("nan"), float("nan")
+    found = stats.bootstrap(
+        samples,
+        lambda *drawn, axis: np.mean([scores.mean(axis=axis) for scores in drawn], axis=0),
+        n_resamples=resamples,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=generator,
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def paired_test(ours: ArrayLike, theirs: ArrayLike) -> float:
+    """The p-value of the paired double-tailed t-test for scores that are pairs by seed, (seeds,) each.
+
+        t = mean(d) / (std(d) / sqrt(n)),   d = ours - theirs,   n - 1 degrees of freedom
+
+    NaN for fewer than two pairs, and where all differences are the same, which leaves t undefined.
+
+    Raises:
+        ValueError: lengths that differ.
+    """
+    ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"pairs need as many scores on both sides, got {ours.shape} and {theirs.shape}")
+    if ours.size < 2 or np.ptp(ours - theirs) < NO_SPREAD:
+        return float("nan")
+    return float(stats.ttest_rel(ours, theirs).pvalue)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p-values (tests,) corrected for their number by Holm's step-down rule; NaN is no test, stays and does not count.
+
+        p'_(i) = max over j <= i of  min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
+
+    >>> holm([0.01, 0.04, 0.03])
+    array([0.03, 0.06, 0.06])
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN come last
+    corrected = np.full(p.shape, np.nan)
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.maximum.accumulate(np.minimum(1, factors * p[order]))
+    return corrected
+
+
+def retention(score: float, finetuned: float) -> float:
+    """The share of the fine-tuned model's score that is kept: score / finetuned; NaN unless that is above 0.
+
+    >>> retention(0.4, 0.8)
+    0.5
+    """
+    return score / finetuned if finetuned > 0 else float("nan")
