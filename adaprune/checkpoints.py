@@ -67,10 +67,11 @@ def claim(folder: Path, **origin: str | int) -> None:
     """Makes ``folder`` the place for the checkpoints of a run on ``origin``: its data, its model, its processes.
 
     Raises:
-        ValueError: there are checkpoints of another origin, which this run must not continue.
+        ValueError: there are checkpoints or finished stages of another origin, which this run must not continue.
     """
     note = folder / ORIGIN
-    if note.is_file() and last_whole(folder) is not None:
+    begun = last_whole(folder) is not None or any(folder.rglob("stage-*.safetensors")) or any(folder.rglob(SEAL))
+    if note.is_file() and begun:
         before = json.loads(note.read_text())
         changed = [name for name, value in origin.items() if before.get(name) != value]
         if changed:

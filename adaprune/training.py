@@ -26,7 +26,7 @@ from adaprune.masks import thetas_of, threshold_of
 from adaprune.optim import AdaPrune
 from adaprune.progress import show_progress
 from adaprune.sampler import GroupedByLength
-from adaprune.schedules import SparsityControl, slanted_triangular, sparsity_of, warmup_linear
+from adaprune.schedules import SparsityControl, slanted_triangular, warmup_linear
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
@@ -155,8 +155,8 @@ class _EachStep(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.pruning is not None:
-            thetas, threshold = self.trainer.thetas, threshold_of(self.trainer.model)
-            if self.trainer.pruning.update(state.global_step, thetas, threshold):
+            threshold = self.trainer.threshold()
+            if self.trainer.pruning.update(state.global_step, self.trainer.thetas, threshold):
                 control.should_training_stop = True
         # Evaluated here and not after the epoch, so that a checkpoint of this step has the evaluation behind it.
         over = control.should_training_stop or state.global_step == state.max_steps
@@ -224,9 +224,13 @@ class _Trainer(Trainer):
             logs["sparsity"] = self.sparsity()
         super().log(logs, start_time)
 
+    def threshold(self) -> torch.Tensor:
+        """What theta is compared with; empty where weights are pruned and there is no theta."""
+        return threshold_of(self.model) if self.thetas else torch.empty(0, dtype=torch.float64)
+
     def sparsity(self) -> float:
-        """Fraction of theta at or below the threshold now."""
-        return sparsity_of(self.thetas, threshold_of(self.model))
+        """The sparsity of what is being pruned now."""
+        return self.pruning.sparsity(self.thetas, self.threshold())
 
     def elapsed(self) -> float:
         """Seconds spent on this run, those before an interruption included."""
@@ -273,7 +277,7 @@ class _Trainer(Trainer):
         if not (competes and self.args.should_save):
             return metrics
         if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
-            levels = threshold_of(self.model).flatten().tolist() if self.pruning is not None else []
+            levels = self.threshold().flatten().tolist() if self.pruning is not None else []
             levels = " ".join(level.hex() for level in levels)
             facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
             save_trained(self.model, self.best_file, **facts)
@@ -286,4 +290,4 @@ class _Trainer(Trainer):
             facts = load_trained(self.model, self.best_file)
             if self.pruning is not None:
                 levels = [float.fromhex(level) for level in facts["threshold"].split()]
-                threshold_of(self.model).view(-1).copy_(torch.tensor(levels, dtype=torch.float64))
+                self.threshold().view(-1).copy_(torch.tensor(levels, dtype=torch.float64))

@@ -12,8 +12,8 @@ FLOORS = {
     0: "run datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints progress sampler statistics",
-    2: "training learning artifact comparison sweeps",
-    3: "methods",
+    2: "training learning oneshot stages weights artifact comparison sweeps",
+    3: "methods diet teachers",
     4: "adapt figures",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
@@ -25,6 +25,7 @@ DOORS = {
     ("allocation", "counting"): "scores are shared out within a component",
     ("allocation", "masks"): "what each matrix keeps at the least is checked in one place",
     ("optim", "schedules"): "the penalty on scores rises as sparsity does",
+    ("weights", "training"): "weights are trained by the same fit",
     ("learning", "training"): "a mask is learned by training",
     ("job", "recipes"): "a job carries the plan that its recipe made",
 }

@@ -1,20 +1,29 @@
-"""magnitude: one-shot magnitude pruning, one cut through all layers, then the head is trained. Weights intact."""
+"""magnitude: one-shot magnitude pruning, then the head is trained. Weights intact."""
 
 from __future__ import annotations
 
 from adaprune.job import Job, Outcome
-from adaprune.masks import keep_top, maskable, set_masks
-from adaprune.theta import protect
+from adaprune.masks import maskable, set_masks
+from adaprune.oneshot import cut, cut_layers
 from adaprune.training import fit_head
 
 
 def magnitude(job: Job) -> Outcome:
     """Keeps the k connections with the largest |w| in scope, whatever the task (Han et al. 2015, without retraining).
 
-    s_i = |w_i|
+        s_i = |w_i|
+
+    By the run's ``allocation`` one cut goes through all matrices together (the default; with ``minimum_kept`` that is
+    global pruning with a minimum per layer, arXiv 2209.14624), or each keeps the same share (``equal``). Spends
+    ``epochs`` in all, on the head.
+
+    Raises:
+        ValueError: another ``allocation``.
     """
+    if job.run.allocation not in ("", "equal"):
+        raise ValueError(f"allocation of magnitude is '' (one cut) or 'equal', got {job.run.allocation!r}")
     modules = maskable(job.model.encoder, job.run.scope)
     scores = {name: module.weight.detach().abs() for name, module in modules.items()}
-    masks = keep_top(protect(scores, job.seen, job.density), job.density, job.run.minimum_kept)
+    masks = (cut_layers if job.run.allocation == "equal" else cut)(job, scores)
     set_masks(job.model.encoder, masks)
     return Outcome(fit_head(job), masks)
