@@ -79,6 +79,8 @@ _SCORES = {"surrogate": "identity", "control": "cubic", "step_rule": "adam", "pe
 _MOVEMENT = {**_SCORES, "learning_rate": 1e-2, "step_rule": "sgd", "allocation": "equal"}
 METHOD_SETTINGS: dict[str, dict] = {
     "finetune": {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE},
+    **{method: {"learning_rate": FINETUNE_RATE} for method in ("gmp", "imp")},  # of the copy's weights
+    **{f"{m}_finetune": {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE} for m in ("gmp", "imp")},
     "movement": _MOVEMENT,
     "movement_finetune": {**_MOVEMENT, "weight_learning_rate": 3e-5},
     "soft_movement": {**_SCORES, "learning_rate": 1e-2, "penalty": 400.0},

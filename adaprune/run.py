@@ -32,6 +32,12 @@ METHODS = {
     "edge_popup": Kind(mask=True, weights_intact=True),  # random scores, a constant share of each matrix
     "threshold_mask": Kind(mask=True, weights_intact=True),  # random scores, one threshold
     "bernoulli": Kind(mask=True, weights_intact=True),  # masks drawn with learned probabilities
+    "wanda": Kind(mask=True, weights_intact=True),  # one-shot, |w0| times the norm of its input
+    "snip": Kind(mask=True, weights_intact=True),  # one-shot, |w0 dL/dw|
+    "gmp": Kind(mask=True, weights_intact=True),  # the paper's MP: magnitudes of a copy that trains and is pruned
+    "imp": Kind(mask=True, weights_intact=True),  # the same in rounds, from the start again after each
+    "gmp_finetune": Kind(mask=True, weights_intact=False),  # weights trained while they are pruned
+    "imp_finetune": Kind(mask=True, weights_intact=False),  # the lottery ticket: weights trained under imp's mask
     "lora": Kind(mask=False, weights_intact=False),  # low-rank updates of the weights
 }
 
@@ -44,13 +50,16 @@ NAME_BYTES = 255 - len(".safetensors")
 
 Method = Literal[
     "adaprune", "finetune", "features", "random", "magnitude",
-    "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli", "lora",
+    "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli",
+    "wanda", "snip", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora",
 ]  # fmt: skip
 Recipe = Literal["paper", "tuned"]
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
 InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude"]
 Allocation = Literal["", "equal", "scores"]
+ImpRule = Literal["remaining", "original"]
+DataScore = Literal["random", "el2n", "grand"]
 StepRule = Literal["", "sgd", "adam", "adafactor"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
@@ -104,6 +113,10 @@ class Run(BaseModel):
     allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
     prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")
+    imp_rule: ImpRule = Field("remaining", description="a round removes 20 % of the remaining or 10 % of the original")
+    teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
+    data_keep: float = Field(1.0, gt=0, le=1, description="fraction of the training rows to learn from")
+    data_score: DataScore = Field("random", description="rows that go below data_keep 1: random, hardest el2n or grand")
     gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")
     precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
     report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
@@ -156,15 +169,16 @@ class Run(BaseModel):
         """The readable name of the run's files: five fields always, then what differs from its default.
 
         Fields that leave the result alone (``RESULT_NEUTRAL``) are left out. In a path or a model id each
-        slash becomes ``--`` and what a file name cannot carry ``-``; should two runs thereby share a name,
-        `records.find_record` tells them apart.
+        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher the record's name stays; should
+        two runs thereby share a name, `records.find_record` tells them apart.
         """
         others = (
             name
             for name, field in type(self).model_fields.items()
             if name not in {*NAMED, *RESULT_NEUTRAL} and getattr(self, name) != field.default
         )
-        return "_".join(f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others))
+        values = {**dict(self), "teacher": re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")}
+        return "_".join(f"{name}~{_readable(values[name])}" for name in (*NAMED, *others))
 
 
 def _plain(value: Any) -> Any:

@@ -182,6 +182,10 @@ OTHER = {
     "allocation": "equal",
     "sparsity": 0.75,
     "max_length": 64,
+    "imp_rule": "original",
+    "teacher": "results/t.json",
+    "data_keep": 0.5,
+    "data_score": "el2n",
 }
 
 

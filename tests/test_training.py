@@ -98,6 +98,14 @@ SCENES = {  # nine training sentences: five batches of two an epoch
         {"epochs": 3, "checkpoint_steps": 4, "recipe": "paper", "learning_rate": 1e-4},
         [{"at": "seal", "time": 2, "when": "after"}],
     ),
+    "rounds": (
+        {"epochs": 2, "checkpoint_steps": 3, "method": "imp", "sparsity": 0.36},
+        [{"at": "seal", "time": 3, "when": "after"}, {"at": "seal", "time": 2, "when": "before"}],
+    ),
+    "a copy": (
+        {"epochs": 2, "checkpoint_steps": 3, "method": "gmp", "data_keep": 0.8, "data_score": "el2n"},
+        [{"at": "seal", "time": 3, "when": "after"}, {"after": MOMENTS.uniform(0, 0.3)}],
+    ),
     "finetune, best state": (
         {"epochs": 4, "checkpoint_steps": 3, "method": "finetune"},
         [{"at": "save_trained", "time": 3, "when": "after"}, {"after": MOMENTS.uniform(0, 0.1)}],
