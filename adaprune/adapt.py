@@ -6,6 +6,7 @@ import importlib.util
 import resource
 import shutil
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from transformers import set_seed
 from adaprune.artifact import save_mask
 from adaprune.checkpoints import claim
 from adaprune.counting import EMBED, component_of, summary
-from adaprune.encoders import Encoder, load_encoder, tensor_hashes
+from adaprune.diet import kept_rows, lessons
+from adaprune.encoders import Encoder, load_encoder, tensor_hash, tensor_hashes
 from adaprune.heads import AdaptedModel
 from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
@@ -25,8 +27,10 @@ from adaprune.methods import METHODS
 from adaprune.recipes import plan_for
 from adaprune.records import check_writable, environment, find_record, read_record, record_path, write_record
 from adaprune.run import Run
+from adaprune.stages import together
 from adaprune.tasks import TaskData, load_task, tokenize
-from adaprune.training import evaluate
+from adaprune.teachers import read_logits, write_logits
+from adaprune.training import evaluate, predict
 
 
 def adapt(run: Run) -> dict:
@@ -49,6 +53,7 @@ def adapt(run: Run) -> dict:
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
         task = load_task(run.task, run.data_dir, run.max_train_examples)
+    logits = read_logits(run, task)
     encoder = load_encoder(run.model)
     surroundings = environment(
         model_revision=encoder.revision,
@@ -59,9 +64,14 @@ def adapt(run: Run) -> dict:
     job = prepare(run, task, encoder)
     with processes.main_process_first():
         origin = {"data": task.fingerprint, "model": encoder.revision, "processes": processes.num_processes}
+        origin |= {} if logits is None else {"teacher": tensor_hash(logits)}
         claim(job.settings.folder, **origin)
+    whole, (rows, scoring) = job, kept_rows(job)
+    job = lessons(job, rows, logits)
     outcome = METHODS[run.method](job)
+    outcome = replace(outcome, fit=together(*scoring, outcome.fit))
     metrics = score(job, task)
+    taught = predict(job.model, whole.sentences, "train", job.settings) if run.method == "finetune" else None
     record = {
         "run": run.model_dump(),
         "metrics": metrics,
@@ -76,6 +86,8 @@ def adapt(run: Run) -> dict:
         if outcome.masks is not None and run.kind.weights_intact:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+        if taught is not None:
+            write_logits(record_path(run), taught, task)
         write_record(record, run)
         shutil.rmtree(job.settings.folder, ignore_errors=True)
     PartialState().wait_for_everyone()

@@ -60,11 +60,19 @@ class AdaptedModel(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Logits of shape (batch, outputs), and the mean loss where ``labels`` (batch,) are given."""
+    def forward(
+        self, labels: Tensor | None = None, teacher_logits: Tensor | None = None, **inputs: Tensor
+    ) -> SequenceClassifierOutput:
+        """Logits of shape (batch, outputs), and the mean loss where ``labels`` (batch,) are given.
+
+        With ``teacher_logits`` (batch, outputs) the loss is the mean of the task's and of ``distillation_loss``.
+        """
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
         logits = self.head(states[1:])
-        return SequenceClassifierOutput(loss=None if labels is None else task_loss(logits, labels), logits=logits)
+        loss = None if labels is None else task_loss(logits, labels)
+        if loss is not None and teacher_logits is not None:
+            loss = 0.5 * loss + 0.5 * distillation_loss(logits, teacher_logits)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -73,3 +81,17 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[-1] == 1:
         return nn.functional.mse_loss(logits.squeeze(-1), labels.float())
     return nn.functional.cross_entropy(logits, labels)
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """How far the logits are from a teacher's, both (batch, outputs); computed in float32 (Hinton et al. 2015).
+
+        T^2 KL(softmax(t / T) || softmax(z / T)),   the mean over the batch
+
+    One output is a regression: the mean of (z - t)^2.
+    """
+    logits, teacher = logits.float(), teacher.float()
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits, teacher)
+    student, target = ((values / temperature).log_softmax(-1) for values in (logits, teacher))
+    return temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)

@@ -47,7 +47,7 @@ class Sentences:
 
     def collate(self, rows: list[dict]) -> dict[str, Tensor]:
         """A padded batch of tensors."""
-        names = [*self.tokenizer.model_input_names, "labels"]
+        names = [*self.tokenizer.model_input_names, "labels", "teacher_logits"]
         kept = [{name: row[name] for name in names if name in row} for row in rows]
         return DataCollatorWithPadding(self.tokenizer)(kept)
 

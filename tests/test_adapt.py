@@ -85,6 +85,8 @@ def test_every_method_ends_in_a_record(ask, method, recipe):
     expected = [f"out/{run.name}.json"]
     if METHODS[method] == (True, True):
         expected += ["out/masks", f"out/masks/{run.name}.json", f"out/masks/{run.name}.safetensors"]
+    if method == "finetune":  # what a pupil learns from
+        expected += ["out/teachers", f"out/teachers/{run.name}.safetensors"]
     assert left_behind(run) == sorted(expected)
     assert not checkpoints_of(run).exists()
 
