@@ -178,7 +178,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
     wait = random.uniform(10, 40)
     time.sleep(wait)
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first.communicate()
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in (tmp_path / "out").glob("*.json")}
     assert all(json.loads(content) for content, _ in before.values())  # whole, or not there
 
@@ -191,7 +191,6 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
     assert "sweep: 3 done, 0 running, 1 failed, 0 to go" in told
     (log,) = (tmp_path / "runs" / "sweep").glob("*none*.ipynb")
     assert '"ename"' in log.read_text()  # the traceback stays
-    assert not list((tmp_path / "out").glob(".record-*.tmp")) or before != after
 
     told, _ = snakemake(tmp_path, *asked, "--dry-run", "--forceall").communicate()
     assert "adapt          1" in " ".join(told.split("Job stats:")[1].split("\n"))  # only the one that failed
