@@ -131,7 +131,7 @@ def play(root: Path) -> dict[str, tuple]:
             fields = {"task": "ten", "model": "tiny", "batch_size": 2, "max_length": 16, **more}
             asked.append({"run": {**fields, "results_dir": str(folder)}, "kills": killing})
     command = [sys.executable, "-W", "error", str(HERE / "killed_runs.py"), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, env=SURROUNDINGS, cwd=root, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=SURROUNDINGS, cwd=root, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     pairs = list(zip(codes[::2], codes[1::2], strict=True))
@@ -209,7 +209,7 @@ def test_two_processes_make_one_record(fields, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     command = [*launch, json.dumps(run.model_dump())]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**SURROUNDINGS, "ACCELERATE_USE_CPU": "true"}, timeout=150
+        command, capture_output=True, text=True, env={**SURROUNDINGS, "ACCELERATE_USE_CPU": "true"}, timeout=400
     )
     assert done.returncode == 0, done.stderr[-4000:]
     out = Path(run.results_dir)
