@@ -260,9 +260,10 @@ class _Trainer(Trainer):
         return {name for name in names if not name.endswith(skipped)}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Only what is trained; never the frozen weights."""
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_trained(self.model, Path(output_dir) / "model.safetensors")
+        """Only what is trained, never the frozen weights; the Trainer calls this in every process."""
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_trained(self.model, Path(output_dir) / "model.safetensors")
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = self.folder / f"checkpoint-{self.state.global_step}"
