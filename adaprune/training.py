@@ -69,14 +69,12 @@ def fit(
     for handle in handles:
         handle.remove()
     trainer.restore_best()
+    batches = settings.gradient_accumulation  # in a step
     return Fit(
         curve=trainer.curve(),
         steps=trainer.state.global_step,
         seconds=trainer.elapsed(),
-        examples=trainer.state.global_step
-        * settings.batch_size
-        * settings.gradient_accumulation
-        * arguments.world_size,
+        examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size * batches,
     )
 
 
