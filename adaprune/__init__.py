@@ -5,7 +5,11 @@
 'adaprune'
 """
 
+import warnings
+
 __version__ = "0.1.0"
+
+warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks: our bars are plain text, on purpose
 
 from adaprune.adapt import adapt
 from adaprune.artifact import Mask, apply_mask, load_mask, save_mask

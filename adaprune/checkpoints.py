@@ -80,7 +80,7 @@ def claim(folder: Path, **origin: str | int) -> None:
                 f"{origin[changed[0]]}): delete that folder to start over"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "origin.partial"
+    temporary = folder / f"origin.{os.getpid()}.partial"  # each process of a run writes the same
     temporary.write_text(json.dumps(origin))
     os.replace(temporary, note)
 

@@ -19,10 +19,10 @@ SCOPES = ("encoder", "encoder+embeddings")
 def masked(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
     """w0 * 1[theta > threshold]: Eq. 1's masked weights, with Eq. 2's mask as t_l grows.
 
-    (The comparison writes floats into the result's own memory: in eager torch several times faster than a
-    boolean mask or ``where``, and nothing else is allocated.)
+    (One pass over the memory: torch's derivative of a threshold lets through just what lies above it. Several times
+    faster in eager torch than a boolean mask or ``where``, and nothing but the result is allocated.)
     """
-    return torch.gt(theta, threshold, out=torch.empty_like(weight)).mul_(weight)
+    return torch.ops.aten.threshold_backward(weight, theta, threshold)
 
 
 class _MaskedProduct(torch.autograd.Function):

@@ -38,9 +38,7 @@ def surrogate_slope(theta: Tensor, temperature: float, threshold: float = 0.0) -
     >>> surrogate_slope(torch.tensor([0.0]), 1.0)
     tensor([0.2500])
     """
-    soft = relaxed_mask(theta, temperature, threshold)
-    slope = soft.addcmul_(soft, soft, value=-1)
-    return slope if temperature == 1 else slope.mul_(temperature)
+    return surrogate_gradient(torch.ones_like(theta), theta, temperature, threshold)
 
 
 def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
@@ -48,7 +46,9 @@ def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float, thr
 
     (In place from the difference on: on a CPU every further temporary costs more than its arithmetic.)
     """
-    return surrogate_slope(theta, temperature, threshold).mul_(grad_mask)
+    soft = relaxed_mask(theta, temperature, threshold)
+    grad = torch.ops.aten.sigmoid_backward.grad_input(grad_mask, soft, grad_input=soft)  # grad_mask * soft * (1 - soft)
+    return grad if temperature == 1 else grad.mul_(temperature)
 
 
 def sgd_direction(grad: Tensor, state: dict) -> Tensor:
@@ -77,12 +77,12 @@ def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], e
     (Shazeer and Stern 2018, section 3; both means decay with beta2, and v_hat is bias-corrected as Adam's.) For a
     whole matrix mean(r) = mean(c); the second is divided by, because it stays right where ``grad`` holds some of
     the rows only. ``state`` holds ``step``, ``exp_avg`` (not where beta1 is 0: there m_hat = g), ``row_square`` and
-    ``column_square``, updated in place.
+    ``column_square``, updated in place. The result takes the memory of ``grad``.
     """
     beta1, beta2 = betas
-    average, rows, columns = state.get("exp_avg", grad), state["row_square"], state["column_square"]
+    rows, columns = state["row_square"], state["column_square"]
     if beta1:
-        average.lerp_(grad.to(average.dtype), 1 - beta1)
+        state["exp_avg"].lerp_(grad.to(state["exp_avg"].dtype), 1 - beta1)
     work = grad.square()
     rows.lerp_(work.mean(1), 1 - beta2)
     columns.lerp_(work.mean(0), 1 - beta2)
@@ -90,7 +90,9 @@ def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], e
     profile = (columns / columns.mean().clamp_min(torch.finfo(columns.dtype).tiny)).sqrt_()
     correction = 1 - beta1 ** state["step"]
     scale = torch.outer(rms * correction, profile, out=work).add_(eps * correction)
-    return torch.div(average, scale, out=work)
+    if beta1:
+        grad.copy_(state["exp_avg"])  # to one type first: dividing mixed ones is fifty times slower
+    return grad.div_(scale)
 
 
 def _refuse_bad(group: dict) -> None:

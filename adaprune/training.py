@@ -69,14 +69,12 @@ def fit(
     for handle in handles:
         handle.remove()
     trainer.restore_best()
+    batches = settings.gradient_accumulation  # in a step
     return Fit(
         curve=trainer.curve(),
         steps=trainer.state.global_step,
         seconds=trainer.elapsed(),
-        examples=trainer.state.global_step
-        * settings.batch_size
-        * settings.gradient_accumulation
-        * arguments.world_size,
+        examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size * batches,
     )
 
 
@@ -252,9 +250,10 @@ class _Trainer(Trainer):
         return {name for name in names if not name.endswith(skipped)}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Only what is trained; never the frozen weights."""
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_trained(self.model, Path(output_dir) / "model.safetensors")
+        """Only what is trained, never the frozen weights; the Trainer calls this in every process."""
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_trained(self.model, Path(output_dir) / "model.safetensors")
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = self.folder / f"checkpoint-{self.state.global_step}"

@@ -255,7 +255,7 @@ def test_a_base_with_an_extra_pooler_is_the_same_base(tmp_path):
         apply_mask(bare, load_mask(with_pooler))
 
 
-def refused(model: nn.Module, mask: artifact.Mask, match: str) -> None:
+def assert_refused(model: nn.Module, mask: artifact.Mask, match: str) -> None:
     """apply_mask refuses, and no bit, flag or label of the model has changed."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = model.config.to_dict()
@@ -274,29 +274,29 @@ def test_another_base_is_refused_by_the_name_of_its_tensor(saved, name):
     model = encoder_of()
     flat = model.state_dict()[name].view(-1)
     flat[-1] = torch.nextafter(flat[-1], torch.tensor(torch.inf))  # one unit in the last place
-    refused(model, load_mask(saved), f"another base: {name} differs")
+    assert_refused(model, load_mask(saved), f"another base: {name} differs")
 
 
 def test_other_bases(saved):
     mask = load_mask(saved)
-    refused(encoder_of(seed=1), mask, "another base")
-    refused(encoder_of().to(torch.bfloat16), mask, "another base")
-    refused(encoder_of("distilbert"), mask, "another base")
+    assert_refused(encoder_of(seed=1), mask, "another base")
+    assert_refused(encoder_of().to(torch.bfloat16), mask, "another base")
+    assert_refused(encoder_of("distilbert"), mask, "another base")
     adapted = apply_mask(encoder_of(), mask)
-    refused(adapted.encoder, mask, "another base: .*word_embeddings")  # no second mask on top
+    assert_refused(adapted.encoder, mask, "another base: .*word_embeddings")  # no second mask on top
 
 
 def test_unfit_models(saved):
     mask, encoder = load_mask(saved), encoder_of()
-    refused(AdaptedModel.for_task(encoder, 2), mask, "3 outputs")
+    assert_refused(AdaptedModel.for_task(encoder, 2), mask, "3 outputs")
     thetas = {name: kept.float() for name, kept in mask.masks.items()}
     attach(encoder, thetas)
-    refused(encoder, mask, "detach")
+    assert_refused(encoder, mask, "detach")
     apply_mask(detach(encoder), mask)
     for unfit in (head_of(layers=3), head_of(width=16)):
-        refused(encoder_of(), artifact.Mask(mask.masks, unfit, mask.card), "layers of width")
+        assert_refused(encoder_of(), artifact.Mask(mask.masks, unfit, mask.card), "layers of width")
     masks = {**mask.masks, "pooler.dense.weight": torch.ones(32, 32, dtype=torch.bool)}
-    refused(encoder_of(), artifact.Mask(masks, mask.head, mask.card), "pooler.dense.weight cannot be masked")
+    assert_refused(encoder_of(), artifact.Mask(masks, mask.head, mask.card), "pooler.dense.weight cannot be masked")
 
 
 # ---- damaged and hostile files

@@ -249,7 +249,7 @@ def test_wrong_parameters_are_refused_in_one_sentence(tmp_path):
     sources = [source for sources in rounds for source in sources] + [build]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, kernel_name="python3", allow_errors=True, resources=resources, timeout=120).execute()
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True, resources=resources, timeout=400).execute()
     outputs = [list(cell.outputs) for cell in notebook.cells]
     errors = [output[-1] for output in outputs if output]
     assert [error.ename for error in errors] == ["ValueError"] * len(WRONG)

@@ -139,8 +139,8 @@ def play(root: Path) -> dict[str, tuple]:
             fields = {"task": "ten", "model": "tiny", "batch_size": 2, "max_length": 16, **more}
             asked.append({"run": {**fields, "results_dir": str(folder)}, "kills": killing})
     command = [sys.executable, "-W", "error", str(HERE / "killed_runs.py"), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, env=SURROUNDINGS, cwd=root, timeout=120)
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = subprocess.run(command, capture_output=True, text=True, env=SURROUNDINGS, cwd=root, timeout=400)
+    assert done.returncode == 0, done.stderr
     codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     pairs = list(zip(codes[::2], codes[1::2], strict=True))
     return {scene: (*folders[scene], *pairs[n], done.stderr) for n, scene in enumerate(SCENES)}
@@ -217,9 +217,9 @@ def test_two_processes_make_one_record(fields, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     command = [*launch, json.dumps(run.model_dump())]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**SURROUNDINGS, "ACCELERATE_USE_CPU": "true"}, timeout=150
+        command, capture_output=True, text=True, env={**SURROUNDINGS, "ACCELERATE_USE_CPU": "true"}, timeout=400
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr
     out = Path(run.results_dir)
     first, second = (json.loads((out / f"rank{rank}.said").read_text()) for rank in (0, 1))
     assert first["model"] == second["model"]
