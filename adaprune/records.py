@@ -176,7 +176,7 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
 
 
 def paper_results() -> pd.DataFrame:
-    """The published scores (Fig. 2, supplement Table 2): task, metric, method by our name, sparsity, score, std, runs."""
+    """The published scores (Fig. 2, supplement Table 2): task, metric, method, sparsity, score, std, runs."""
     figures = pd.read_csv(Path(__file__).parent / "paper" / "results.csv", comment="#")
     ours = {"feature_extraction": "features", "random_mask": "random", "mp": "gmp"}
     return figures.assign(method=figures["method"].replace(ours))
