@@ -33,8 +33,9 @@ class Encoder:
 def load_encoder(model: str) -> Encoder:
     """The encoder named ``model``: "minilm" (bundled, needs no hub), a Hugging Face id, or a local folder.
 
-    Weights are float32, frozen, without pooler (the head reads hidden states). Attention dropout is 0: the fused
-    attention kernel then stores no probabilities, a fifth of a step on a CPU; every method gets the same.
+    Weights are float32, frozen, without pooler (the head reads hidden states). Attention dropout is 0, so that a GPU
+    uses the fused attention kernel; on a CPU, where that kernel's backward pass takes a third of a step, plain
+    products are used. Every method gets the same.
 
     Raises:
         OSError: the model cannot be reached or read, with what to do.
@@ -47,6 +48,7 @@ def load_encoder(model: str) -> Encoder:
         encoder, report = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
+            attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, SafetensorError, hub_errors.HFValidationError) as error:

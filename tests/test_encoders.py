@@ -37,7 +37,8 @@ def test_a_local_folder_is_loaded_frozen_and_named_by_its_weights(folder):
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     found = loaded.model(**batch(), output_hidden_states=True).hidden_states
     expected = encoder("bert")(**batch(), output_hidden_states=True).hidden_states
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    for ours, theirs in zip(found, expected, strict=True):  # another kernel of attention rounds otherwise
+        torch.testing.assert_close(ours, theirs)
     assert loaded.tokenizer("word3 word4")["input_ids"] == [2, 8, 9, 3]
 
 
