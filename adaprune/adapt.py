@@ -19,11 +19,12 @@ from adaprune.artifact import save_mask
 from adaprune.checkpoints import claim
 from adaprune.counting import EMBED, component_of, summary
 from adaprune.diet import kept_rows, lessons
-from adaprune.encoders import Encoder, load_encoder, tensor_hash, tensor_hashes
+from adaprune.encoders import Encoder, load_encoder, set_dropout, tensor_hash, tensor_hashes
 from adaprune.heads import AdaptedModel
 from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
 from adaprune.methods import METHODS
+from adaprune.ranks import write_ranks
 from adaprune.recipes import plan_for
 from adaprune.records import check_writable, environment, find_record, read_record, record_path, write_record
 from adaprune.run import Run
@@ -55,11 +56,7 @@ def adapt(run: Run) -> dict:
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
-    surroundings = environment(
-        model_revision=encoder.revision,
-        data_fingerprint=task.fingerprint,
-        seed=run.seed,
-    )
+    surroundings = environment(model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed)
     base = tensor_hashes(encoder.model)
     job = prepare(run, task, encoder)
     with processes.main_process_first():
@@ -86,6 +83,8 @@ def adapt(run: Run) -> dict:
         if outcome.masks is not None and run.kind.weights_intact:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+            if outcome.thetas is not None:
+                write_ranks(record_path(run), outcome.thetas, outcome.masks)
         if taught is not None:
             write_logits(record_path(run), taught, task)
         write_record(record, run)
@@ -97,6 +96,8 @@ def adapt(run: Run) -> dict:
 def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
     """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed."""
     plan = plan_for(run)
+    if plan.dropout >= 0:
+        set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
     model = AdaptedModel.for_task(encoder.model, task.num_labels)
     if not task.labels:  # start a regression at the mean label, not at 0

@@ -94,9 +94,11 @@ class Fit:
 class Outcome:
     """What a method returns; the adapted weights or mask are in the job's model.
 
-    ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``notes`` go to the record.
+    ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``thetas`` what they were cut
+    from, where the run asks to keep it; ``notes`` go to the record.
     """
 
     fit: Fit
     masks: dict[str, Tensor] | None = None
+    thetas: dict[str, Tensor] | None = None
     notes: dict = field(default_factory=dict)

@@ -43,8 +43,8 @@ METHODS = {
 
 # Always part of a run's name, in this order.
 NAMED = ("task", "method", "sparsity", "seed", "model")
-# Where a run reads and writes, and how often it saves: two runs that differ only here have the same result.
-RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to"})
+# Where a run reads and writes, how often it saves, what it keeps: two runs that differ only here have one result.
+RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to", "keep_theta"})
 # The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
 NAME_BYTES = 255 - len(".safetensors")
 
@@ -56,11 +56,12 @@ Method = Literal[
 Recipe = Literal["paper", "tuned"]
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
-InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude"]
+InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude", "activation", "gradient"]
 Allocation = Literal["", "equal", "scores"]
 ImpRule = Literal["remaining", "original"]
 DataScore = Literal["random", "el2n", "grand"]
 StepRule = Literal["", "sgd", "adam", "adafactor"]
+Surrogate = Literal["", "sigmoid", "identity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
@@ -103,12 +104,17 @@ class Run(BaseModel):
     head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
     results_dir: Text = Field("results", description="folder for the record and the mask file")
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
-    initial_theta: InitialTheta = Field("", description="constant, normal, uniform, magnitude; empty: recipe")
-    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
-    penalty: float = Field(
-        0.0, ge=0, description="gamma a step under control penalty, or smp's lambda; 0: the recipe's"
+    initial_theta: InitialTheta = Field(
+        "", description="constant, normal, uniform, magnitude, activation, gradient; empty: recipe"
     )
+    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
+    penalty: float = Field(0.0, ge=0, description="gamma a step under control penalty; smp's lambda; 0: the recipe's")
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
+    surrogate: Surrogate = Field("", description="slope of the mask for adaprune: sigmoid, identity; empty: recipe")
+    reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
+    theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
+    head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
+    dropout: float = Field(-1.0, ge=-1, lt=1, description="hidden dropout while training; -1: the checkpoint's")
     recovery: bool = Field(True, description="may a pruned connection come back")
     allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
@@ -121,6 +127,7 @@ class Run(BaseModel):
     precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
     report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
     checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
+    keep_theta: bool = Field(False, description="write theta's order, 2 bytes a weight, to cut at other sparsities")
 
     def __init__(self, **fields: Any) -> None:
         try:

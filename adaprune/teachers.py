@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from adaprune.checkpoints import write_tensors
 from adaprune.records import read_record
 from adaprune.run import Run
 from adaprune.tasks import TaskData
@@ -27,14 +26,8 @@ def write_logits(record: Path, logits: np.ndarray, task: TaskData) -> Path:
     One tensor ``logits``, float32, in the order of the training split, and in the header the task's fingerprint.
     """
     path = logits_path(record)
-    temporary = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
-        save_file({"logits": tensor}, temporary, metadata={"data": task.fingerprint})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
+    tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
+    write_tensors(path, {"logits": tensor}, data=task.fingerprint)
     return path
 
 

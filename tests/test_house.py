@@ -12,9 +12,9 @@ FLOORS = {
     0: "run datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints progress sampler statistics",
-    2: "training learning oneshot stages weights artifact comparison sweeps",
+    2: "training learning oneshot stages weights artifact ranks comparison sweeps",
     3: "methods diet teachers",
-    4: "adapt figures",
+    4: "adapt nested figures",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
@@ -27,6 +27,10 @@ DOORS = {
     ("optim", "schedules"): "the penalty on scores rises as sparsity does",
     ("weights", "training"): "weights are trained by the same fit",
     ("learning", "training"): "a mask is learned by training",
+    ("learning", "stages"): "a head trained before the mask is not trained again after a kill",
+    ("oneshot", "training"): "gradients mean something under a trained head only",
+    ("oneshot", "stages"): "and that head is trained once",
+    ("nested", "adapt"): "a run is prepared and scored again as it was",
     ("job", "recipes"): "a job carries the plan that its recipe made",
 }
 
