@@ -62,19 +62,20 @@ def evaluate_at(
     encoder = load_encoder(run.model)
     check_base(encoder.model, mask)
     job, rows = prepare(run, task, encoder), []
-    quiet = {"epochs": refit_head_epochs, "checkpoint_steps": 0, "report_to": "none"}
-    for sparsity in sparsities:
-        masks = keep_top(scores, 1 - sparsity, run.minimum_kept)
-        set_masks(encoder.model, masks)
-        job.model.head.load_state_dict(mask.head)
-        if refit_head_epochs:
-            with TemporaryDirectory() as folder:
-                fit_head(replace(job, settings=replace(job.settings, folder=Path(folder), **quiet)))
-        metrics, primary = score(job, task), task.primary
-        shown = {f"validation_{name}": value for name, value in metrics["validation"].items()}
-        shown |= {"primary": primary, "score": metrics["validation"][primary]}
-        shown |= {"selection_score": metrics["selection"][primary], "refit_head_epochs": refit_head_epochs}
-        counts = count_kept(masks)
-        rows.append({"sparsity": sparsity, "kept": counts["kept"], "total": counts["total"], **shown})
+    with TemporaryDirectory() as folder:
+        quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0, "report_to": "none"}
+        job = replace(job, settings=replace(job.settings, **quiet))
+        for sparsity in sparsities:
+            masks = keep_top(scores, 1 - sparsity, run.minimum_kept)
+            set_masks(encoder.model, masks)
+            job.model.head.load_state_dict(mask.head)
+            if refit_head_epochs:
+                fit_head(job)
+            metrics, counts = score(job, task), count_kept(masks)
+            row = {"sparsity": sparsity, "kept": counts["kept"], "total": counts["total"]}
+            row |= {"refit_head_epochs": refit_head_epochs, "primary": task.primary}
+            row |= {"score": metrics["validation"][task.primary]}
+            row |= {"selection_score": metrics["selection"][task.primary]}
+            rows.append(row | {f"validation_{name}": value for name, value in metrics["validation"].items()})
     detach(encoder.model)
     return pd.DataFrame(rows)

@@ -272,9 +272,9 @@ class _Trainer(Trainer):
         """Scores the selection split, with theta's average where the optimiser has one, and keeps the best state."""
         states = [self.optimizer.state[theta] for theta in self.thetas]
         with averaged(self.thetas, [state["average"] for state in states if "average" in state], self.threshold()):
-            return self._evaluate(*args, **kwargs)
+            return self._evaluate_and_keep(*args, **kwargs)
 
-    def _evaluate(self, *args, **kwargs) -> dict[str, float]:
+    def _evaluate_and_keep(self, *args, **kwargs) -> dict[str, float]:
         """Scores the selection split and keeps the best state so far, if its sparsity is the target's."""
         metrics = super().evaluate(*args, **kwargs)
         score = metrics[f"eval_{self.sentences.primary}"]

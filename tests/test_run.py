@@ -186,6 +186,10 @@ OTHER = {
     "teacher": "results/t.json",
     "data_keep": 0.5,
     "data_score": "el2n",
+    "surrogate": "identity",
+    "reach": 0.5,
+    "theta_average": 0.5,
+    "dropout": 0.25,
 }
 
 
