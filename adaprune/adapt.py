@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from adaprune.artifact import save_mask
-from adaprune.checkpoints import claim
+from adaprune.checkpoints import claim, write_tensors
 from adaprune.counting import EMBED, component_of, summary
 from adaprune.diet import kept_rows, lessons
 from adaprune.encoders import Encoder, load_encoder, set_dropout, tensor_hash, tensor_hashes
@@ -24,7 +24,7 @@ from adaprune.heads import AdaptedModel
 from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
 from adaprune.methods import METHODS
-from adaprune.ranks import write_ranks
+from adaprune.ranks import ranks, theta_path
 from adaprune.recipes import plan_for
 from adaprune.records import check_writable, environment, find_record, read_record, record_path, write_record
 from adaprune.run import Run
@@ -84,7 +84,7 @@ def adapt(run: Run) -> dict:
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
             if outcome.thetas is not None:
-                write_ranks(record_path(run), outcome.thetas, outcome.masks)
+                write_tensors(theta_path(record_path(run)), ranks(outcome.thetas, outcome.masks))
         if taught is not None:
             write_logits(record_path(run), taught, task)
         write_record(record, run)

@@ -154,30 +154,6 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes
     return _dress(ax)
 
 
-def draw_one_run(ax: Axes, cut: pd.DataFrame, trained: pd.DataFrame) -> Axes:
-    """Score against sparsity: one run cut at many sparsities, beside runs that were trained for each.
-
-    Args:
-        ax: the panel; one task.
-        cut: of `adaprune.nested.evaluate_at`, with ``trained_at``, the run's own sparsity; means over what agrees.
-        trained: of `adaprune.records.table`.
-    """
-    colour, marker = STYLES["adaprune"]
-    places = {level: place for place, level in enumerate(sorted({*cut["sparsity"], *trained["sparsity"]}))}
-    means = trained.groupby("sparsity")["score"].mean()
-    ax.plot(means.index.map(places), means, marker, ls="-", color=colour, ms=8, label="a run for each sparsity")
-    lines = cut.groupby(["trained_at", "refit_head_epochs"])
-    for number, ((own, refit), line) in enumerate(lines):
-        head = f"head fitted again ({refit:g} epochs)" if refit else "head as it was"
-        look = {"color": colour, "mfc": "white", "ls": LINE_STYLES[1:][number % (len(LINE_STYLES) - 1)]}
-        scores = line.groupby("sparsity")["score"].mean()
-        ax.plot(scores.index.map(places), scores, marker, **look, label=f"one run, trained at {own:g}, {head}")
-    ax.set_xticks(range(len(places)), [f"{level:g}" for level in places])
-    ax.set(xlabel="sparsity", ylabel=f"{trained['primary'].iloc[0].replace('_', ' ')} on the dev split")
-    ax.legend(frameon=False, loc="best")
-    return _dress(ax)
-
-
 def share_legend(fig: Figure) -> None:
     """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
     order = list(STYLES)

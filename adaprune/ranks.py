@@ -10,8 +10,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adaprune.checkpoints import write_tensors
-
 LEVELS = 2**15  # for the kept weights, and as many for the removed ones
 
 
@@ -39,11 +37,6 @@ def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str
         found[part] = (lowest + below * LEVELS // max(1, count)).short()
     parts = found.split([theta.numel() for theta in thetas.values()])
     return {name: part.view(thetas[name].shape) for name, part in zip(thetas, parts, strict=True)}
-
-
-def write_ranks(record: str | Path, thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Writes `ranks` beside a record, whole or not at all. OSError where that cannot be done."""
-    write_tensors(theta_path(record), ranks(thetas, masks))
 
 
 def read_ranks(record: str | Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: "run datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
-    "records recipes job checkpoints progress sampler statistics",
-    2: "training learning oneshot stages weights artifact ranks comparison sweeps",
+    "records recipes job checkpoints ranks progress sampler statistics",
+    2: "training learning oneshot stages weights artifact comparison sweeps",
     3: "methods diet teachers",
     4: "adapt nested figures",
 }
