@@ -109,7 +109,7 @@ def execute(name, folder, **parameters):
     changed = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
     sources = ["%config InlineBackend.figure_format = 'png'", code[0], changed, *code[1:]]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    NotebookClient(made, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, timeout=120).execute()
+    NotebookClient(made, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, timeout=400).execute()
     return "".join(output.get("text", "") for cell in made.cells for output in cell.get("outputs", []))
 
 
@@ -137,7 +137,11 @@ def test_the_study_notebook_shows_means_differences_and_what_was_not_run(tmp_pat
             write_record(make_record(run, metrics=metrics), run)
     ideas = str(ROOT / "results" / "recipe_study" / "ideas.csv")
     asked = {"results_dir": "out", "figures_dir": "out", "ideas_file": ideas}
-    printed = execute("06_recipe_study.ipynb", tmp_path, **asked, sweep=str(ROOT / "sweeps" / "recipe_study.tsv"))
+    asked["sweep"] = str(ROOT / "sweeps" / "recipe_study.tsv")
+    printed = execute("06_recipe_study.ipynb", tmp_path, **asked | {"results_dir": "none"})
+    assert f"0 of {len(runs)} runs are finished" in printed
+    assert "(" not in (tmp_path / "out" / "table_recipe_study.md").read_text().split("as it stands")[1].split("open")[0]
+    printed = execute("06_recipe_study.ipynb", tmp_path, **asked)
     assert f"5 of {len(runs)} runs are finished" in printed
     lines = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
     cells = {tuple(cell.strip() for cell in line.strip("|").split("|"))[2]: line for line in lines[3:] if line}
