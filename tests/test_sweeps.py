@@ -53,11 +53,12 @@ def test_committed_tables_hold_what_they_promise():
     assert {run.recipe for run in runs["paper"]} == {"paper"}
     assert len({run.task for run in runs["glue"]}) == 9
     quick = runs["quick"]
-    assert {(run.max_train_examples, run.epochs, run.batch_size) for run in quick} == {(3000, 3, 32)}
+    assert {(run.max_train_examples, run.batch_size) for run in quick} == {(3000, 32)}
+    assert {(run.method == "imp", run.epochs) for run in quick} == {(False, 3), (True, 1)}  # 1 a round, of 4 to 11
     intact = {name for name, kind in METHODS.items() if kind.weights_intact}
     assert {run.method for run in quick} == intact | {"finetune"}  # for retention
     assert sum((run.method, run.sparsity, run.task) == ("random", 0.5, "stsb") for run in quick) == 10
-    assert sum((run.method, run.sparsity, run.task) == ("smp", 0.9, "mrpc") for run in quick) == 3
+    assert sum((run.method, run.sparsity, run.task, run.allocation) == ("smp", 0.9, "mrpc", "") for run in quick) == 3
 
 
 def test_cells_get_their_fields_types_and_common_ones_are_added(sweep):
