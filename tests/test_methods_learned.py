@@ -202,6 +202,16 @@ def test_reflected_theta_is_the_absolute_value_of_the_scores(rule):
     assert (scores.detach().sign() != before).any()  # some went through 0
 
 
+def test_reflected_theta_that_was_pruned_for_good_stays_pruned():
+    theta = nn.Parameter(torch.tensor([-torch.inf, 1e-3, torch.inf]))
+    group = {"params": [theta], "masked": True, "threshold": torch.zeros(()), "surrogate": "identity"}
+    optimiser = AdaPrune([group], lr=1e-2, reflect=True, recovery=False)
+    for _ in range(2):
+        theta.grad = torch.ones(3)
+        optimiser.step()
+    assert theta[0] == -torch.inf and 0 < theta[1] < 1 and theta[2] == torch.inf
+
+
 # ---------------------------------------------------------------- threshold_mask
 
 
