@@ -326,6 +326,15 @@ def test_each_matrix_keeps_its_share(ask, method, allocation):
     assert all(int(mask.sum()) - 0.3 * mask.numel() == pytest.approx(0, abs=1) for mask in masks_of(run).values())
 
 
+def test_unseen_words_do_not_take_the_whole_share_of_their_table(ask):
+    """They fit in what is kept of all, not in what is kept of their table; as +inf they would be all of it."""
+    fields = {"method": "edge_popup", "sparsity": 0.8, "scope": "encoder+embeddings", "epochs": 1}
+    entry = adaprune.adapt(ask(**fields))["mask"]
+    seen, unseen = entry["seen_rows"], entry["unseen_rows"]
+    assert 0.2 * (seen["total"] + unseen["total"]) < unseen["total"] < 0.2 * entry["total"]
+    assert seen["sparsity"] == pytest.approx(0.8, abs=0.1)
+
+
 def test_smp_shares_out_by_scores_within_each_component(ask):
     run = ask(method="smp", sparsity=0.7, learning_rate=0.5, penalty=1e-3)
     adaprune.adapt(run)
