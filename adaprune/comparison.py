@@ -22,7 +22,7 @@ seeds in common, or no spread). **Bold**: the best of a column among the methods
 it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods that train
 weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs (memory: the
 largest); to ship: what a task adds to a base model that is there, that is head and mask at 1 bit a weight, or head and
-every weight that was trained; "-" in records older than this count.
+every weight that was trained (of lora its two factors); "-" in records older than this count.
 """
 
 
