@@ -386,8 +386,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "smp", "control": "penalty"}, "control is a setting of adaprune, smp has its own"),
+        ({"method": "smp", "control": "penalty"}, "control is a setting of adaprune, smp has none or its own"),
         ({"method": "edge_popup", "initial_theta": "normal"}, "initial_theta is a setting of adaprune"),
+        ({"method": "magnitude", "control": "penalty"}, "control is a setting of adaprune"),
         ({"recipe": "paper", "allocation": "equal"}, "allocation needs control='cubic', got 'feedback'"),
         ({"method": "movement", "minimum_kept": 400, "sparsity": 0.9}, "lower minimum_kept or the sparsity"),
     ],
@@ -419,6 +420,9 @@ def test_lora_adds_a_product_of_rank_8_to_every_linear_weight(ask, monkeypatch):
     record = adaprune.adapt(ask(method="lora", learning_rate=1e-2))
     assert record["weights_intact"] is False and record["mask"] is None
     encoder = load_encoder("tiny").model
+    factors = sum(8 * sum(module.weight.shape) for module in maskable(encoder).values())
+    head = 2 + 16 * 16 + 16 + 2 * 16 + 2  # the layers' mix, hidden layer, output
+    assert record["cost"]["shipped_bytes"] == 4 * (factors + head)
     before, linear = encoder.state_dict(), set(maskable(encoder))
     assert set(after) == set(before)
     for name, tensor in before.items():
