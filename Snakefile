@@ -81,7 +81,9 @@ rule all:
 
 
 rule adapt:
-    input: notebook=str(NOTEBOOKS / "01_adapt.ipynb")
+    input:
+        notebook=str(NOTEBOOKS / "01_adapt.ipynb"),
+        teacher=lambda wildcards: RUNS[wildcards.name].teacher or [],  # made first where it is a row too
     output: f"{RESULTS}/{{name}}.json"
     log: notebook=f"{LOGS}/{{name}}.ipynb"
     # Finished runs are none of this rule's, whatever has changed since: snakemake deletes what it makes again.

@@ -22,7 +22,7 @@ seeds in common, or no spread). **Bold**: the best of a column among the methods
 it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods that train
 weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs (memory: the
 largest); to ship: what a task adds to a base model that is there, that is head and mask at 1 bit a weight, or head and
-every weight that was trained; "-" in records older than this count.
+every weight that was trained (of lora its two factors); "-" in records older than this count.
 """
 
 
@@ -34,6 +34,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """
     masked = records["method"].map(lambda method: METHODS[method].mask)
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
+    runs = runs.assign(teacher=_teachers(records["teacher"]))
     varying = [name for name in _settings() if runs[name].nunique() > 1]
 
     def call(row: dict) -> str:
@@ -113,6 +114,12 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
 def _settings() -> list[str]:
     """The fields of `Run` that can make one way out of a method, or another."""
     return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
+
+
+def _teachers(paths: pd.Series) -> pd.Series:
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes" if all have one."""
+    settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
+    return settings.where(settings == "", "yes") if settings[settings != ""].nunique() == 1 else settings
 
 
 def _generator() -> np.random.Generator:

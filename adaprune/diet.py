@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -88,9 +89,10 @@ def grand(model: AdaptedModel, sentences: Sentences) -> Tensor:
 def _scored(job: Job, settings: Settings) -> Result:
     """Scores of all training rows by a copy that has been fine-tuned for one epoch."""
     model = copy.deepcopy(job.model)
-    done = fit_weights(job, model, settings, FINETUNE_RATE)
+    done, start = fit_weights(job, model, settings, FINETUNE_RATE), time.monotonic()
     if job.run.data_score == "grand":
-        return {"scores": grand(model, job.sentences)}, done
-    logits = torch.from_numpy(predict(model, job.sentences, "train", settings)).float()
-    labels = torch.from_numpy(np.array(job.sentences.splits["train"]["labels"]))
-    return {"scores": el2n(logits, labels)}, done
+        scores = grand(model, job.sentences)
+    else:
+        logits = torch.from_numpy(predict(model, job.sentences, "train", settings)).float()
+        scores = el2n(logits, torch.from_numpy(np.array(job.sentences.splits["train"]["labels"])))
+    return {"scores": scores}, replace(done, seconds=done.seconds + time.monotonic() - start)

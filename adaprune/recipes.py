@@ -90,7 +90,7 @@ METHOD_SETTINGS: dict[str, dict] = {
     "bernoulli": {**_SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True},
     "lora": {"learning_rate": 1e-3},
 }
-OWN = ("control", "initial_theta", "temperature")  # what the methods that learn scores in another way have fixed
+OWN = ("control", "initial_theta", "temperature")  # of adaprune alone: other methods have them fixed, or no theta
 
 
 def plan_for(run: Run) -> Plan:
@@ -98,7 +98,7 @@ def plan_for(run: Run) -> Plan:
     plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs)) if run.recipe == "paper" else TUNED
     plan = replace(plan, **METHOD_SETTINGS.get(run.method, {}))
     asked = {name: getattr(run, name) for name in asdict(plan) if getattr(run, name, None)}
-    taken = [name for name in OWN if name in asked and plan.surrogate != "sigmoid"]
+    taken = [name for name in OWN if name in asked and run.method != "adaprune"]
     if taken:
-        raise ValueError(f"{taken[0]} is a setting of adaprune, {run.method} has its own: leave it out")
+        raise ValueError(f"{taken[0]} is a setting of adaprune, {run.method} has none or its own: leave it out")
     return replace(plan, **asked)

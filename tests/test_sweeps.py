@@ -159,6 +159,15 @@ def test_dry_run(tmp_path, profile):
 
 
 @needs_snakemake
+def test_a_teacher_that_is_a_row_is_made_before_its_pupil(tmp_path):
+    record = "out/task~rte_method~finetune_sparsity~0.5_seed~0_model~minilm.json"
+    (tmp_path / "t.tsv").write_text(f"task\tmethod\tteacher\nrte\tadaprune\t{record}\nrte\tfinetune\t\n")
+    told, _ = snakemake(tmp_path, "--dry-run", "--config", "sweep=t.tsv", "results_dir=out").communicate()
+    inputs = [line for line in told.splitlines() if "input:" in line and "01_adapt" in line]
+    assert sorted(record in line for line in inputs) == [False, True], told
+
+
+@needs_snakemake
 def test_a_wrong_table_stops_before_anything_runs(tmp_path, sweep):
     path = sweep("task method", "rte adaprune", "rte magnitud")
     told, _ = (process := snakemake(tmp_path, "-c1", "--config", f"sweep={path}")).communicate()
