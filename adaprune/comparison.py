@@ -15,14 +15,16 @@ from adaprune.statistics import holm, interval, paired_test, retention
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
 SIGNIFICANT = 0.05
-READING = """Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an
-interval is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test
-over seeds against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer than two
-seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights intact, where
-it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods that train
-weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs (memory: the
-largest); to ship: what a task adds to a base model that is there, that is head and mask at 1 bit a weight, or head and
-every weight that was trained (of lora its two factors); "-" in records older than this count.
+READING = """\
+Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
+is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
+seeds that both have, against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer
+than two seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights
+intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods
+that train weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs
+(memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is head and
+mask at 1 bit a weight, or head and every weight that was trained (of lora its two factors); "-" in records older than
+this count.
 """
 
 

@@ -22,8 +22,8 @@ def kept_rows(job: Job) -> tuple[list[int] | None, list[Fit]]:
     """The training rows that stay, in their order, and what finding them took; None where all stay.
 
     round(data_keep * rows) stay: drawn by the seed (``random``), or those of the lowest score after one epoch of
-    fine-tuning a copy on all rows (``el2n``, ``grand``), so that the hardest go; ties by position. That epoch comes on
-    top of the method's own.
+    fine-tuning a copy on all rows (``el2n``, ``grand``), so that the hardest go; ties by position. (Published scores
+    are means over several starts; here it is one.) That epoch comes on top of the method's own.
     """
     run, train = job.run, job.sentences.splits["train"]
     if run.data_keep == 1:

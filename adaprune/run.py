@@ -169,16 +169,21 @@ class Run(BaseModel):
         """The readable name of the run's files: five fields always, then what differs from its default.
 
         Fields that leave the result alone (``RESULT_NEUTRAL``) are left out. In a path or a model id each
-        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher the record's name stays; should
-        two runs thereby share a name, `records.find_record` tells them apart.
+        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher stays what its record's name has
+        of its own; should two runs thereby share a name, `records.find_record` tells them apart.
         """
         others = (
             name
             for name, field in type(self).model_fields.items()
-            if name not in {*NAMED, *RESULT_NEUTRAL} and getattr(self, name) != field.default
+            if name not in {*NAMED, *RESULT_NEUTRAL, "teacher"} and getattr(self, name) != field.default
         )
-        values = {**dict(self), "teacher": re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")}
-        return "_".join(f"{name}~{_readable(values[name])}" for name in (*NAMED, *others))
+        parts = [f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others)]
+        if self.teacher:
+            taught = "_" + re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")
+            for part in parts:
+                taught = re.sub(f"_{re.escape(part)}(?=_|$)", "", taught)
+            parts.append(f"teacher~{_readable(taught.removeprefix('_').replace('~', '-'))}")
+        return "_".join(parts)
 
 
 def _plain(value: Any) -> Any:

@@ -101,6 +101,13 @@ def test_a_wrong_table_is_refused_and_the_row_named(sweep, lines, told):
     assert told in str(error.value) and str(path) in str(error.value)
 
 
+def test_a_teacher_of_another_task_is_refused_and_the_row_named(sweep):
+    (teacher,) = (ROOT / "results" / "foundation").glob("task~stsb_method~finetune_*.json")
+    path = sweep("task teacher", f"stsb {teacher}", f"rte {teacher}")
+    with pytest.raises(ValueError, match=r"row 2 \(line 3\): teacher .* learned task 'stsb', this run's is 'rte'"):
+        read_sweep(path)
+
+
 def test_all_wrong_rows_are_told_at_once(sweep):
     with pytest.raises(ValueError) as error:
         read_sweep(sweep("task seed", "rte x", "rte 1", "rte -1"))

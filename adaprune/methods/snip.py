@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 
 import torch
@@ -29,8 +30,9 @@ def snip(job: Job) -> Outcome:
 
     def score(settings: Settings) -> Result:
         warm = replace(job, model=copy.deepcopy(job.model), settings=settings)
-        done = fit_head(warm)
-        return cut(job, sensitivities(warm)), done
+        done, start = fit_head(warm), time.monotonic()
+        masks = cut(job, sensitivities(warm))
+        return masks, replace(done, seconds=done.seconds + time.monotonic() - start)
 
     short = replace(job.settings, epochs=min(1.0, job.settings.epochs))
     masks, first = stage(short, "sensitivities", score)
