@@ -46,9 +46,10 @@ def test_a_way_is_named_by_the_settings_that_differ(results):
         ("adaprune", 0.5, "rte", ("epochs", 3)): [0.8],
         ("adaprune", 0.5, "rte", ("epochs", 3), ("recipe", "paper")): [0.7],
         ("features", 0.5, "rte", ("epochs", 3)): [0.6],
+        ("imp", 0.5, "rte", ("epochs", 1), ("imp_rule", "original")): [0.5],
     })  # fmt: skip
-    assert sorted(runs["way"]) == ["adaprune", "adaprune recipe paper", "features"]
-    assert shared(runs) == "epochs 3.0"
+    assert sorted(runs["way"]) == ["adaprune", "adaprune recipe paper", "features", "imp epochs 1 imp_rule original"]
+    assert shared(runs) == "epochs 3"
 
 
 def test_pupils_of_each_tasks_and_seeds_own_teacher_are_one_way(results):
