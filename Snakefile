@@ -15,6 +15,7 @@ it failed, is runs/<name of the table>/<run name>.ipynb.
 """
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -71,6 +72,15 @@ class Watch(logging.Handler):
 
 onstart:
     logger.addHandler(Watch())
+
+
+onerror:
+    notebook = os.path.relpath(NOTEBOOKS / "02_compare.ipynb")
+    print(
+        f"sweep: compare what is finished with: papermill {notebook} {LOGS}/02_compare.ipynb "
+        f"-p results_dir {RESULTS} -p figures_dir {FIGURES}",
+        file=sys.stderr,
+    )
 
 
 localrules: all

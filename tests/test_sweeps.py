@@ -206,6 +206,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
     assert len(after) == 3 and before.items() <= after.items(), f"killed after {wait} s: {told}"
     assert {read_record(file)["run"]["method"] for file in after} == {"features", "random", "adaprune"}
     assert "sweep: 3 done, 0 running, 1 failed, 0 to go" in told
+    assert "sweep: compare what is finished with: papermill" in told
     (log,) = (tmp_path / "runs" / "sweep").glob("*none*.ipynb")
     assert '"ename"' in log.read_text()  # the traceback stays
 
