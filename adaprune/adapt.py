@@ -182,9 +182,9 @@ def _cost(outcome: Outcome, job: Job) -> dict:
 
 
 def _shipped_bytes(outcome: Outcome, job: Job) -> int:
-    """What the task adds to a base model that is there: the head, and 1 bit a weight or every trained weight."""
-    tensors = list(job.model.head.parameters())
-    if not job.run.kind.weights_intact:
+    """What the task adds to a base model that is there: the head, and 1 bit a weight or what was trained of weights."""
+    tensors = [*job.model.head.parameters(), *(outcome.updates or ())]
+    if not job.run.kind.weights_intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
     masks = (outcome.masks or {}).values() if job.run.kind.weights_intact else ()
     return sum(t.numel() * t.element_size() for t in tensors) + sum((m.numel() + 7) // 8 for m in masks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,40 +16,56 @@ from adaprune.statistics import holm, interval, paired_test, retention
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
 SIGNIFICANT = 0.05
-READING = """Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an
-interval is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test
-over seeds against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer than two
-seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights intact, where
-it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods that train
-weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs (memory: the
-largest); to ship: what a task adds to a base model that is there, that is head and mask at 1 bit a weight, or head and
-every weight that was trained; "-" in records older than this count.
+READING = """\
+Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
+is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
+seeds that both have, against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer
+than two seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights
+intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods
+that train weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs
+(memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is head and
+mask at 1 bit a weight, or head and every weight that was trained (of lora its two factors); "-" in records older than
+this count.
 """
 
 
 def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
 
-    A way is the method and those of its settings in which the runs here differ and which are not the default. A method
-    without mask has neither sparsity nor scope (both missing), so such a run at another sparsity is the same run.
+    A way is the method and those of its settings that are not the `usual` ones. A method without mask has
+    neither sparsity nor scope (both missing), so such a run at another sparsity is the same run.
     """
     masked = records["method"].map(lambda method: METHODS[method].mask)
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
-    varying = [name for name in _settings() if runs[name].nunique() > 1]
+    runs = runs.assign(teacher=_teachers(records["teacher"]))
+    most = usual(runs)
 
     def call(row: dict) -> str:
-        own = {name: row[name] for name in varying if not pd.isna(row[name])}
-        return " ".join([row["method"], *(f"{k} {v}" for k, v in own.items() if v != Run.model_fields[k].default)])
+        own = {name: row[name] for name in most if not pd.isna(row[name]) and row[name] != most[name]}
+        return " ".join([row["method"], *_phrases(own)])
 
     runs = runs.assign(way=[call(row) for row in runs.to_dict("records")])
     return runs.drop_duplicates(["task", *SETTING, "way", "sparsity", "seed"], ignore_index=True)
 
 
+def usual(runs: pd.DataFrame) -> dict[str, Any]:
+    """Of each setting its default where a run has it, else the value that most runs have, the first of equals."""
+    found = {}
+    for name in _settings():
+        counts = runs[name].value_counts().sort_index()
+        default = Run.model_fields[name].default
+        found[name] = default if default in counts.index or counts.empty else counts.idxmax()
+    return found
+
+
 def shared(runs: pd.DataFrame) -> str:
-    """The settings that all runs share and that are not the defaults, as a phrase."""
-    values = {name: runs[name].dropna().iloc[0] for name in _settings() if runs[name].nunique() == 1}
-    own = [f"{k} {v}" for k, v in values.items() if v != Run.model_fields[k].default]
-    return ", ".join(own) or "default settings"
+    """The settings of all runs whose way names no other, where they are not the defaults, as a phrase."""
+    own = {k: v for k, v in usual(runs).items() if v != Run.model_fields[k].default}
+    return ", ".join(_phrases(own)) or "default settings"
+
+
+def _phrases(settings: dict[str, Any]) -> list[str]:
+    return [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()]
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +110,7 @@ def against_adaprune(part: pd.DataFrame) -> pd.DataFrame:
 
 def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
     """Writes the comparison of ``runs`` (of `with_ways`) as Markdown: scores, tests, retention and cost by section."""
-    lines = [f"# Comparison: {Path(path).stem.removeprefix('table_')}", "", READING, f"All runs: {shared(runs)}."]
+    lines = [f"# Comparison: {Path(path).stem.removeprefix('table_')}", "", READING, f"Unless named: {shared(runs)}."]
     for title, part in sections(runs):
         found = against_adaprune(part)
         lines += ["", f"## {title}", "", *_scores(part, found)]
@@ -113,6 +130,12 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
 def _settings() -> list[str]:
     """The fields of `Run` that can make one way out of a method, or another."""
     return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
+
+
+def _teachers(paths: pd.Series) -> pd.Series:
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes" if all have one."""
+    settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
+    return settings.where(settings == "", "yes") if settings[settings != ""].nunique() == 1 else settings
 
 
 def _generator() -> np.random.Generator:

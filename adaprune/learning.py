@@ -36,7 +36,7 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl`).
     """
     run, plan, encoder = job.run, job.plan, job.model.encoder
-    thetas = protect(thetas, job.seen, job.density)
+    thetas = protect(thetas, job.seen, job.density, each=bool(plan.allocation))
     check_minimum(thetas, job.density, run.minimum_kept)
     steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(plan.reach * steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -76,8 +77,9 @@ def sensitivities_with_head(job: Job) -> Result:
 
     def work(settings: Settings) -> Result:
         warm = replace(job, model=copy.deepcopy(job.model), settings=settings)
-        done = fit_head(warm)
-        return sensitivities(warm), done
+        done, start = fit_head(warm), time.monotonic()
+        scores = sensitivities(warm)
+        return scores, replace(done, seconds=done.seconds + time.monotonic() - start)
 
     return stage(replace(job.settings, epochs=min(1.0, job.settings.epochs)), "sensitivities", work)
 
@@ -101,13 +103,12 @@ def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) ->
     ``minimum_kept``. ``density`` is the run's where none is given.
     """
     density = job.density if density is None else density
-    scores = {name: score.detach().cpu() for name, score in scores.items()}
-    return keep_top(protect(scores, job.seen, density), density, job.run.minimum_kept)
+    return keep_top(protect(_here(scores), job.seen, density), density, job.run.minimum_kept)
 
 
 def cut_layers(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks that keep the same share of every matrix, exactly k = round(density n) in all."""
-    scores = _protected(job, scores)
+    scores = protect(_here(scores), job.seen, job.density, each=True)
     return keep_each(scores, counts(scores, job.density, "equal", job.run.minimum_kept))
 
 
@@ -123,7 +124,7 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     total = sum(score.numel() for score in scores.values())
     k, before, masks = round(job.density * total), 0, {}
-    for name, score in _protected(job, scores).items():
+    for name, score in protect(_here(scores), job.seen, job.density, each=True).items():
         table = component_of(name) == EMBED
         score = score.t() if table else score
         ends = before + score.shape[1] * torch.arange(score.shape[0] + 1)
@@ -141,11 +142,5 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return masks
 
 
-def _protected(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`theta.protect` where each matrix is cut for itself: unseen rows are kept if they fit in its share."""
-    found: dict[str, Tensor] = {}
-    for name, score in scores.items():
-        found.update(
-            protect({name: score.detach().cpu()}, {n: rows for n, rows in job.seen.items() if n == name}, job.density)
-        )
-    return found
+def _here(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: score.detach().cpu() for name, score in scores.items()}

@@ -288,7 +288,8 @@ class AdaPrune(torch.optim.Optimizer):
             direction = direction * (parameter > threshold)
         parameter.add_(direction, alpha=-group["lr"])
         if group["reflect"]:
+            sign = parameter.sign().masked_fill_(parameter == -torch.inf, 1.0)  # pruned for good, not the largest
             for value in (state["exp_avg"], parameter) if "exp_avg" in state else (parameter,):
-                value.mul_(parameter.sign())
+                value.mul_(sign)
         if "average" in state:  # no lerp: of an infinite theta it makes no number
             state["average"].mul_(group["average"]).add_(parameter, alpha=1 - group["average"])

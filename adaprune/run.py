@@ -53,15 +53,13 @@ Method = Literal[
     "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli",
     "wanda", "snip", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora",
 ]  # fmt: skip
-Recipe = Literal["paper", "tuned"]
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
-InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude", "activation", "gradient"]
+Start = Literal["", "constant", "normal", "uniform", "magnitude", "activation", "gradient"]
 Allocation = Literal["", "equal", "scores"]
 ImpRule = Literal["remaining", "original"]
 DataScore = Literal["random", "el2n", "grand"]
 StepRule = Literal["", "sgd", "adam", "adafactor"]
-Surrogate = Literal["", "sigmoid", "identity"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
@@ -93,7 +91,7 @@ class Run(BaseModel):
     sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the weights in scope to remove")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in the run")
     model: Text = Field("minilm", description="minilm, a Hugging Face id, or a local folder of an encoder")
-    recipe: Recipe = Field("tuned", description="paper (the published settings) or tuned (ours)")
+    recipe: Literal["paper", "tuned"] = Field("tuned", description="paper (the published settings) or tuned (ours)")
     scope: Scope = Field("encoder", description="weights that can be masked: encoder or encoder+embeddings")
     data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
     epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
@@ -104,13 +102,13 @@ class Run(BaseModel):
     head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
     results_dir: Text = Field("results", description="folder for the record and the mask file")
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
-    initial_theta: InitialTheta = Field(
-        "", description="constant, normal, uniform, magnitude, activation, gradient; empty: recipe"
+    initial_theta: Start = Field(
+        "", description="constant, normal, uniform, magnitude, activation, gradient; or recipe"
     )
     step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
     penalty: float = Field(0.0, ge=0, description="gamma a step under control penalty; smp's lambda; 0: the recipe's")
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
-    surrogate: Surrogate = Field("", description="slope of the mask for adaprune: sigmoid, identity; empty: recipe")
+    surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
     reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
     theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
     head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
@@ -176,16 +174,21 @@ class Run(BaseModel):
         """The readable name of the run's files: five fields always, then what differs from its default.
 
         Fields that leave the result alone (``RESULT_NEUTRAL``) are left out. In a path or a model id each
-        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher the record's name stays; should
-        two runs thereby share a name, `records.find_record` tells them apart.
+        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher stays what its record's name has
+        of its own; should two runs thereby share a name, `records.find_record` tells them apart.
         """
         others = (
             name
             for name, field in type(self).model_fields.items()
-            if name not in {*NAMED, *RESULT_NEUTRAL} and getattr(self, name) != field.default
+            if name not in {*NAMED, *RESULT_NEUTRAL, "teacher"} and getattr(self, name) != field.default
         )
-        values = {**dict(self), "teacher": re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")}
-        return "_".join(f"{name}~{_readable(values[name])}" for name in (*NAMED, *others))
+        parts = [f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others)]
+        if self.teacher:
+            taught = "_" + re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")
+            for part in parts:
+                taught = re.sub(f"_{re.escape(part)}(?=_|$)", "", taught)
+            parts.append(f"teacher~{_readable(taught.removeprefix('_').replace('~', '-'))}")
+        return "_".join(parts)
 
 
 def _plain(value: Any) -> Any:

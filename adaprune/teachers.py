@@ -31,27 +31,43 @@ def write_logits(record: Path, logits: np.ndarray, task: TaskData) -> Path:
     return path
 
 
-def read_logits(run: Run, task: TaskData) -> Tensor | None:
-    """The logits (training rows, outputs) of the run's teacher; None where it has none.
+def read_teacher(run: Run) -> dict | None:
+    """The record of the run's teacher; None where it has none.
 
     Raises:
-        ValueError: the teacher was not fine-tuned, has another task or other data, or its logits are damaged.
-        FileNotFoundError: there is no such record, or its logits are gone.
+        ValueError: the teacher was not fine-tuned, has another task or another number of training rows.
+        FileNotFoundError: there is no such record.
     """
     if not run.teacher:
         return None
     if not Path(run.teacher).is_file():
         raise FileNotFoundError(f"teacher {run.teacher!r} is no file: give the path of a finished finetune record")
-    taught, data = (read_record(run.teacher)[part] for part in ("run", "environment"))
+    record = read_record(run.teacher)
+    taught = record["run"]
     if taught["method"] != "finetune":
         raise ValueError(f"teacher {run.teacher} has method {taught['method']!r}: give a record of method 'finetune'")
-    if data["data_fingerprint"] != task.fingerprint:
-        if taught["task"] != run.task:
-            raise ValueError(f"teacher {run.teacher} learned task {taught['task']!r}, this run's is {run.task!r}")
+    if Path(taught["task"]).resolve() != Path(run.task).resolve():
+        raise ValueError(f"teacher {run.teacher} learned task {taught['task']!r}, this run's is {run.task!r}")
+    if taught["max_train_examples"] != run.max_train_examples:
         raise ValueError(
             f"teacher {run.teacher} learned from other rows of {run.task} (max_train_examples "
             f"{taught['max_train_examples']}, here {run.max_train_examples}): give a teacher of the same data"
         )
+    return record
+
+
+def read_logits(run: Run, task: TaskData) -> Tensor | None:
+    """The logits (training rows, outputs) of the run's teacher; None where it has none.
+
+    Raises:
+        ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
+        FileNotFoundError: there is no such record, or its logits are gone.
+    """
+    record = read_teacher(run)
+    if record is None:
+        return None
+    if record["environment"]["data_fingerprint"] != task.fingerprint:
+        raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")
     file = logits_path(run.teacher)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")

@@ -70,7 +70,9 @@ def theta_in_order(scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
     return {name: part.view(values[name].shape).clone() for name, part in zip(values, parts, strict=True)}
 
 
-def protect(scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+def protect(
+    scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: float, each: bool = False
+) -> dict[str, Tensor]:
     """``scores`` with +inf on embedding rows that never occur in training, so that they are kept.
 
     Such rows get no gradient: nothing speaks for removing them. Only where the kept share cannot hold them all do
@@ -80,8 +82,9 @@ def protect(scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: f
         scores: name -> real scores.
         seen: name of an embedding table -> boolean, one entry a row: occurs in training.
         density: fraction of all scores that will be kept.
+        each: that fraction of each tensor is kept, so that the rows must fit in their own table's share.
     """
-    total = sum(score.numel() for score in scores.values())
+    total = sum(scores[name].numel() for name in (seen if each else scores))
     unseen = sum(int((~rows).sum()) * scores[name].shape[1] for name, rows in seen.items())
     if unseen >= round(density * total):
         return dict(scores)

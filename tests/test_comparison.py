@@ -46,9 +46,20 @@ def test_a_way_is_named_by_the_settings_that_differ(results):
         ("adaprune", 0.5, "rte", ("epochs", 3)): [0.8],
         ("adaprune", 0.5, "rte", ("epochs", 3), ("recipe", "paper")): [0.7],
         ("features", 0.5, "rte", ("epochs", 3)): [0.6],
+        ("imp", 0.5, "rte", ("epochs", 1), ("imp_rule", "original")): [0.5],
     })  # fmt: skip
-    assert sorted(runs["way"]) == ["adaprune", "adaprune recipe paper", "features"]
-    assert shared(runs) == "epochs 3.0"
+    assert sorted(runs["way"]) == ["adaprune", "adaprune recipe paper", "features", "imp epochs 1 imp_rule original"]
+    assert shared(runs) == "epochs 3"
+
+
+def test_pupils_of_each_tasks_and_seeds_own_teacher_are_one_way(results):
+    def taught(task, seed, sparsity=0):
+        return ("teacher", f"out/task~{task}_method~finetune_sparsity~{sparsity}_seed~{seed}_model~minilm.json")
+
+    scores = {("adaprune", 0.5, task, taught(task, 1)): [0.7, 0.8] for task in ("rte", "mrpc")}
+    assert set(results(scores | {("adaprune", 0.5, "rte"): [0.6]})["way"]) == {"adaprune", "adaprune teacher yes"}
+    other = {("adaprune", 0.5, "rte", taught("rte", 0, sparsity=0.1)): [0.6]}
+    assert len(set(results(scores | other)["way"])) == 2
 
 
 def test_a_method_without_mask_is_the_same_at_every_sparsity_and_scope(results):

@@ -12,8 +12,8 @@ FLOORS = {
     0: "run datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints ranks progress sampler statistics",
-    2: "training learning oneshot stages weights artifact comparison sweeps",
-    3: "methods diet teachers",
+    2: "training learning oneshot stages weights artifact comparison teachers",
+    3: "methods diet sweeps",
     4: "adapt nested figures",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}

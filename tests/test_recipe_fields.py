@@ -181,7 +181,7 @@ def test_what_a_run_asks_for_reaches_its_plan():
 
 
 WRONG = [
-    ({"method": "smp", "surrogate": "identity"}, "surrogate is a setting of adaprune, smp has its own"),
+    ({"method": "smp", "surrogate": "identity"}, "surrogate is a setting of adaprune, smp has none or its own"),
     ({"method": "magnitude", "theta_average": 0.9}, "theta_average is for methods that learn a mask, magnitude"),
     ({"method": "features", "head_warmup": 1.0}, "head_warmup is for methods that learn a mask"),
     ({"method": "finetune", "keep_theta": True}, "keep_theta is for methods that learn a mask"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import torch
 
-from adaprune.job import Job, Outcome
+from adaprune.job import Fit, Job, Outcome
 from adaprune.learning import learn
 from adaprune.masks import maskable
 from adaprune.oneshot import activations, sensitivities_with_head
@@ -26,12 +27,13 @@ def adaprune(job: Job) -> Outcome:
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl.check`).
     """
     weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
-    kind, before = job.plan.initial_theta, []
+    kind, before, start = job.plan.initial_theta, [], time.monotonic()
     if kind == "gradient":
         scores, first = sensitivities_with_head(job)
         before, thetas = [first], theta_in_order(scores, weights)
     elif kind == "activation":
         thetas = theta_in_order(activations(job), weights)
+        before = [Fit([], 0, time.monotonic() - start, 0)]  # calibration is part of the seconds
     else:
         thetas = initial_theta(weights, kind, torch.Generator().manual_seed(job.run.seed))
     outcome = learn(job, thetas)
