@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from adaprune.refusals import explain
 
 
 class Kind(NamedTuple):
@@ -64,12 +65,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
 
-_TYPES = {
-    "string_type": "text",
-    "bool_type": "True or False",
-    "int_type": "a whole number",
-    "float_type": "a number",
-}
 # Plain values that IPython and papermill put beside a notebook's own.
 _KERNEL_NAMES = frozenset({"In", "Out", "PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"})
 
@@ -131,7 +126,7 @@ class Run(BaseModel):
         try:
             super().__init__(**{name: _plain(value) for name, value in fields.items()})
         except ValidationError as error:
-            raise ValueError(_explain(error)) from None
+            raise ValueError(explain(error, type(self).model_fields)) from None
         size = len(self.name.encode())
         if size > NAME_BYTES:
             raise ValueError(
@@ -236,67 +231,3 @@ def _is_parameter(statement: ast.stmt) -> bool:
         return False
     # papermill writes NaN as float('nan')
     return all(node.id == "float" for node in ast.walk(statement.value) if isinstance(node, ast.Name))
-
-
-def _explain(error: ValidationError) -> str:
-    """One sentence for each culprit, a line each; all the fields once if a name is unknown."""
-    culprits = error.errors(include_url=False, include_context=False)
-    sentences = [_sentence(culprit) for culprit in culprits]
-    if any(culprit["type"] == "extra_forbidden" for culprit in culprits):
-        sentences.append(f"The parameters are {', '.join(Run.model_fields)}.")
-    return "\n".join(sentences)
-
-
-def _sentence(culprit: Any) -> str:
-    """What is wrong with one parameter: its name, what it can be, and what it was."""
-    name, kind, value = culprit["loc"][0], culprit["type"], culprit["input"]
-    got = f"got {_shown(value)}"
-    if kind == "extra_forbidden":
-        return f"unknown parameter {name!r}{_nearest(name, Run.model_fields)}"
-    field = Run.model_fields[name]
-    if kind == "literal_error":
-        choices = get_args(field.annotation)
-        listed = ", ".join("'' (the recipe's)" if choice == "" else repr(choice) for choice in choices)
-        return f"{name} must be one of {listed}, {got}{_nearest(value, choices)}"
-    if kind in _TYPES:
-        got = f"{got} ({type(value).__name__}){_remedy(name, kind, value)}"
-        return f"{name} must be {_TYPES[kind]}, {got}"
-    if kind == "finite_number":
-        return f"{name} must be a finite number, {got}"
-    if kind == "string_pattern_mismatch":
-        return f"{name} must not be empty, {got}"
-    if kind.startswith(("greater_than", "less_than")):
-        return f"{name} must {_range(field.metadata)}, {got}"
-    return f"{name}: {culprit['msg']}, {got}"
-
-
-def _shown(value: Any) -> str:
-    """A value as a sentence can hold it: its repr, cut when it is very long."""
-    if isinstance(value, int) and abs(value) >= 10**100:  # repr refuses a number of thousands of digits
-        return "a number of over 100 digits"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _nearest(value: Any, choices: Iterable[str]) -> str:
-    """The end of a sentence that offers the choice most like a misspelt one, if there is one."""
-    close = difflib.get_close_matches(str(value).lower(), list(filter(None, choices)), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
-
-
-def _remedy(name: str, kind: str, value: Any) -> str:
-    """The end of a sentence about a type that papermill's -p guessed otherwise than it was meant."""
-    if kind == "bool_type" and str(value).lower() in ("true", "false"):
-        return f": write {str(value).capitalize()}, with a capital letter"
-    if kind == "string_type" and isinstance(value, (bool, int, float)):
-        return f": write it in quotes, or with papermill `-r {name} VALUE`"
-    return ""
-
-
-def _range(bounds: Iterable[Any]) -> str:
-    """The range a field's bounds allow, as the end of "must ..."."""
-    low, high = None, None
-    for bound in bounds:
-        low = getattr(bound, "ge", low)
-        high = f"{bound.le}]" if hasattr(bound, "le") else f"{bound.lt})" if hasattr(bound, "lt") else high
-    return f"be at least {low}" if high is None else f"lie in [{low}, {high}"

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "run datafiles movie_reviews metrics",
+    0: "run refusals datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints ranks progress sampler statistics",
     2: "training learning oneshot stages weights artifact comparison teachers",
@@ -20,6 +20,7 @@ FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split(
 
 # Doors between rooms of one floor: (from, to) -> why the one needs the other.
 DOORS = {
+    ("run", "refusals"): "what a run is and how a misfit is told are two subjects",
     ("records", "schema"): "writing and reading is one file, what a record must hold another",
     ("counting", "masks"): "both denominators are counts of what can be masked",
     ("allocation", "counting"): "scores are shared out within a component",
