@@ -83,7 +83,7 @@ def test_the_recipe_sweep_is_what_the_targets_ask_for():
     runs = read_sweep(ROOT / "sweeps" / "recipe.tsv")
     tasks = {"stsb": 0, "mrpc": 0, "rte": 0, "sst2": 20000}
     assert {(run.task, run.max_train_examples) for run in runs} == set(tasks.items())
-    assert {(run.epochs, run.precision) for run in runs} == {(5, "bf16")}
+    assert {(run.task == "sst2", run.epochs, run.precision) for run in runs} == {(False, 5, "bf16"), (True, 2, "bf16")}
     found = {(run.task, run.method, run.sparsity, run.seed) for run in runs}
     expected = {(task, method, level, seed) for task in tasks for seed in range(3)
                 for method, level in [("finetune", 0), ("adaprune", 0.5)]}  # fmt: skip
@@ -92,11 +92,15 @@ def test_the_recipe_sweep_is_what_the_targets_ask_for():
     assert found == expected and len(runs) == len(expected)
 
 
-def test_pupils_of_the_study_have_their_teacher_in_it():
-    runs = read_sweep(ROOT / "sweeps" / "recipe_study.tsv", results_dir="results/recipe_study")
+@pytest.mark.parametrize(("sweep", "pupils"), [("recipe", 40), ("recipe_study", 4), ("base_size", 2)])
+def test_pupils_have_their_own_teacher_in_the_sweep(sweep, pupils):
+    runs = read_sweep(ROOT / "sweeps" / f"{sweep}.tsv", results_dir=f"results/{sweep}")
     teachers = {str(record_path(run)): run for run in runs if run.method == "finetune"}
-    assert sum(bool(run.teacher) for run in runs) == 4
-    assert all(teachers[run.teacher].task == run.task for run in runs if run.teacher)
+    taught = [run for run in runs if run.teacher]
+    assert len(taught) == pupils
+    shared = ("task", "seed", "model", "epochs", "max_train_examples", "precision")
+    for run in taught:
+        assert all(getattr(teachers[run.teacher], name) == getattr(run, name) for name in shared), run.name
 
 
 # ---------------------------------------------------------------- the notebooks
@@ -122,35 +126,37 @@ def own_kernel(monkeypatch):
 
 def test_the_study_notebook_shows_means_differences_and_what_was_not_run(tmp_path, own_kernel):
     """Records of the reference and of one idea at 0.5, of another for one of two tasks only."""
-    runs = read_sweep(ROOT / "sweeps" / "recipe_study.tsv", results_dir=str(tmp_path / "out"))
-    ours = [run for run in runs if run.method == "adaprune" and run.sparsity == 0.5]
-    own = {"learning_rate": 0.0, "initial_theta": ""}
-    reference = [r for r in ours if r.model_copy(update=own).name == r.name and r == r.model_copy(update=own)]
-    names = {run.name for run in ours if run.learning_rate == 0.001}
-    shortest = min(ours, key=lambda run: len(run.name))
-    plain = [run for run in reference if len(run.name) == len(shortest.name)][:2]
-    faster = [run for run in ours if run.name in names]
-    half = [run for run in ours if run.initial_theta == "gradient"][:1]
-    for group, scores in ((plain, (0.5, 0.7)), (faster, (0.6, 0.75)), (half, (0.9,))):
-        for run, score in zip(group, scores, strict=True):
-            metrics = {"validation": {"f1": 0.1}, "selection": {"f1": score}, "primary": "f1"}
-            write_record(make_record(run, metrics=metrics), run)
-    ideas = str(ROOT / "results" / "recipe_study" / "ideas.csv")
-    asked = {"results_dir": "out", "figures_dir": "out", "ideas_file": ideas}
-    asked["sweep"] = str(ROOT / "sweeps" / "recipe_study.tsv")
-    printed = execute("06_recipe_study.ipynb", tmp_path, **asked | {"results_dir": "none"})
-    assert f"0 of {len(runs)} runs are finished" in printed
-    assert "(" not in (tmp_path / "out" / "table_recipe_study.md").read_text().split("as it stands")[1].split("open")[0]
-    printed = execute("06_recipe_study.ipynb", tmp_path, **asked)
-    assert f"5 of {len(runs)} runs are finished" in printed
+    ways = [("", ""), ("0.001", ""), ("", "gradient")]
+    head = "task method sparsity learning_rate initial_theta".split()
+    rows = [[task, "adaprune", level, *way] for way in ways for level in ("0.5", "0.9") for task in ("stsb", "mrpc")]
+    (tmp_path / "s.tsv").write_text("\n".join("\t".join(row) for row in [head, *rows]) + "\n")
+    told = ["as before,,better,", "faster,learning_rate=0.001,worse,no", "by slope,initial_theta=gradient,level,yes"]
+    (tmp_path / "i.csv").write_text("\n".join(["idea,settings,prediction,kept", *told, "other,not built,none,"]) + "\n")
+    asked = {"results_dir": "out", "figures_dir": "out", "ideas_file": "i.csv", "sweep": "s.tsv"}
+    assert "0 of 12 runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    assert "(" not in (tmp_path / "out" / "table_recipe_study.md").read_text()
+    runs = read_sweep(tmp_path / "s.tsv", results_dir=str(tmp_path / "out"))
+    for number, score in zip((0, 1, 4, 5, 8), (0.5, 0.7, 0.6, 0.75, 0.9), strict=True):
+        metrics = {"validation": {"f1": 0.1}, "selection": {"f1": score}, "primary": "f1"}
+        write_record(make_record(runs[number], metrics=metrics), runs[number])
+    assert "5 of 12 runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
     lines = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
     cells = {tuple(cell.strip() for cell in line.strip("|").split("|"))[2]: line for line in lines[3:] if line}
     assert "| 0.600 (+0.000) | not run | open |" in cells["as it stands"]
-    assert "| 0.675 (+0.075) | not run | open |" in cells["learning_rate=0.001"]
-    assert "| not run | not run | open |" in cells["initial_theta=gradient"]  # one task is no mean
+    assert "| 0.675 (+0.075) | not run | no |" in cells["learning_rate=0.001"]
+    assert "| not run | not run | yes |" in cells["initial_theta=gradient"]  # one task is no mean
     assert "| - | - | no |" in cells["not built"]
-    with open(ideas, newline="") as file:
-        assert len(lines) - 4 == len(list(csv.DictReader(file)))
+
+
+def test_each_idea_of_the_study_has_rows_and_each_row_an_idea(tmp_path, own_kernel):
+    """The notebook's own assertions, on the committed table and ideas, with or without records."""
+    asked = {"sweep": str(ROOT / "sweeps" / "recipe_study.tsv"), "figures_dir": "out"}
+    asked |= {"ideas_file": str(ROOT / "results" / "recipe_study" / "ideas.csv"), "results_dir": "none"}
+    assert "runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    with open(asked["ideas_file"], newline="") as file:
+        ideas = list(csv.DictReader(file))
+    written = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
+    assert len(written) - 4 == len(ideas) and all(idea["prediction"] for idea in ideas)
 
 
 def test_the_sparsity_notebook_cuts_what_has_theta_and_reads_what_had(small, tmp_path, own_kernel):
