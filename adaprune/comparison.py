@@ -78,6 +78,36 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
 
 
+def retained(runs: pd.DataFrame) -> pd.DataFrame:
+    """The share of fine-tuning's score that each way keeps over all tasks of a model, where there are several.
+
+        retention = mean over tasks of  mean over seeds of score / mean over seeds of fine-tuning's score
+
+    Ways are named within a task, as all runs on one may have a setting of their own (fewer epochs on more rows). Only
+    ways with a run on every task count, and only models that have each task with one number of training rows, and
+    fine-tuned. The interval is over seeds, as in `curves`; fine-tuning's own spread is in its own line.
+
+    Returns:
+        Columns ``model``, ``way``, ``method``, ``sparsity``, ``mean``, ``low``, ``high``, ``worst`` (the lowest
+        task's), ``tasks``, ``seeds`` (the fewest).
+    """
+    rows = []
+    for model, of_model in runs.groupby("model"):
+        parts = [with_ways(part) for _, part in of_model.groupby(["task", "max_train_examples"])]
+        tuned = [part.loc[part["way"] == "finetune", "score"].mean() for part in parts]
+        if len(parts) < 2 or len(parts) > of_model["task"].nunique() or not all(score > 0 for score in tuned):
+            continue
+        shares = pd.concat([part.assign(share=part["score"] / own) for part, own in zip(parts, tuned, strict=True)])
+        for key, group in shares.groupby(["way", "method", "sparsity"], dropna=False):
+            strata = [share for _, share in group.groupby("task")["share"]]
+            if len(strata) == len(parts):
+                means, fewest = [share.mean() for share in strata], min(map(len, strata))
+                spread = interval(strata, _generator())
+                rows.append((model, *key, np.mean(means), *spread, min(means), len(strata), fewest))
+    columns = ["model", "way", "method", "sparsity", "mean", "low", "high", "worst", "tasks", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def sections(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The runs that stand side by side, with a title: one setting, one sparsity, and the methods without mask."""
     for (model, rows), part in runs.groupby(list(SETTING)):
@@ -122,6 +152,9 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
             header = ["task", "method", "difference from adaprune", "pairs", "p", "p (Holm)"]
             lines += ["", "### Tests", "", *_markdown(header, rows)]
         lines += ["", "### Retention and cost", "", *_costs(part)]
+    for model, kept in retained(runs).groupby("model"):
+        title = f"## {model}, share of fine-tuning's score kept, mean over {kept['tasks'].iloc[0]} tasks"
+        lines += ["", title, "", *_shares(kept)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return Path(path)
@@ -202,6 +235,20 @@ def _costs(part: pd.DataFrame) -> list[str]:
         rows.append([called, *(_number(share, ".3f") for share in kept), *cost])
     header = ["method", *(f"retention {task}" for task in tasks), "train s", "peak memory GiB", "to ship MB a task"]
     return _markdown(header, rows)
+
+
+def _shares(kept: pd.DataFrame) -> list[str]:
+    """The table way x sparsity of `retained`, each cell with the lowest task's share."""
+    sparsities = sorted(kept["sparsity"].dropna().unique())
+    rows = []
+    for way, of_way in kept.groupby("way"):
+        cells = dict.fromkeys(sparsities, "-")
+        for row in of_way.itertuples(index=False):
+            spread = "" if math.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
+            cell = f"{row.mean:.3f}{spread} ({row.seeds}), lowest {row.worst:.3f}"
+            cells |= dict.fromkeys(sparsities if math.isnan(row.sparsity) else [row.sparsity], cell)
+        rows.append([way, *cells.values()])
+    return _markdown(["method", *(f"sparsity {sparsity:g}" for sparsity in sparsities)], rows)
 
 
 def _number(value: float, form: str) -> str:
