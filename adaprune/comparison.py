@@ -37,7 +37,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """
     masked = records["method"].map(lambda method: METHODS[method].mask)
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
-    runs = runs.assign(teacher=_teachers(records["teacher"]))
+    runs = runs.assign(teacher=_teachers(records["teacher"], records["task"]))
     most = usual(runs)
 
     def call(row: dict) -> str:
@@ -165,10 +165,11 @@ def _settings() -> list[str]:
     return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
 
 
-def _teachers(paths: pd.Series) -> pd.Series:
-    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes" if all have one."""
+def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes": one a task."""
     settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
-    return settings.where(settings == "", "yes") if settings[settings != ""].nunique() == 1 else settings
+    taught = settings[settings != ""]
+    return settings.where(settings == "", "yes") if (taught.groupby(tasks).nunique() <= 1).all() else settings
 
 
 def _generator() -> np.random.Generator:
