@@ -16,6 +16,7 @@ from adaprune.statistics import holm, interval, paired_test, retention
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
 SIGNIFICANT = 0.05
+TAUGHT = "+ teacher"  # in the names of ways
 READING = """\
 Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
 is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
@@ -65,7 +66,7 @@ def shared(runs: pd.DataFrame) -> str:
 
 
 def _phrases(settings: dict[str, Any]) -> list[str]:
-    return [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()]
+    return [f"{k} {v:g}" if isinstance(v, float) else v if v == TAUGHT else f"{k} {v}" for k, v in settings.items()]
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -166,10 +167,10 @@ def _settings() -> list[str]:
 
 
 def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
-    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes": one a task."""
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; `TAUGHT`: one a task."""
     settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
     taught = settings[settings != ""]
-    return settings.where(settings == "", "yes") if (taught.groupby(tasks).nunique() <= 1).all() else settings
+    return settings.where(settings == "", TAUGHT) if (taught.groupby(tasks).nunique() <= 1).all() else settings
 
 
 def _generator() -> np.random.Generator:
