@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from adaprune.counting import COMPONENTS
 from adaprune.run import METHODS
 
 
@@ -48,7 +49,6 @@ STYLES = {
     "lora": Style("#11F3C1", (6, 1, 0)),
 }
 INK, LINES = "#404040", "#D0D0D0"
-COMPONENTS = ("embed", "query", "key", "value", "attention_output", "ffn_in", "ffn_out", "other")
 LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other settings
 LEAST_SPAN = 0.1  # of a score's axis
 # Bytes must depend on the data alone: no date, no version, no random ids.

@@ -13,8 +13,8 @@ FLOORS = {
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints progress sampler statistics",
     2: "training learning oneshot stages weights artifact comparison sweeps",
-    3: "methods diet teachers",
-    4: "adapt figures",
+    3: "methods diet teachers ablations topology overlap graphs",
+    4: "adapt figures drawings",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
@@ -27,6 +27,9 @@ DOORS = {
     ("optim", "schedules"): "the penalty on scores rises as sparsity does",
     ("weights", "training"): "weights are trained by the same fit",
     ("learning", "training"): "a mask is learned by training",
+    ("overlap", "topology"): "masks are read and refused in one place",
+    ("graphs", "topology"): "blocks and what is effective in them are one topology",
+    ("drawings", "figures"): "one look for all panels",
     ("job", "recipes"): "a job carries the plan that its recipe made",
 }
 
