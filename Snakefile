@@ -24,7 +24,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from adaprune.records import find_record
+from adaprune.ablations import source
+from adaprune.records import find_record, record_path
 from adaprune.sweeps import Progress, read_sweep
 
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"
@@ -48,6 +49,12 @@ except (ValueError, OSError) as error:
 RECORDS = [f"{RESULTS}/{name}.json" for name in RUNS]
 TABLE = f"{FIGURES}/table_{Path(RESULTS).name}.md"
 PICTURE = f"{FIGURES}/extra_comparison.svg"
+
+
+def source_of(wildcards):
+    """The record of the run that an ablation starts from."""
+    run = RUNS[wildcards.name]
+    return [str(record_path(source(run)))] if run.ablation else []
 
 
 def fields_of(wildcards):
@@ -81,7 +88,7 @@ rule all:
 
 
 rule adapt:
-    input: notebook=str(NOTEBOOKS / "01_adapt.ipynb")
+    input: source_of, notebook=str(NOTEBOOKS / "01_adapt.ipynb")
     output: f"{RESULTS}/{{name}}.json"
     log: notebook=f"{LOGS}/{{name}}.ipynb"
     # Finished runs are none of this rule's, whatever has changed since: snakemake deletes what it makes again.

@@ -71,7 +71,7 @@ def draw_learning(ax: Axes, record: dict[str, Any]) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.06, y=0.15)
     ax.legend(frameon=False, loc="best")
-    return _dress(ax)
+    return dress(ax)
 
 
 def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
@@ -90,7 +90,7 @@ def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
     ax.set(xlabel="step", ylabel="sparsity", ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, loc="best")
-    return _dress(ax)
+    return dress(ax)
 
 
 def draw_layers(ax: Axes, record: dict[str, Any]) -> Axes:
@@ -124,7 +124,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     middle, half = rows["score"].agg(["min", "max"]).mean(), (rows["score"].max() - rows["score"].min()) * 0.6
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
     ax.set_xlim(middle - half, middle + half)
-    return _dress(ax, grid="both")
+    return dress(ax, grid="both")
 
 
 def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes:
@@ -151,7 +151,7 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes
             ax.plot([0, end], [level["mean"]] * 2, ls="--", lw=1.2, markevery=[1], **look)
     ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places])
     ax.set(xlabel="sparsity", xlim=(-0.3, end + 0.3))
-    return _dress(ax)
+    return dress(ax)
 
 
 def share_legend(fig: Figure) -> None:
@@ -214,7 +214,7 @@ def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], 
     ax.set_yticks(range(len(groups)), [group.replace("_", " ") for group in groups])
     ax.set(xlabel="sparsity", ylabel=label, xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6))  # the first at the top
     ax.legend(frameon=False, loc="best")
-    return _dress(ax, grid="x")
+    return dress(ax, grid="x")
 
 
 def _number(ax: Axes, value: float, x: float, y: float) -> None:
@@ -231,7 +231,7 @@ def _say(ax: Axes, sentence: str) -> Axes:
     return ax
 
 
-def _dress(ax: Axes, grid: str = "y") -> Axes:
+def dress(ax: Axes, grid: str = "y") -> Axes:
     """The look all panels share: two spines, light lines behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color=LINES, lw=0.6)

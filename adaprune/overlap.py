@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -149,6 +151,18 @@ def recovery(history: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
         gone = {name: gone[name] | ~now[name] for name in now}
         rows.append((step, *map(int, sums), float(sums[3] / sums[0])))
     return pd.DataFrame(rows, columns=["step", "kept", "removed", "returned", "recovered", "share"])
+
+
+def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
+    """The masks that a run with ``snapshots`` left in ``<results_dir>/masks/<run name>``, by step.
+
+    Raises:
+        ValueError: no snapshots there.
+    """
+    found = {int(file.stem): load_file(file) for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()}
+    if not found:
+        raise ValueError(f"{folder} holds no snapshots: adapt the run anew with snapshots=8")
+    return dict(sorted(found.items()))
 
 
 def _histogram(masks: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
