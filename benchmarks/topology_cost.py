@@ -37,13 +37,14 @@ def measure(sparsity: float, layers: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     mask = {name: torch.rand(shape, generator=generator) >= sparsity for name, shape in shapes.items()}
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     found = report(mask, encoder.config.num_attention_heads, weights)
-    seconds = time.perf_counter() - start
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
     unit = 1 if sys.platform == "darwin" else 1024
     total, kept = (int(found.matrices[column].sum()) for column in ("total", "kept"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"sparsity": sparsity, "connections": total, "kept": kept, "seconds": seconds, "peak_memory_bytes": peak}
+    return {"sparsity": sparsity, "connections": total, "kept": kept, "seconds": seconds, "cpu_seconds": worked,
+            "peak_memory_bytes": peak}  # fmt: skip
 
 
 def main(given: list[str] | None = None) -> int:
@@ -72,7 +73,8 @@ def main(given: list[str] | None = None) -> int:
         rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
         row = rows[-1]
         row["reached"] = row["seconds"] <= SECONDS and row["peak_memory_bytes"] <= BYTES
-        print(f"sparsity {sparsity:g}: {row['connections']:,} connections, {row['seconds']:.1f} s (bar {SECONDS}), "
+        print(f"sparsity {sparsity:g}: {row['connections']:,} connections, {row['seconds']:.1f} s (bar {SECONDS}; "
+              f"{row['cpu_seconds']:.1f} s of CPU time), "
               f"peak {row['peak_memory_bytes'] / 1e9:.2f} GB (bar {BYTES / 1e9:g})", flush=True)  # fmt: skip
     if asked.json:
         asked.json.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
