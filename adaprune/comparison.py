@@ -136,7 +136,7 @@ def contrast(records: pd.DataFrame, ours: dict[str, Any], theirs: dict[str, Any]
     keys = sorted({*BUDGET, "task", "sparsity", "seed"} - ours.keys() - theirs.keys())
     sides = [select(records, ours), select(records, theirs)]
     if any(not METHODS[side.get("method", "adaprune")].mask for side in (ours, theirs)):
-        keys.remove("sparsity")
+        keys = [name for name in keys if name != "sparsity"]
         sides[1] = sides[1].drop_duplicates(keys)
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_theirs"))
     return pairs.assign(difference=pairs["score"] - pairs["score_theirs"])

@@ -56,8 +56,8 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
 
 
 def draw_matrix(ax: Axes, values: pd.DataFrame, label: str) -> Axes:
-    """A square table as a heat map, darker is more, with its numbers in the cells."""
-    ax.imshow(values, cmap="Greys", vmin=0, vmax=max(1, np.nanmax(values)))
+    """A table of numbers in [0, 1] as a heat map, darker is more, with its numbers in the cells."""
+    ax.imshow(values, cmap="Greys", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(values.to_numpy()):
         if np.isfinite(value):
             colour = "white" if value > 0.55 else "black"

@@ -156,10 +156,10 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes
 
 def share_legend(fig: Figure) -> None:
     """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
-    order = list(STYLES)
+    order = {method: place for place, method in enumerate(STYLES)}  # what is no method comes last
     pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     found = {label: handle for handle, label in pairs}
-    labels = sorted(found, key=lambda label: (order.index(label.split()[0]), label))
+    labels = sorted(found, key=lambda label: (order.get(label.split()[0], len(order)), label))
     fig.legend([found[label] for label in labels], labels, loc="outside right upper", frameon=False)
 
 
