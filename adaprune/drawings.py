@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from adaprune.figures import INK, LINE_STYLES, LINES, STYLES, dress
+from adaprune.figures import INK, LINE_STYLES, LINES, STYLES, dress, say
 
 STRONGEST = 2  # edges into each block that a head graph shows
 
@@ -24,6 +24,8 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
         order: the groups, left to right; others are left out.
     """
     methods = [method for method in STYLES if method in set(rows["method"])]
+    if not methods:
+        return say(ax, "no run")
     for number, method in enumerate(methods):
         some = rows[(rows["method"] == method) & rows[group].isin(order)].groupby(group)[value]
         mean, spread = some.mean(), some.std(ddof=1).fillna(0)
@@ -49,6 +51,8 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
         x = np.sort(found)
         ax.step(x, np.arange(1, len(x) + 1) / len(x), where="post", lw=1.6, color=STYLES[method].colour,
                 ls=LINE_STYLES[number % len(LINE_STYLES)], label=method)  # fmt: skip
+    if not samples:
+        return say(ax, "no mask")
     random = np.sort(np.random.default_rng(0).binomial(most, density, 4000))
     ax.step(random, np.arange(1, 4001) / 4000, where="post", color=INK, lw=0.9, alpha=0.6, label="chance")
     ax.set(xlabel=f"degree (of {most})", ylabel="share of units up to it", ylim=(0, 1.02))
@@ -78,7 +82,9 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
     strongest of this graph.
     """
     heads = max(head for _, head in graph.nodes(data="head")) + 1
-    places = {n: (a["head"] if a["kind"] == "head" else heads + 1, a["layer"]) for n, a in graph.nodes(data=True)}
+    middle = (heads - 1) / 2  # an FFN block stands above its layer's heads, which it reads
+    places = {n: (a["head"], a["layer"]) if a["kind"] == "head" else (middle, a["layer"] + 0.5)
+              for n, a in graph.nodes(data=True)}  # fmt: skip
     strongest = max((weight for *_, weight in graph.edges(data="weight")), default=1)
     edges = []
     for node in graph:
@@ -93,10 +99,10 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
         drawn = nx.draw_networkx_nodes(graph, places, nodes, sizes, fill, shape, ax=ax, edgecolors=INK, linewidths=0.8)
         drawn.set_zorder(3)
     layers = sorted({layer for _, layer in graph.nodes(data="layer")})
-    ax.set_yticks(layers, layers)
-    ax.set_xticks([*range(heads), heads + 1], [*range(heads), "FFN"])
+    ax.set_yticks([*layers, *(layer + 0.5 for layer in layers)], [*layers, *["FFN"] * len(layers)])
+    ax.set_xticks(range(heads), range(heads))
     ax.tick_params(colors=INK, length=0, left=True, bottom=True, labelleft=True, labelbottom=True)
-    ax.set(xlabel="head", ylabel="layer", xlim=(-0.7, heads + 1.7), ylim=(layers[0] - 0.5, layers[-1] + 0.5))
+    ax.set(xlabel="head", ylabel="layer", xlim=(-0.7, heads - 0.3), ylim=(layers[0] - 0.3, layers[-1] + 0.8))
     ax.spines[:].set_visible(False)
     return ax
 

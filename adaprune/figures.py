@@ -78,7 +78,7 @@ def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
     """Sparsity in scope along the steps, below the line of what was asked; a sentence where there is no mask."""
     run, mask = record["run"], record["mask"]
     if mask is None:
-        return _say(ax, f"{run['method']} has no mask:\nall weights are kept")
+        return say(ax, f"{run['method']} has no mask:\nall weights are kept")
     style, points = STYLES[run["method"]], _points(record, "sparsity")
     steps = record["cost"]["steps"]
     ax.axhline(run["sparsity"], color=INK, lw=1, ls="--", label=f"asked: {run['sparsity']:g}")
@@ -205,7 +205,7 @@ def _points(record: dict[str, Any], *columns: str) -> pd.DataFrame:
 
 def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], label: str) -> Axes:
     if not groups:
-        return _say(ax, f"{record['run']['method']} has no mask:\nnothing to show by {label}")
+        return say(ax, f"{record['run']['method']} has no mask:\nnothing to show by {label}")
     style, mask = STYLES[record["run"]["method"]], record["mask"]
     values = [mask[key][group]["sparsity"] for group in groups]
     ax.axvline(mask["sparsity"], color=INK, lw=1, ls="--", label=f"whole scope: {mask['sparsity']:.3g}")
@@ -224,7 +224,7 @@ def _number(ax: Axes, value: float, x: float, y: float) -> None:
     ax.annotate(f"{value:.3f}", (x, y), **place, color=INK, fontsize=9, bbox=behind)
 
 
-def _say(ax: Axes, sentence: str) -> Axes:
+def say(ax: Axes, sentence: str) -> Axes:
     """A panel with nothing to draw says why."""
     ax.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, transform=ax.transAxes)
     ax.set_axis_off()
