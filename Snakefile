@@ -15,6 +15,7 @@ it failed, is runs/<name of the table>/<run name>.ipynb.
 """
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -80,6 +81,15 @@ onstart:
     logger.addHandler(Watch())
 
 
+onerror:
+    notebook = os.path.relpath(NOTEBOOKS / "02_compare.ipynb")
+    print(
+        f"sweep: compare what is finished with: papermill {notebook} {LOGS}/02_compare.ipynb "
+        f"-p results_dir {RESULTS} -p figures_dir {FIGURES}",
+        file=sys.stderr,
+    )
+
+
 localrules: all
 
 
@@ -88,7 +98,10 @@ rule all:
 
 
 rule adapt:
-    input: source_of, notebook=str(NOTEBOOKS / "01_adapt.ipynb")
+    input:
+        source_of,
+        notebook=str(NOTEBOOKS / "01_adapt.ipynb"),
+        teacher=lambda wildcards: RUNS[wildcards.name].teacher or [],  # made first where it is a row too
     output: f"{RESULTS}/{{name}}.json"
     log: notebook=f"{LOGS}/{{name}}.ipynb"
     # Finished runs are none of this rule's, whatever has changed since: snakemake deletes what it makes again.

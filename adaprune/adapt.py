@@ -17,14 +17,15 @@ from transformers import set_seed
 
 from adaprune.ablations import ablate, check_ablation
 from adaprune.artifact import save_mask
-from adaprune.checkpoints import claim
+from adaprune.checkpoints import claim, write_tensors
 from adaprune.counting import EMBED, component_of, summary
 from adaprune.diet import kept_rows, lessons
-from adaprune.encoders import Encoder, load_encoder, tensor_hash, tensor_hashes
+from adaprune.encoders import Encoder, load_encoder, set_dropout, tensor_hash, tensor_hashes
 from adaprune.heads import AdaptedModel
 from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
 from adaprune.methods import METHODS
+from adaprune.ranks import ranks, theta_path
 from adaprune.recipes import plan_for
 from adaprune.records import check_writable, environment, find_record, mask_path, read_record, record_path, write_record
 from adaprune.run import Run
@@ -57,11 +58,7 @@ def adapt(run: Run) -> dict:
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
-    surroundings = environment(
-        model_revision=encoder.revision,
-        data_fingerprint=task.fingerprint,
-        seed=run.seed,
-    )
+    surroundings = environment(model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed)
     base = tensor_hashes(encoder.model)
     job = prepare(run, task, encoder)
     with processes.main_process_first():
@@ -88,6 +85,8 @@ def adapt(run: Run) -> dict:
         if outcome.masks is not None and record["weights_intact"]:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+            if outcome.thetas is not None:
+                write_tensors(theta_path(record_path(run)), ranks(outcome.thetas, outcome.masks))
         if taught is not None:
             write_logits(record_path(run), taught, task)
         write_record(record, run)
@@ -99,6 +98,8 @@ def adapt(run: Run) -> dict:
 def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
     """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed."""
     plan = plan_for(run)
+    if plan.dropout >= 0:
+        set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
     model = AdaptedModel.for_task(encoder.model, task.num_labels)
     if not task.labels:  # start a regression at the mean label, not at 0
@@ -178,9 +179,9 @@ def _cost(outcome: Outcome, job: Job) -> dict:
 
 
 def _shipped_bytes(outcome: Outcome, job: Job) -> int:
-    """What the task adds to a base model that is there: the head, and 1 bit a weight or every trained weight."""
-    tensors = list(job.model.head.parameters())
-    if not job.run.kind.weights_intact:
+    """What the task adds to a base model that is there: the head, and 1 bit a weight or what was trained of weights."""
+    tensors = [*job.model.head.parameters(), *(outcome.updates or ())]
+    if not job.run.kind.weights_intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
     masks = (outcome.masks or {}).values() if job.run.kind.weights_intact else ()
     return sum(t.numel() * t.element_size() for t in tensors) + sum((m.numel() + 7) // 8 for m in masks)

@@ -128,13 +128,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
     encoder = model.encoder if isinstance(model, AdaptedModel) else model
     if thetas_of(encoder):
         raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
-    state = encoder.state_dict()
-    for name, expected in mask.card["base"].items():
-        if name not in state or tensor_hash(state[name]) != expected:
-            raise ValueError(
-                f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
-                "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
-            )
+    check_base(encoder, mask)
     _check_masks(mask.masks, encoder)
     head = _head(mask.head).to(next(encoder.parameters()).device)
     if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
@@ -154,6 +148,17 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
         encoder.config.label2id = {label: number for number, label in enumerate(labels)}
     adapted.head = head
     return adapted.eval()
+
+
+def check_base(encoder: nn.Module, mask: Mask) -> None:
+    """ValueError, with the tensor's name, where ``encoder`` is not the base that the mask was made for."""
+    state = encoder.state_dict()
+    for name, expected in mask.card["base"].items():
+        if name not in state or tensor_hash(state[name]) != expected:
+            raise ValueError(
+                f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
+                "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
+            )
 
 
 def _check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:

@@ -9,17 +9,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "run datafiles movie_reviews metrics",
+    0: "run refusals datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
-    "records recipes job checkpoints progress sampler statistics",
-    2: "training learning oneshot stages weights artifact comparison sweeps",
-    3: "methods diet teachers ablations topology overlap graphs",
-    4: "adapt figures drawings",
+    "records recipes job checkpoints ranks progress sampler statistics",
+    2: "training learning oneshot stages weights artifact comparison teachers",
+    3: "methods diet sweeps ablations topology overlap graphs",
+    4: "adapt nested figures drawings",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
 # Doors between rooms of one floor: (from, to) -> why the one needs the other.
 DOORS = {
+    ("run", "refusals"): "what a run is and how a misfit is told are two subjects",
     ("records", "schema"): "writing and reading is one file, what a record must hold another",
     ("counting", "masks"): "both denominators are counts of what can be masked",
     ("allocation", "counting"): "scores are shared out within a component",
@@ -30,6 +31,10 @@ DOORS = {
     ("overlap", "topology"): "masks are read and refused in one place",
     ("graphs", "topology"): "blocks and what is effective in them are one topology",
     ("drawings", "figures"): "one look for all panels",
+    ("learning", "stages"): "a head trained before the mask is not trained again after a kill",
+    ("oneshot", "training"): "gradients mean something under a trained head only",
+    ("oneshot", "stages"): "and that head is trained once",
+    ("nested", "adapt"): "a run is prepared and scored again as it was",
     ("job", "recipes"): "a job carries the plan that its recipe made",
 }
 

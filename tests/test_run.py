@@ -187,6 +187,10 @@ OTHER = {
     "teacher": "results/t.json",
     "data_keep": 0.5,
     "data_score": "el2n",
+    "surrogate": "identity",
+    "reach": 0.5,
+    "theta_average": 0.5,
+    "dropout": 0.25,
 }
 
 
@@ -284,3 +288,10 @@ def test_what_papermill_injects_is_judged(tmp_path):
     assert "unknown parameter 'sparsty': did you mean 'sparsity'?" in told and "recovery must be True" in told
     assert "MINE" not in told and len(told.splitlines()) == 3
     assert name.strip() == DEFAULT_NAME.replace("seed~0", "seed~7")
+
+
+def test_a_teacher_adds_to_the_name_only_what_is_its_own():
+    common = {"task": "stsb", "epochs": 3, "precision": "bf16"}
+    teacher = Run(**common, method="finetune", sparsity=0.0, seed=1)
+    pupil = Run(**common, seed=10, teacher=f"results/{teacher.name}.json")
+    assert pupil.name == pupil.model_copy(update={"teacher": ""}).name + "_teacher~method-finetune_sparsity-0_seed-1"
