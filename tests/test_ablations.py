@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from adaprune import Run, adapt, comparison, load_mask, overlap, table
+from adaprune import Run, adapt, contrasts, load_mask, overlap, table
 from adaprune.ablations import perturb, shuffled
 from adaprune.artifact import save_mask
 from adaprune.encoders import load_encoder
@@ -117,19 +117,19 @@ def test_a_mask_of_another_base_is_not_ablated(runs, tmp_path):
 
 def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
     records = table(runs["head"].results_dir)
-    pairs = comparison.contrast(records, {"ablation": "shuffle"}, {"ablation": "head"})
+    pairs = contrasts.contrast(records, {"ablation": "shuffle"}, {"ablation": "head"})
     assert len(pairs) == 1 and pairs["difference"].item() == pairs["score"].item() - pairs["score_theirs"].item()
-    assert len(comparison.contrast(records, {}, {"method": "features"})) == 1  # seed 1 and the wide scope have none
-    assert len(comparison.contrast(records, {}, {"method": "magnitude"})) == 1
-    assert comparison.verdict(comparison.contrast(records, {}, {"method": "imp"})) == "not tested"
+    assert len(contrasts.contrast(records, {}, {"method": "features"})) == 1  # seed 1 and the wide scope have none
+    assert len(contrasts.contrast(records, {}, {"method": "magnitude"})) == 1
+    assert contrasts.verdict(contrasts.contrast(records, {}, {"method": "imp"})) == "not tested"
     made = pd.DataFrame(
         {"task": ["a", "a", "b", "b"], "score": [0.8, 0.81, 0.7, 0.72], "score_theirs": [0.5, 0.52, 0.4, 0.4]}
     )
     made["difference"] = made["score"] - made["score_theirs"]
-    assert comparison.verdict(made) == "confirmed" and comparison.verdict(made, -1) == "not confirmed"
-    assert comparison.verdict(made, margin=0.299) == "not confirmed"  # of task a: 0.295
-    assert comparison.verdict(made[:1]) == "right sign, not significant"
-    assert comparison.evidence(made) == "a 0.805 against 0.510 (2); b 0.710 against 0.400 (2)"
+    assert contrasts.verdict(made) == "confirmed" and contrasts.verdict(made, -1) == "not confirmed"
+    assert contrasts.verdict(made, margin=0.299) == "not confirmed"  # of task a: 0.295
+    assert contrasts.verdict(made[:1]) == "right sign, not significant"
+    assert contrasts.evidence(made) == "a 0.805 against 0.510 (2); b 0.710 against 0.400 (2)"
 
 
 def papermill(name: str, folder: Path, **parameters: object) -> tuple[int, str, str]:

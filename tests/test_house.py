@@ -12,7 +12,7 @@ FLOORS = {
     0: "run refusals datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints ranks progress sampler statistics",
-    2: "training learning oneshot stages weights artifact comparison teachers",
+    2: "training learning oneshot stages weights artifact comparison contrasts teachers",
     3: "methods diet sweeps ablations topology overlap graphs",
     4: "adapt nested figures drawings",
 }
