@@ -200,5 +200,6 @@ def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
         "seed": run.seed,
         "model": encoder.id,
         "revision": encoder.revision,
+        "heads": encoder.model.config.num_attention_heads,
         "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
     }
