@@ -25,7 +25,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from adaprune.records import find_record
+from adaprune.ablations import source
+from adaprune.records import find_record, record_path
 from adaprune.sweeps import Progress, read_sweep
 
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"
@@ -49,6 +50,12 @@ except (ValueError, OSError) as error:
 RECORDS = [f"{RESULTS}/{name}.json" for name in RUNS]
 TABLE = f"{FIGURES}/table_{Path(RESULTS).name}.md"
 PICTURE = f"{FIGURES}/extra_comparison.svg"
+
+
+def source_of(wildcards):
+    """The record of the run that an ablation starts from."""
+    run = RUNS[wildcards.name]
+    return [str(record_path(source(run)))] if run.ablation else []
 
 
 def fields_of(wildcards):
@@ -92,6 +99,7 @@ rule all:
 
 rule adapt:
     input:
+        source_of,
         notebook=str(NOTEBOOKS / "01_adapt.ipynb"),
         teacher=lambda wildcards: RUNS[wildcards.name].teacher or [],  # made first where it is a row too
     output: f"{RESULTS}/{{name}}.json"

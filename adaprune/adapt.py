@@ -15,6 +15,7 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from adaprune.ablations import ablate, check_ablation
 from adaprune.artifact import save_mask
 from adaprune.checkpoints import claim, write_tensors
 from adaprune.counting import EMBED, component_of, summary
@@ -26,7 +27,7 @@ from adaprune.masks import detach, maskable
 from adaprune.methods import METHODS
 from adaprune.ranks import ranks, theta_path
 from adaprune.recipes import plan_for
-from adaprune.records import check_writable, environment, find_record, read_record, record_path, write_record
+from adaprune.records import check_writable, environment, find_record, mask_path, read_record, record_path, write_record
 from adaprune.run import Run
 from adaprune.stages import together
 from adaprune.tasks import TaskData, load_task, tokenize
@@ -50,6 +51,7 @@ def adapt(run: Run) -> dict:
     if finished is not None:
         return finished
     _check_machine(run)
+    check_ablation(run)
     check_writable(run.results_dir)
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
@@ -65,7 +67,7 @@ def adapt(run: Run) -> dict:
         claim(job.settings.folder, **origin)
     whole, (rows, scoring) = job, kept_rows(job)
     job = lessons(job, rows, logits)
-    outcome = METHODS[run.method](job)
+    outcome = ablate(job) if run.ablation else METHODS[run.method](job)
     outcome = replace(outcome, fit=together(*scoring, outcome.fit))
     metrics = score(job, task)
     taught = predict(job.model, whole.sentences, "train", job.settings) if run.method == "finetune" else None
@@ -80,7 +82,7 @@ def adapt(run: Run) -> dict:
     }
     detach(encoder.model)
     if PartialState().is_main_process:
-        if outcome.masks is not None and run.kind.weights_intact:  # a mask of weights that nobody has helps nobody
+        if outcome.masks is not None and record["weights_intact"]:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
             if outcome.thetas is not None:
@@ -130,11 +132,6 @@ def score(job: Job, task: TaskData) -> dict:
         validation.update({name + suffix: value for name, value in metrics.items()})
     selection = evaluate(job.model, job.sentences, "selection", job.settings)
     return {"validation": validation, "selection": selection, "primary": task.primary}
-
-
-def mask_path(run: Run) -> Path:
-    """``<results_dir>/masks/<run name>.safetensors``."""
-    return Path(run.results_dir) / "masks" / f"{run.name}.safetensors"
 
 
 def _check_machine(run: Run) -> None:
@@ -203,5 +200,6 @@ def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
         "seed": run.seed,
         "model": encoder.id,
         "revision": encoder.revision,
+        "heads": encoder.model.config.num_attention_heads,
         "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
     }

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from adaprune.run import METHODS, RESULT_NEUTRAL, Run
-from adaprune.statistics import holm, interval, paired_test, retention
+from adaprune.statistics import SIGNIFICANT, holm, interval, paired_test, retention
 
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
-SIGNIFICANT = 0.05
 TAUGHT = "+ teacher"  # in the names of ways
 READING = """\
 Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
@@ -179,15 +178,17 @@ def _generator() -> np.random.Generator:
 
 
 def _intact(part: pd.DataFrame) -> pd.Series:
-    return part["method"].map(lambda method: METHODS[method].weights_intact)
+    return part["method"].map(lambda method: METHODS[method].weights_intact) & (part["noise"] == 0)
 
 
 def _ranked(part: pd.DataFrame) -> list[tuple[str, str]]:
     """Ways with what a table calls them: weights intact first, the best mean over tasks at the top."""
     means = part.groupby(["way", "task"])["score"].mean().groupby("way").mean()
-    intact = part.assign(intact=_intact(part)).groupby("way")["intact"].first()
+    first = part.assign(intact=_intact(part)).groupby("way")[["intact", "noise"]].first()
+    intact, noise = first["intact"], first["noise"]
     order = sorted(means.index, key=lambda way: (not intact[way], -means[way], way))
-    return [(way, way if intact[way] else f"{way} (weights trained)") for way in order]
+    changed = {way: f"{way} (weights {'noised' if noise[way] else 'trained'})" for way in order if not intact[way]}
+    return [(way, changed.get(way, way)) for way in order]
 
 
 def _scores(part: pd.DataFrame, found: pd.DataFrame) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+from accelerate import PartialState
+from safetensors.torch import save_file
 from torch import Tensor
 
 from adaprune.allocation import counts, shares
@@ -15,6 +18,7 @@ from adaprune.job import Fit, Job, Outcome, Settings
 from adaprune.masks import attach, check_minimum, keep_each, keep_top, set_masks, threshold_of
 from adaprune.optim import AdaPrune
 from adaprune.recipes import Plan
+from adaprune.records import mask_path
 from adaprune.schedules import SparsityControl
 from adaprune.stages import Result, stage, together
 from adaprune.theta import protect
@@ -47,6 +51,8 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
     control = SparsityControl(
         plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
     )
+    if run.snapshots:
+        control = Snapshots(control, list(parameters), mask_path(run).with_suffix(""), max(1, steps // run.snapshots))
     control.check(parameters.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
     if plan.scores:
         control.update(0, parameters.values(), threshold_of(encoder))
@@ -61,6 +67,26 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
     kept = {name: theta.detach().cpu() for name, theta in parameters.items()} if run.keep_theta else None
     set_masks(encoder, masks)
     return Outcome(together(*before, learned), masks, thetas=kept)
+
+
+class Snapshots:
+    """A control that also saves the mask every so many steps: ``<folder>/<step>.safetensors``, booleans by name."""
+
+    def __init__(self, control: SparsityControl, names: list[str], folder: Path, every: int):
+        self.control, self.names, self.folder, self.every = control, names, folder, every
+
+    def __getattr__(self, name: str):
+        return getattr(self.control, name)
+
+    def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
+        """Moves the threshold as the control does; whether training should stop."""
+        stop = self.control.update(step, thetas, threshold)
+        if step % self.every == 0 and PartialState().is_main_process:
+            levels = threshold.expand(len(self.names)).tolist()
+            masks = {n: (t.detach() > level).cpu() for n, t, level in zip(self.names, thetas, levels, strict=True)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(masks, self.folder / f"{step}.safetensors")
+        return stop
 
 
 def optimiser_for(

@@ -35,7 +35,7 @@ def _sentence(culprit: Any, fields: Mapping[str, FieldInfo]) -> str:
     field = fields[name]
     if kind == "literal_error":
         choices = get_args(field.annotation)
-        listed = ", ".join("'' (the recipe's)" if choice == "" else repr(choice) for choice in choices)
+        listed = ", ".join("'' (the default)" if choice == "" else repr(choice) for choice in choices)
         return f"{name} must be one of {listed}, {got}{_nearest(value, choices)}"
     if kind in _TYPES:
         got = f"{got} ({type(value).__name__}){_remedy(name, kind, value)}"

@@ -45,7 +45,7 @@ METHODS = {
 # Always part of a run's name, in this order.
 NAMED = ("task", "method", "sparsity", "seed", "model")
 # Where a run reads and writes, how often it saves, what it keeps: two runs that differ only here have one result.
-RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to", "keep_theta"})
+RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to", "keep_theta", "snapshots"})
 # The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
 NAME_BYTES = 255 - len(".safetensors")
 
@@ -61,6 +61,7 @@ Allocation = Literal["", "equal", "scores"]
 ImpRule = Literal["remaining", "original"]
 DataScore = Literal["random", "el2n", "grand"]
 StepRule = Literal["", "sgd", "adam", "adafactor"]
+Ablation = Literal["", "head", "shuffle"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
@@ -116,9 +117,14 @@ class Run(BaseModel):
     teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
     data_keep: float = Field(1.0, gt=0, le=1, description="fraction of the training rows to learn from")
     data_score: DataScore = Field("random", description="rows that go below data_keep 1: random, hardest el2n or grand")
+    ablation: Ablation = Field(
+        "", description="this run's finished mask, as it is (head) or shuffled; head trained anew"
+    )
+    noise: float = Field(0.0, ge=0, description="of an ablation: sigma of N(1, sigma) that multiplies every weight")
     gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")
     precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
     report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
+    snapshots: int = Field(0, ge=0, description="masks to save on the way to the learned one; 0: none")
     checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
     keep_theta: bool = Field(False, description="write theta's order, 2 bytes a weight, to cut at other sparsities")
 

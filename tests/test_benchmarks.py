@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import step_cost
+from benchmarks import step_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
 
 
@@ -76,3 +76,10 @@ def test_check_fails_only_where_asked(monkeypatch):
     options = ["--shapes", "tiny-2x8", "--no-memory"]
     assert step_cost.main(options) == 0
     assert step_cost.main([*options, "--check"]) == 1
+
+
+def test_topology_cost_measures_a_layer_of_bert_base():
+    found = topology_cost.measure(0.99, layers=1)
+    assert found["connections"] == 4 * 768 * 768 + 2 * 768 * 3072
+    assert abs(found["kept"] / found["connections"] - 0.01) < 1e-3
+    assert found["seconds"] > 0 and found["peak_memory_bytes"] > 2**20

@@ -88,6 +88,14 @@ def test_no_share_is_told_where_it_would_mean_nothing(results, change):
     assert retained(results(scores)).empty
 
 
+def test_runs_with_noise_on_the_weights_are_context_as_trained_ones_are(results, tmp_path):
+    noised = (("ablation", "head"), ("noise", 0.1))
+    runs = results({("adaprune", 0.5, "rte"): [0.5, 0.6], ("adaprune", 0.5, "rte", *noised): [0.7, 0.9]})
+    assert against_adaprune(runs).empty  # not a rival with intact weights
+    written = write_table(runs, tmp_path / "table.md").read_text()
+    assert "| adaprune ablation head noise 0.1 (weights noised) | 0.800" in written and "**0.800**" not in written
+
+
 def test_pupils_of_each_tasks_and_seeds_own_teacher_are_one_way(results):
     def taught(task, seed, sparsity=0):
         return ("teacher", f"out/task~{task}_method~finetune_sparsity~{sparsity}_seed~{seed}_model~minilm.json")

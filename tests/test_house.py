@@ -12,9 +12,9 @@ FLOORS = {
     0: "run refusals datafiles movie_reviews metrics",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints ranks progress sampler statistics",
-    2: "training learning oneshot stages weights artifact comparison teachers",
-    3: "methods diet sweeps",
-    4: "adapt nested figures",
+    2: "training learning oneshot stages weights artifact comparison contrasts teachers",
+    3: "methods diet sweeps ablations topology overlap graphs",
+    4: "adapt nested figures drawings",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
@@ -28,6 +28,9 @@ DOORS = {
     ("optim", "schedules"): "the penalty on scores rises as sparsity does",
     ("weights", "training"): "weights are trained by the same fit",
     ("learning", "training"): "a mask is learned by training",
+    ("overlap", "topology"): "masks are read and refused in one place",
+    ("graphs", "topology"): "blocks and what is effective in them are one topology",
+    ("drawings", "figures"): "one look for all panels",
     ("learning", "stages"): "a head trained before the mask is not trained again after a kill",
     ("oneshot", "training"): "gradients mean something under a trained head only",
     ("oneshot", "stages"): "and that head is trained once",

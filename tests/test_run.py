@@ -81,7 +81,7 @@ def test_unknown_choice_names_the_choices_and_the_nearest():
     text = message(method="Magnitud")
     assert "'Magnitud'" in text and text.endswith("did you mean 'magnitude'?")
     assert all(method in text for method in METHODS)
-    assert "'' (the recipe's), 'penalty'" in message(control="cubik")
+    assert "'' (the default), 'penalty'" in message(control="cubik")
     assert "got ['a']" in message(scope=["a"])
     assert "did you mean" not in message(precision="")
 
@@ -180,6 +180,7 @@ OTHER = {
     "recovery": False,
     "prune_unseen": True,
     "allocation": "equal",
+    "ablation": "shuffle",
     "sparsity": 0.75,
     "max_length": 64,
     "imp_rule": "original",
