@@ -19,6 +19,7 @@ from adaprune.masks import attach, keep_top
 from adaprune.optim import AdaPrune
 from adaprune.records import table
 from adaprune.run import Run
+from adaprune.serving import MaskedEncoder
 from adaprune.tasks import load_task
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "AdaptationHead",
     "AdaptedModel",
     "Mask",
+    "MaskedEncoder",
     "Run",
     "adapt",
     "apply_mask",

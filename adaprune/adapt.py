@@ -202,5 +202,6 @@ def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
         "seed": run.seed,
         "model": encoder.id,
         "revision": encoder.revision,
-        "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
+        "licence": encoder.licence,  # the base model's, which binds its mask too
+        "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }

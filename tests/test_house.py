@@ -9,12 +9,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "run datafiles movie_reviews metrics",
+    0: "run datafiles movie_reviews metrics coding",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints progress sampler statistics",
     2: "training learning oneshot stages weights artifact comparison sweeps",
-    3: "methods diet teachers",
-    4: "adapt figures",
+    3: "methods diet teachers serving",
+    4: "adapt figures task_inference",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
