@@ -1,9 +1,11 @@
 """Many tasks on one base: the single-task model's logits to the last bit, one copy of the weights, clear errors."""
 
+import json
 import threading
 
 import pytest
 import torch
+from huggingface_hub import close_session, constants
 from transformers import pipeline
 
 from adaprune import MaskedEncoder, apply_mask, load_encoder, load_mask, save_mask
@@ -12,7 +14,7 @@ from adaprune.heads import AdaptationHead
 from adaprune.masks import maskable
 from adaprune.serving import INDEX
 from adaprune.task_inference import task_scores
-from tests import tiny
+from tests import hub_stand_in, tiny
 
 TASKS = {"good_bad": ["bad", "good"], "three": ["a", "b", "c"], "grade": [], "two": ["no", "yes"]}
 SENTENCES = ["a fine film", "dull and long", "see it twice", "the cast is wasted , cold and flat"]
@@ -194,7 +196,7 @@ def test_bad_input(served, paths, tmp_path, tiny_model_dir):
 def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_model_dir):
     folder = tmp_path / "all"
     served.save_pretrained(folder)
-    for name, path in paths.items():
+    for path in paths.values():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     readme = (folder / "README.md").read_text()
     assert readme.startswith("---\n") and "pipeline_tag: text-classification" in readme and "accuracy" in readme
@@ -234,10 +236,11 @@ def test_task_scores_are_the_slope_of_the_entropy(served, tiny_model_dir):
         tasks = [served.task(name) for name in names]
         mixed = load_encoder(str(tiny_model_dir)).model.double()
         for name, module in maskable(mixed).items():
-            module.weight.copy_(module.weight * sum(a * t.kept(name, module.weight) for a, t in zip(shares, tasks)))
+            kept = [share * task.kept(name, module.weight) for share, task in zip(shares, tasks, strict=True)]
+            module.weight.copy_(module.weight * sum(kept))
         head = AdaptationHead(2, 16, 2).double()
         own = [dict(task.head.named_parameters()) for task in tasks]
-        head.load_state_dict({p: sum(a * o[p] for a, o in zip(shares, own)) for p in own[0]})
+        head.load_state_dict({p: sum(a * o[p] for a, o in zip(shares, own, strict=True)) for p in own[0]})
         states = mixed(**batch, output_hidden_states=True).hidden_states
         share = head(states[1:]).softmax(-1)
         return float(-(share * share.log()).sum(-1).mean())
@@ -257,3 +260,41 @@ def test_task_scores_need_tasks_with_the_same_classes(served):
             task_scores(served, tasks, **read(served))
     with pytest.raises(ValueError, match="unknown task 'five'"):
         task_scores(served, ["two", "five"], **read(served))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """huggingface_hub talks to a stand-in on this machine instead of the hub."""
+    server = hub_stand_in.start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    close_session()  # one that was opened offline stays offline
+    yield server
+    close_session()
+    server.shutdown()
+    server.server_close()
+
+
+def test_pushed_to_the_hub_and_fetched_again(served, paths, tiny_model_dir, hub):
+    assert served.push_to_hub("user/masks", private=True, token="a-token") == f"{hub.address}/user/masks"
+    pushed = hub.repos["user/masks"]
+    assert set(pushed) == {"README.md", INDEX, *(f"{name}{end}" for name in TASKS for end in (".safetensors", ".json"))}
+    assert json.loads(pushed[INDEX]) == {"tasks": list(TASKS)}
+    assert all(pushed[path.name] == path.read_bytes() for path in paths.values())
+    again = MaskedEncoder.from_pretrained("user/masks")
+    assert again.tasks == list(TASKS)
+    batch = read(served)
+    assert torch.equal(again(**batch).logits, served(**batch).logits)
+    third = MaskedEncoder.from_pretrained(str(tiny_model_dir))
+    third.add_task("two", "user/masks")
+    hub.repos["user/empty"] = {}
+    for name in ("user/none", "user/empty"):
+        with pytest.raises(FileNotFoundError, match=f"{name} is neither a mask file nor a folder or repository"):
+            third.add_task("x", name)
+    pushed["two.safetensors"] = pushed["two.safetensors"][:-1]  # damaged on the hub or on the way
+    with pytest.raises(ValueError, match="two.safetensors"):
+        MaskedEncoder.from_pretrained("user/masks", revision="b" * 40)
