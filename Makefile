@@ -3,10 +3,12 @@
 #   VENV=DIR       where the environment is built (default .venv)
 #   PYTHON=NAME    the Python 3.11+ that builds it (default python3)
 #   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
+#   DATA=DIR       of `make masks`: folder with <task>/{train,validation}.parquet (default: the hub)
 
 VENV ?= .venv
 PYTHON ?= python3
 LAB_FLAGS ?=
+DATA ?=
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
@@ -39,7 +41,7 @@ export PYTHONUNBUFFERED := 1
 export TQDM_MININTERVAL := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data env lint format clean
+.PHONY: help run masks test lab data env lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -81,6 +83,17 @@ run: env data  ## adapt MiniLM to movie reviews with three methods and compare t
 	@echo "  masks               runs/results/masks/"
 	@echo "  executed notebooks  runs/make_run_{$$(echo $(RUN_METHODS) | tr ' ' ',')}.ipynb, runs/00_start_here.ipynb"
 	@find runs -name '*.svg' -o -name '*.png' | sed 's/^/  figure              /'
+
+masks: env data  ## train the five masks of sweeps/masks.tsv into runs/masks, then 07_many_tasks
+	@mkdir -p runs/masks
+	@tail -n +2 sweeps/masks.tsv | while read -r task method sparsity seed rows; do \
+		echo; echo "== $$task: runs/masks_$$task.ipynb"; \
+		$(PAPERMILL) notebooks/01_adapt.ipynb runs/masks_$$task.ipynb -p task $$task -p method $$method \
+			-p sparsity $$sparsity -p seed $$seed -p max_train_examples $$rows \
+			-r data_dir '$(DATA)' -p results_dir runs/masks < /dev/null || exit 1; \
+	done
+	$(PAPERMILL) notebooks/07_many_tasks.ipynb runs/07_many_tasks.ipynb \
+		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/figures
 
 test: export HF_HUB_OFFLINE := 1
 test: env data lint  ## run every check: style, notebooks, doctests, tests

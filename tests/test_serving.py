@@ -20,15 +20,22 @@ TASKS = {"good_bad": ["bad", "good"], "three": ["a", "b", "c"], "grade": [], "tw
 SENTENCES = ["a fine film", "dull and long", "see it twice", "the cast is wasted , cold and flat"]
 
 
-def make_mask(folder, encoder, name, labels, seed, scope="encoder", model="tiny", density=0.5):
+def make_mask(folder, encoder, name, labels, seed, scope="encoder", model="tiny", **said):
     """A mask file of random bits and a random head, which is not near 0."""
     generator = torch.Generator().manual_seed(seed)
     modules = maskable(encoder, scope).items()
-    masks = {weight: torch.rand(module.weight.shape, generator=generator) < density for weight, module in modules}
+    masks = {weight: torch.rand(module.weight.shape, generator=generator) < 0.5 for weight, module in modules}
     config = encoder.config
     head = AdaptationHead(config.num_hidden_layers, config.hidden_size, len(labels) or 1).state_dict()
     head = {p: torch.randn(value.shape, generator=generator) for p, value in head.items()}
-    card = {"task": name, "labels": labels, "model": str(model), "revision": "unknown", "metrics": {"accuracy": 0.5}}
+    card = {
+        "task": name,
+        "labels": labels,
+        "model": str(model),
+        "revision": "unknown",
+        "metrics": {"accuracy": 0.5},
+        **said,
+    }
     return save_mask(folder / f"{name}.safetensors", masks, head, card, encoder)
 
 
@@ -295,6 +302,6 @@ def test_pushed_to_the_hub_and_fetched_again(served, paths, tiny_model_dir, hub)
     for name in ("user/none", "user/empty"):
         with pytest.raises(FileNotFoundError, match=f"{name} is neither a mask file nor a folder or repository"):
             third.add_task("x", name)
-    pushed["two.safetensors"] = pushed["two.safetensors"][:-1]  # damaged on the hub or on the way
+    hub.repos["user/damaged"] = {**pushed, "two.safetensors": pushed["two.safetensors"][:-1]}
     with pytest.raises(ValueError, match="two.safetensors"):
-        MaskedEncoder.from_pretrained("user/masks", revision="b" * 40)
+        MaskedEncoder.from_pretrained("user/damaged")
