@@ -6,7 +6,6 @@ Zlib rather than an arithmetic coder: every language reads it, its bytes are a s
 
 from __future__ import annotations
 
-import math
 import zlib
 
 import numpy as np
@@ -14,16 +13,6 @@ import numpy as np
 CODINGS = ("bits", "bytes", "gaps")
 _SPARSE = 0.2  # the share of the rarer value below which gaps are shorter than coded bytes
 _MORE = 255  # a gap's byte that says: 255 and on
-
-
-def entropy_bytes(count: int, size: int) -> float:
-    """The bound n H(k / n) / 8 for a mask with ``count`` of ``size`` entries kept, in bytes.
-
-    >>> entropy_bytes(8, 16), entropy_bytes(0, 16)
-    (2.0, 0.0)
-    """
-    shares = (count / size, 1 - count / size) if size else ()
-    return size / 8 * sum(share * math.log2(1 / share) for share in shares if share)
 
 
 def encode(mask: np.ndarray, plain: bool = False) -> tuple[str, bytes]:

@@ -136,10 +136,6 @@ class MaskedEncoder(nn.Module):
     device = property(lambda self: next(self.encoder.parameters()).device)
     dtype = property(lambda self: next(self.encoder.parameters()).dtype)
 
-    def can_generate(self) -> bool:
-        """No; pipelines ask."""
-        return False
-
     def add_task(self, name: str, source: str | Path | Mask, revision: str | None = None) -> None:
         """Adds a task under ``name``: a mask file's path, a folder or hub repository of tasks, or a loaded mask.
 

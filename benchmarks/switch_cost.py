@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import entropy
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
 from adaprune.artifact import load_mask, save_mask
-from adaprune.coding import decode, encode, entropy_bytes
+from adaprune.coding import decode, encode
 from adaprune.encoders import Encoder
 from adaprune.heads import AdaptationHead
 from adaprune.masks import maskable
@@ -54,6 +55,11 @@ def random_masks(encoder: BertModel, sparsity: float, seed: int = 0) -> dict[str
     generator = torch.Generator().manual_seed(seed)
     modules = maskable(encoder).items()
     return {name: torch.rand(module.weight.shape, generator=generator) >= sparsity for name, module in modules}
+
+
+def entropy_bytes(kept: int, size: int) -> float:
+    """The bound n H(k / n) / 8 for a mask that keeps ``kept`` of ``size`` entries, in bytes."""
+    return size * float(entropy([kept / size, 1 - kept / size], base=2)) / 8
 
 
 def mask_file(folder: Path, encoder: BertModel, name: str, sparsity: float, seed: int) -> Path:

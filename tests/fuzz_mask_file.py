@@ -138,7 +138,7 @@ def main() -> None:
         while time.monotonic() < until:
 
             @seed(rounds)
-            @settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+            @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck),
                       phases=[Phase.generate, Phase.shrink])  # fmt: skip
             @given(changes=CHANGES, number=st.integers(0, 3))
             def one(changes, number):
@@ -147,7 +147,7 @@ def main() -> None:
 
             one()
             rounds += 1
-    print(f"{sum(counts.values())} files in {rounds} rounds, none broke the reader: {counts}")
+            print(f"{sum(counts.values())} files in {rounds} rounds, none broke the reader: {counts}", flush=True)
 
 
 if __name__ == "__main__":

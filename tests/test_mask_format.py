@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adaprune import load_mask, save_mask
-from adaprune.coding import decode, encode, entropy_bytes
+from adaprune.coding import decode, encode
+from benchmarks.switch_cost import entropy_bytes
 from tests import fuzz_mask_file
 from tests.test_artifact import CARD, HOSTILE, Odd, encoder_of, head_of, masks_of, replaced, rewritten, same
 
