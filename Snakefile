@@ -15,6 +15,7 @@ it failed, is runs/<name of the table>/<run name>.ipynb.
 """
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -24,7 +25,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from adaprune.records import find_record
+from adaprune.ablations import source
+from adaprune.records import find_record, record_path
 from adaprune.sweeps import Progress, read_sweep
 
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"
@@ -50,6 +52,12 @@ TABLE = f"{FIGURES}/table_{Path(RESULTS).name}.md"
 PICTURE = f"{FIGURES}/extra_comparison.svg"
 
 
+def source_of(wildcards):
+    """The record of the run that an ablation starts from."""
+    run = RUNS[wildcards.name]
+    return [str(record_path(source(run)))] if run.ablation else []
+
+
 def fields_of(wildcards):
     """Every field, because the notebook's defaults are not all those of Run; as YAML, because papermill guesses at -p."""
     fields = RUNS[wildcards.name].model_dump()
@@ -73,6 +81,15 @@ onstart:
     logger.addHandler(Watch())
 
 
+onerror:
+    notebook = os.path.relpath(NOTEBOOKS / "02_compare.ipynb")
+    print(
+        f"sweep: compare what is finished with: papermill {notebook} {LOGS}/02_compare.ipynb "
+        f"-p results_dir {RESULTS} -p figures_dir {FIGURES}",
+        file=sys.stderr,
+    )
+
+
 localrules: all
 
 
@@ -81,7 +98,10 @@ rule all:
 
 
 rule adapt:
-    input: notebook=str(NOTEBOOKS / "01_adapt.ipynb")
+    input:
+        source_of,
+        notebook=str(NOTEBOOKS / "01_adapt.ipynb"),
+        teacher=lambda wildcards: RUNS[wildcards.name].teacher or [],  # made first where it is a row too
     output: f"{RESULTS}/{{name}}.json"
     log: notebook=f"{LOGS}/{{name}}.ipynb"
     # Finished runs are none of this rule's, whatever has changed since: snakemake deletes what it makes again.

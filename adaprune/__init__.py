@@ -16,6 +16,7 @@ from adaprune.artifact import Mask, apply_mask, load_mask, save_mask
 from adaprune.encoders import load_encoder
 from adaprune.heads import AdaptationHead, AdaptedModel
 from adaprune.masks import attach, keep_top
+from adaprune.nested import evaluate_at
 from adaprune.optim import AdaPrune
 from adaprune.records import table
 from adaprune.run import Run
@@ -32,6 +33,7 @@ __all__ = [
     "adapt",
     "apply_mask",
     "attach",
+    "evaluate_at",
     "keep_top",
     "load_encoder",
     "load_mask",

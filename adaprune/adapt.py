@@ -15,17 +15,19 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from adaprune.ablations import ablate, check_ablation
 from adaprune.artifact import save_mask
-from adaprune.checkpoints import claim
+from adaprune.checkpoints import claim, write_tensors
 from adaprune.counting import EMBED, component_of, summary
 from adaprune.diet import kept_rows, lessons
-from adaprune.encoders import Encoder, load_encoder, tensor_hash, tensor_hashes
+from adaprune.encoders import Encoder, load_encoder, set_dropout, tensor_hash, tensor_hashes
 from adaprune.heads import AdaptedModel
 from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
 from adaprune.methods import METHODS
+from adaprune.ranks import ranks, theta_path
 from adaprune.recipes import plan_for
-from adaprune.records import check_writable, environment, find_record, read_record, record_path, write_record
+from adaprune.records import check_writable, environment, find_record, mask_path, read_record, record_path, write_record
 from adaprune.run import Run
 from adaprune.stages import together
 from adaprune.tasks import TaskData, load_task, tokenize
@@ -49,17 +51,14 @@ def adapt(run: Run) -> dict:
     if finished is not None:
         return finished
     _check_machine(run)
+    check_ablation(run)
     check_writable(run.results_dir)
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
-    surroundings = environment(
-        model_revision=encoder.revision,
-        data_fingerprint=task.fingerprint,
-        seed=run.seed,
-    )
+    surroundings = environment(model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed)
     base = tensor_hashes(encoder.model)
     job = prepare(run, task, encoder)
     with processes.main_process_first():
@@ -68,7 +67,7 @@ def adapt(run: Run) -> dict:
         claim(job.settings.folder, **origin)
     whole, (rows, scoring) = job, kept_rows(job)
     job = lessons(job, rows, logits)
-    outcome = METHODS[run.method](job)
+    outcome = ablate(job) if run.ablation else METHODS[run.method](job)
     outcome = replace(outcome, fit=together(*scoring, outcome.fit))
     metrics = score(job, task)
     taught = predict(job.model, whole.sentences, "train", job.settings) if run.method == "finetune" else None
@@ -83,9 +82,11 @@ def adapt(run: Run) -> dict:
     }
     detach(encoder.model)
     if PartialState().is_main_process:
-        if outcome.masks is not None and run.kind.weights_intact:  # a mask of weights that nobody has helps nobody
+        if outcome.masks is not None and record["weights_intact"]:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
             save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+            if outcome.thetas is not None:
+                write_tensors(theta_path(record_path(run)), ranks(outcome.thetas, outcome.masks))
         if taught is not None:
             write_logits(record_path(run), taught, task)
         write_record(record, run)
@@ -97,6 +98,8 @@ def adapt(run: Run) -> dict:
 def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
     """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed."""
     plan = plan_for(run)
+    if plan.dropout >= 0:
+        set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
     model = AdaptedModel.for_task(encoder.model, task.num_labels)
     if not task.labels:  # start a regression at the mean label, not at 0
@@ -129,11 +132,6 @@ def score(job: Job, task: TaskData) -> dict:
         validation.update({name + suffix: value for name, value in metrics.items()})
     selection = evaluate(job.model, job.sentences, "selection", job.settings)
     return {"validation": validation, "selection": selection, "primary": task.primary}
-
-
-def mask_path(run: Run) -> Path:
-    """``<results_dir>/masks/<run name>.safetensors``."""
-    return Path(run.results_dir) / "masks" / f"{run.name}.safetensors"
 
 
 def _check_machine(run: Run) -> None:
@@ -181,9 +179,9 @@ def _cost(outcome: Outcome, job: Job) -> dict:
 
 
 def _shipped_bytes(outcome: Outcome, job: Job) -> int:
-    """What the task adds to a base model that is there: the head, and 1 bit a weight or every trained weight."""
-    tensors = list(job.model.head.parameters())
-    if not job.run.kind.weights_intact:
+    """What the task adds to a base model that is there: the head, and 1 bit a weight or what was trained of weights."""
+    tensors = [*job.model.head.parameters(), *(outcome.updates or ())]
+    if not job.run.kind.weights_intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
     masks = (outcome.masks or {}).values() if job.run.kind.weights_intact else ()
     return sum(t.numel() * t.element_size() for t in tensors) + sum((m.numel() + 7) // 8 for m in masks)

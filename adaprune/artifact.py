@@ -154,13 +154,7 @@ def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
     """
     if thetas_of(encoder):
         raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
-    state = encoder.state_dict()
-    for name, expected in mask.card["base"].items():
-        if name not in state or tensor_hash(state[name]) != expected:
-            raise ValueError(
-                f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
-                "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
-            )
+    check_base(encoder, mask)
     _check_masks(mask.masks, encoder)
     head = _head(mask.head).to(next(encoder.parameters()).device)
     if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
@@ -169,6 +163,17 @@ def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
             f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}"
         )
     return head
+
+
+def check_base(encoder: nn.Module, mask: Mask) -> None:
+    """ValueError, with the tensor's name, where ``encoder`` is not the base that the mask was made for."""
+    state = encoder.state_dict()
+    for name, expected in mask.card["base"].items():
+        if name not in state or tensor_hash(state[name]) != expected:
+            raise ValueError(
+                f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
+                "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
+            )
 
 
 def _check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:

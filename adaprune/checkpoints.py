@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,11 +23,21 @@ def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_trained(model: nn.Module, path: Path, **facts: str) -> None:
-    """Writes ``trained_tensors`` to a safetensors file, atomically, with ``facts`` in its header."""
+    """Writes ``trained_tensors`` to a safetensors file (see `write_tensors`)."""
+    write_tensors(path, trained_tensors(model), **facts)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str) -> None:
+    """Writes a safetensors file whole or not at all, with ``facts`` in its header; its folder is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_suffix(".partial")
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, temporary, metadata=facts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, temporary, metadata=facts)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by an error of its own
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error

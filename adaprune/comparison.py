@@ -5,50 +5,66 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from adaprune.run import METHODS, RESULT_NEUTRAL, Run
-from adaprune.statistics import holm, interval, paired_test, retention
+from adaprune.statistics import SIGNIFICANT, holm, interval, paired_test, retention
 
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
-SIGNIFICANT = 0.05
-READING = """Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an
-interval is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test
-over seeds against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer than two
-seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights intact, where
-it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods that train
-weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs (memory: the
-largest); to ship: what a task adds to a base model that is there, that is head and mask at 1 bit a weight, or head and
-every weight that was trained; "-" in records older than this count.
+READING = """\
+Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
+is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
+seeds that both have, against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer
+than two seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights
+intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods
+that train weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs
+(memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is head and
+mask at 1 bit a weight, or head and every weight that was trained (of lora its two factors); "-" in records older than
+this count.
 """
 
 
 def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
 
-    A way is the method and those of its settings in which the runs here differ and which are not the default. A method
-    without mask has neither sparsity nor scope (both missing), so such a run at another sparsity is the same run.
+    A way is the method and those of its settings that are not the `usual` ones. A method without mask has
+    neither sparsity nor scope (both missing), so such a run at another sparsity is the same run.
     """
     masked = records["method"].map(lambda method: METHODS[method].mask)
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
-    varying = [name for name in _settings() if runs[name].nunique() > 1]
+    runs = runs.assign(teacher=_teachers(records["teacher"]))
+    most = usual(runs)
 
     def call(row: dict) -> str:
-        own = {name: row[name] for name in varying if not pd.isna(row[name])}
-        return " ".join([row["method"], *(f"{k} {v}" for k, v in own.items() if v != Run.model_fields[k].default)])
+        own = {name: row[name] for name in most if not pd.isna(row[name]) and row[name] != most[name]}
+        return " ".join([row["method"], *_phrases(own)])
 
     runs = runs.assign(way=[call(row) for row in runs.to_dict("records")])
     return runs.drop_duplicates(["task", *SETTING, "way", "sparsity", "seed"], ignore_index=True)
 
 
+def usual(runs: pd.DataFrame) -> dict[str, Any]:
+    """Of each setting its default where a run has it, else the value that most runs have, the first of equals."""
+    found = {}
+    for name in _settings():
+        counts = runs[name].value_counts().sort_index()
+        default = Run.model_fields[name].default
+        found[name] = default if default in counts.index or counts.empty else counts.idxmax()
+    return found
+
+
 def shared(runs: pd.DataFrame) -> str:
-    """The settings that all runs share and that are not the defaults, as a phrase."""
-    values = {name: runs[name].dropna().iloc[0] for name in _settings() if runs[name].nunique() == 1}
-    own = [f"{k} {v}" for k, v in values.items() if v != Run.model_fields[k].default]
-    return ", ".join(own) or "default settings"
+    """The settings of all runs whose way names no other, where they are not the defaults, as a phrase."""
+    own = {k: v for k, v in usual(runs).items() if v != Run.model_fields[k].default}
+    return ", ".join(_phrases(own)) or "default settings"
+
+
+def _phrases(settings: dict[str, Any]) -> list[str]:
+    return [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()]
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -59,6 +75,36 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
         for key, group in runs.groupby(keys, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
+
+
+def retained(runs: pd.DataFrame) -> pd.DataFrame:
+    """The share of fine-tuning's score that each way keeps over all tasks of a model, where there are several.
+
+        retention = mean over tasks of  mean over seeds of score / mean over seeds of fine-tuning's score
+
+    Ways are named within a task, as all runs on one may have a setting of their own (fewer epochs on more rows). Only
+    ways with a run on every task count, and only models that have each task with one number of training rows, and
+    fine-tuned. The interval is over seeds, as in `curves`; fine-tuning's own spread is in its own line.
+
+    Returns:
+        Columns ``model``, ``way``, ``method``, ``sparsity``, ``mean``, ``low``, ``high``, ``worst`` (the lowest
+        task's), ``tasks``, ``seeds`` (the fewest).
+    """
+    rows = []
+    for model, of_model in runs.groupby("model"):
+        parts = [with_ways(part) for _, part in of_model.groupby(["task", "max_train_examples"])]
+        tuned = [part.loc[part["way"] == "finetune", "score"].mean() for part in parts]
+        if len(parts) < 2 or len(parts) > of_model["task"].nunique() or not all(score > 0 for score in tuned):
+            continue
+        shares = pd.concat([part.assign(share=part["score"] / own) for part, own in zip(parts, tuned, strict=True)])
+        for key, group in shares.groupby(["way", "method", "sparsity"], dropna=False):
+            strata = [share for _, share in group.groupby("task")["share"]]
+            if len(strata) == len(parts):
+                means, fewest = [share.mean() for share in strata], min(map(len, strata))
+                spread = interval(strata, _generator())
+                rows.append((model, *key, np.mean(means), *spread, min(means), len(strata), fewest))
+    columns = ["model", "way", "method", "sparsity", "mean", "low", "high", "worst", "tasks", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def sections(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -93,7 +139,7 @@ def against_adaprune(part: pd.DataFrame) -> pd.DataFrame:
 
 def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
     """Writes the comparison of ``runs`` (of `with_ways`) as Markdown: scores, tests, retention and cost by section."""
-    lines = [f"# Comparison: {Path(path).stem.removeprefix('table_')}", "", READING, f"All runs: {shared(runs)}."]
+    lines = [f"# Comparison: {Path(path).stem.removeprefix('table_')}", "", READING, f"Unless named: {shared(runs)}."]
     for title, part in sections(runs):
         found = against_adaprune(part)
         lines += ["", f"## {title}", "", *_scores(part, found)]
@@ -105,6 +151,9 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
             header = ["task", "method", "difference from adaprune", "pairs", "p", "p (Holm)"]
             lines += ["", "### Tests", "", *_markdown(header, rows)]
         lines += ["", "### Retention and cost", "", *_costs(part)]
+    for model, kept in retained(runs).groupby("model"):
+        title = f"## {model}, share of fine-tuning's score kept, mean over {kept['tasks'].iloc[0]} tasks"
+        lines += ["", title, "", *_shares(kept)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return Path(path)
@@ -115,21 +164,29 @@ def _settings() -> list[str]:
     return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
 
 
+def _teachers(paths: pd.Series) -> pd.Series:
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes" if all have one."""
+    settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
+    return settings.where(settings == "", "yes") if settings[settings != ""].nunique() == 1 else settings
+
+
 def _generator() -> np.random.Generator:
     """A new one for each interval, so that it depends on its own scores only."""
     return np.random.default_rng(0)
 
 
 def _intact(part: pd.DataFrame) -> pd.Series:
-    return part["method"].map(lambda method: METHODS[method].weights_intact)
+    return part["method"].map(lambda method: METHODS[method].weights_intact) & (part["noise"] == 0)
 
 
 def _ranked(part: pd.DataFrame) -> list[tuple[str, str]]:
     """Ways with what a table calls them: weights intact first, the best mean over tasks at the top."""
     means = part.groupby(["way", "task"])["score"].mean().groupby("way").mean()
-    intact = part.assign(intact=_intact(part)).groupby("way")["intact"].first()
+    first = part.assign(intact=_intact(part)).groupby("way")[["intact", "noise"]].first()
+    intact, noise = first["intact"], first["noise"]
     order = sorted(means.index, key=lambda way: (not intact[way], -means[way], way))
-    return [(way, way if intact[way] else f"{way} (weights trained)") for way in order]
+    changed = {way: f"{way} (weights {'noised' if noise[way] else 'trained'})" for way in order if not intact[way]}
+    return [(way, changed.get(way, way)) for way in order]
 
 
 def _scores(part: pd.DataFrame, found: pd.DataFrame) -> list[str]:
@@ -179,6 +236,20 @@ def _costs(part: pd.DataFrame) -> list[str]:
         rows.append([called, *(_number(share, ".3f") for share in kept), *cost])
     header = ["method", *(f"retention {task}" for task in tasks), "train s", "peak memory GiB", "to ship MB a task"]
     return _markdown(header, rows)
+
+
+def _shares(kept: pd.DataFrame) -> list[str]:
+    """The table way x sparsity of `retained`, each cell with the lowest task's share."""
+    sparsities = sorted(kept["sparsity"].dropna().unique())
+    rows = []
+    for way, of_way in kept.groupby("way"):
+        cells = dict.fromkeys(sparsities, "-")
+        for row in of_way.itertuples(index=False):
+            spread = "" if math.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
+            cell = f"{row.mean:.3f}{spread} ({row.seeds}), lowest {row.worst:.3f}"
+            cells |= dict.fromkeys(sparsities if math.isnan(row.sparsity) else [row.sparsity], cell)
+        rows.append([way, *cells.values()])
+    return _markdown(["method", *(f"sparsity {sparsity:g}" for sparsity in sparsities)], rows)
 
 
 def _number(value: float, form: str) -> str:

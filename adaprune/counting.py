@@ -18,6 +18,7 @@ _COMPONENTS = {  # the paper's component -> how the supported families call it
     "ffn_in": r"(intermediate\.dense|lin1|fc1|ffn)$",
     "ffn_out": r"(output\.dense|lin2|fc2|ffn_output)$",
 }
+COMPONENTS = (EMBED, *_COMPONENTS, "other")
 
 
 def component_of(name: str) -> str:

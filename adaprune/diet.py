@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +22,8 @@ def kept_rows(job: Job) -> tuple[list[int] | None, list[Fit]]:
     """The training rows that stay, in their order, and what finding them took; None where all stay.
 
     round(data_keep * rows) stay: drawn by the seed (``random``), or those of the lowest score after one epoch of
-    fine-tuning a copy on all rows (``el2n``, ``grand``), so that the hardest go; ties by position. That epoch comes on
-    top of the method's own.
+    fine-tuning a copy on all rows (``el2n``, ``grand``), so that the hardest go; ties by position. (Published scores
+    are means over several starts; here it is one.) That epoch comes on top of the method's own.
     """
     run, train = job.run, job.sentences.splits["train"]
     if run.data_keep == 1:
@@ -88,9 +89,10 @@ def grand(model: AdaptedModel, sentences: Sentences) -> Tensor:
 def _scored(job: Job, settings: Settings) -> Result:
     """Scores of all training rows by a copy that has been fine-tuned for one epoch."""
     model = copy.deepcopy(job.model)
-    done = fit_weights(job, model, settings, FINETUNE_RATE)
+    done, start = fit_weights(job, model, settings, FINETUNE_RATE), time.monotonic()
     if job.run.data_score == "grand":
-        return {"scores": grand(model, job.sentences)}, done
-    logits = torch.from_numpy(predict(model, job.sentences, "train", settings)).float()
-    labels = torch.from_numpy(np.array(job.sentences.splits["train"]["labels"]))
-    return {"scores": el2n(logits, labels)}, done
+        scores = grand(model, job.sentences)
+    else:
+        logits = torch.from_numpy(predict(model, job.sentences, "train", settings)).float()
+        scores = el2n(logits, torch.from_numpy(np.array(job.sentences.splits["train"]["labels"])))
+    return {"scores": scores}, replace(done, seconds=done.seconds + time.monotonic() - start)

@@ -72,6 +72,13 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     return Encoder(encoder.eval(), tokenizer, model, _revision(source, config), _licence(source, revision))
 
 
+def set_dropout(encoder: nn.Module, share: float) -> None:
+    """Sets the hidden dropout of ``encoder``: of every dropout layer that is on, as attention's are off."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            module.p = share
+
+
 def tensor_hashes(module: nn.Module) -> dict[str, str]:
     """Name -> sha256 of dtype, shape and bytes of each base tensor: parameters and saved buffers, without theta."""
     return {

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from adaprune.counting import COMPONENTS
 from adaprune.run import METHODS
 
 
@@ -48,7 +49,6 @@ STYLES = {
     "lora": Style("#11F3C1", (6, 1, 0)),
 }
 INK, LINES = "#404040", "#D0D0D0"
-COMPONENTS = ("embed", "query", "key", "value", "attention_output", "ffn_in", "ffn_out", "other")
 LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other settings
 LEAST_SPAN = 0.1  # of a score's axis
 # Bytes must depend on the data alone: no date, no version, no random ids.
@@ -71,14 +71,14 @@ def draw_learning(ax: Axes, record: dict[str, Any]) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.06, y=0.15)
     ax.legend(frameon=False, loc="best")
-    return _dress(ax)
+    return dress(ax)
 
 
 def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
     """Sparsity in scope along the steps, below the line of what was asked; a sentence where there is no mask."""
     run, mask = record["run"], record["mask"]
     if mask is None:
-        return _say(ax, f"{run['method']} has no mask:\nall weights are kept")
+        return say(ax, f"{run['method']} has no mask:\nall weights are kept")
     style, points = STYLES[run["method"]], _points(record, "sparsity")
     steps = record["cost"]["steps"]
     ax.axhline(run["sparsity"], color=INK, lw=1, ls="--", label=f"asked: {run['sparsity']:g}")
@@ -90,7 +90,7 @@ def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
     ax.set(xlabel="step", ylabel="sparsity", ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, loc="best")
-    return _dress(ax)
+    return dress(ax)
 
 
 def draw_layers(ax: Axes, record: dict[str, Any]) -> Axes:
@@ -124,7 +124,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     middle, half = rows["score"].agg(["min", "max"]).mean(), (rows["score"].max() - rows["score"].min()) * 0.6
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
     ax.set_xlim(middle - half, middle + half)
-    return _dress(ax, grid="both")
+    return dress(ax, grid="both")
 
 
 def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes:
@@ -151,15 +151,15 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes
             ax.plot([0, end], [level["mean"]] * 2, ls="--", lw=1.2, markevery=[1], **look)
     ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places])
     ax.set(xlabel="sparsity", xlim=(-0.3, end + 0.3))
-    return _dress(ax)
+    return dress(ax)
 
 
 def share_legend(fig: Figure) -> None:
     """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
-    order = list(STYLES)
+    order = {method: place for place, method in enumerate(STYLES)}  # what is no method comes last
     pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     found = {label: handle for handle, label in pairs}
-    labels = sorted(found, key=lambda label: (order.index(label.split()[0]), label))
+    labels = sorted(found, key=lambda label: (order.get(label.split()[0], len(order)), label))
     fig.legend([found[label] for label in labels], labels, loc="outside right upper", frameon=False)
 
 
@@ -205,7 +205,7 @@ def _points(record: dict[str, Any], *columns: str) -> pd.DataFrame:
 
 def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], label: str) -> Axes:
     if not groups:
-        return _say(ax, f"{record['run']['method']} has no mask:\nnothing to show by {label}")
+        return say(ax, f"{record['run']['method']} has no mask:\nnothing to show by {label}")
     style, mask = STYLES[record["run"]["method"]], record["mask"]
     values = [mask[key][group]["sparsity"] for group in groups]
     ax.axvline(mask["sparsity"], color=INK, lw=1, ls="--", label=f"whole scope: {mask['sparsity']:.3g}")
@@ -214,7 +214,7 @@ def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], 
     ax.set_yticks(range(len(groups)), [group.replace("_", " ") for group in groups])
     ax.set(xlabel="sparsity", ylabel=label, xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6))  # the first at the top
     ax.legend(frameon=False, loc="best")
-    return _dress(ax, grid="x")
+    return dress(ax, grid="x")
 
 
 def _number(ax: Axes, value: float, x: float, y: float) -> None:
@@ -224,14 +224,14 @@ def _number(ax: Axes, value: float, x: float, y: float) -> None:
     ax.annotate(f"{value:.3f}", (x, y), **place, color=INK, fontsize=9, bbox=behind)
 
 
-def _say(ax: Axes, sentence: str) -> Axes:
+def say(ax: Axes, sentence: str) -> Axes:
     """A panel with nothing to draw says why."""
     ax.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, transform=ax.transAxes)
     ax.set_axis_off()
     return ax
 
 
-def _dress(ax: Axes, grid: str = "y") -> Axes:
+def dress(ax: Axes, grid: str = "y") -> Axes:
     """The look all panels share: two spines, light lines behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color=LINES, lw=0.6)

@@ -94,9 +94,12 @@ class Fit:
 class Outcome:
     """What a method returns; the adapted weights or mask are in the job's model.
 
-    ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``notes`` go to the record.
+    ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``thetas`` what they were cut
+    from, where the run asks to keep it. ``updates`` are what a task needs of trained weights beside the head, where
+    that is less than all weights of the encoder.
     """
 
     fit: Fit
     masks: dict[str, Tensor] | None = None
-    notes: dict = field(default_factory=dict)
+    thetas: dict[str, Tensor] | None = None
+    updates: list[Tensor] | None = None

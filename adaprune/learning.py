@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+from accelerate import PartialState
+from safetensors.torch import save_file
 from torch import Tensor
 
 from adaprune.allocation import counts, shares
 from adaprune.counting import EMBED, component_of
 from adaprune.heads import AdaptedModel
-from adaprune.job import Job, Outcome
+from adaprune.job import Fit, Job, Outcome, Settings
 from adaprune.masks import attach, check_minimum, keep_each, keep_top, set_masks, threshold_of
 from adaprune.optim import AdaPrune
 from adaprune.recipes import Plan
+from adaprune.records import mask_path
 from adaprune.schedules import SparsityControl
+from adaprune.stages import Result, stage, together
 from adaprune.theta import protect
-from adaprune.training import fit, steps_in
+from adaprune.training import fit, fit_head, steps_in
 
 
 def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome:
@@ -34,18 +40,21 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl`).
     """
     run, plan, encoder = job.run, job.plan, job.model.encoder
-    thetas = protect(thetas, job.seen, job.density)
+    thetas = protect(thetas, job.seen, job.density, each=bool(plan.allocation))
     check_minimum(thetas, job.density, run.minimum_kept)
     steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(plan.reach * steps))
     initial = run.sparsity if plan.fixed else 0.0
+    before = _warm_head(job)
     parameters = attach(encoder, thetas, bool(plan.allocation), plan.surrogate == "sampled")
     allocate = partial(_shares, list(parameters), plan.allocation) if plan.allocation else None
     control = SparsityControl(
         plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
     )
+    if run.snapshots:
+        control = Snapshots(control, list(parameters), mask_path(run).with_suffix(""), max(1, steps // run.snapshots))
     control.check(parameters.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
-    if plan.surrogate != "sigmoid":
+    if plan.scores:
         control.update(0, parameters.values(), threshold_of(encoder))
     if plan.weight_learning_rate:
         encoder.requires_grad_(True)
@@ -55,8 +64,29 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
         masks = keep_each(parameters, counts(parameters, job.density, plan.allocation, run.minimum_kept))
     else:
         masks = keep_top(parameters, job.density, run.minimum_kept)
+    kept = {name: theta.detach().cpu() for name, theta in parameters.items()} if run.keep_theta else None
     set_masks(encoder, masks)
-    return Outcome(learned, masks)
+    return Outcome(together(*before, learned), masks, thetas=kept)
+
+
+class Snapshots:
+    """A control that also saves the mask every so many steps: ``<folder>/<step>.safetensors``, booleans by name."""
+
+    def __init__(self, control: SparsityControl, names: list[str], folder: Path, every: int):
+        self.control, self.names, self.folder, self.every = control, names, folder, every
+
+    def __getattr__(self, name: str):
+        return getattr(self.control, name)
+
+    def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
+        """Moves the threshold as the control does; whether training should stop."""
+        stop = self.control.update(step, thetas, threshold)
+        if step % self.every == 0 and PartialState().is_main_process:
+            levels = threshold.expand(len(self.names)).tolist()
+            masks = {n: (t.detach() > level).cpu() for n, t, level in zip(self.names, thetas, levels, strict=True)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(masks, self.folder / f"{step}.safetensors")
+        return stop
 
 
 def optimiser_for(
@@ -74,7 +104,7 @@ def optimiser_for(
     adaprune bear lambda times the mean over matrices of mean sigmoid(theta), risen after ``ramp`` steps; only
     adaprune's head takes theta's step rule, that of other methods Adam's.
     """
-    scores = plan.surrogate != "sigmoid"
+    scores = plan.scores
     levels = threshold_of(model.encoder)
     tables = [name for name in thetas if component_of(name) == EMBED]
     groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate}]
@@ -102,8 +132,22 @@ def optimiser_for(
         )
     return AdaPrune(
         groups, rule=plan.step_rule, temperature=plan.temperature, recovery=recovery,
-        surrogate=plan.surrogate, ramp=ramp, reflect=reflect,
+        surrogate=plan.surrogate, ramp=ramp, reflect=reflect, average=plan.theta_average,
     )  # fmt: skip
+
+
+def _warm_head(job: Job) -> list[Fit]:
+    """Trains the head alone on the whole encoder for the plan's ``head_warmup`` epochs, once; what that took."""
+    if not job.plan.head_warmup:
+        return []
+
+    def work(settings: Settings) -> Result:
+        done = fit_head(replace(job, settings=settings))
+        return job.model.head.state_dict(), done
+
+    head, done = stage(replace(job.settings, epochs=job.plan.head_warmup), "head", work)
+    job.model.head.load_state_dict(head)
+    return [done]
 
 
 def _shares(names: list[str], kind: str, thetas: Iterable[Tensor], density: float) -> list[float]:

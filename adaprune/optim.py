@@ -15,7 +15,8 @@ from adaprune.schedules import cubic_sparsity
 
 RULES = ("adam", "sgd", "adafactor")
 SURROGATES = ("sigmoid", "identity", "sampled")
-_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with one entry, or one row, for each row of its parameter
+# State with one entry, or one row, for each row of its parameter.
+_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square", "average")
 # Of a factored rule's exp_avg, by theta's type: with beta1 = 0.9 an update is far above bfloat16's rounding.
 _AVERAGE = {torch.float32: torch.bfloat16}
 
@@ -103,6 +104,8 @@ def _refuse_bad(group: dict) -> None:
         raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, got {group['surrogate']!r}")
     if not all(0 <= beta < 1 for beta in group["betas"]):
         raise ValueError(f"betas must lie in [0, 1), got {group['betas']}")
+    if not 0 <= group["average"] < 1:
+        raise ValueError(f"average must lie in [0, 1), got {group['average']}")
     for name in ("lr", "penalty", "eps", "shrink"):
         if not group[name] >= 0:
             raise ValueError(f"{name} must not be negative, got {group[name]}")
@@ -142,6 +145,8 @@ class AdaPrune(torch.optim.Optimizer):
         shrink, ramp: c and T of a penalty c_t sum_i sigmoid(theta_i) in the loss, c_t = c (1 - (1 - t / T)^3), at
             most c. Of rows in a sparse gradient only.
         reflect: theta stands for |s| and goes on from 0 as s would: the step of scores s whose mask is 1[|s| > t].
+        average: a > 0 keeps in theta's state ``average`` <- a average + (1 - a) theta, from theta_0 on; of rows in a
+            sparse gradient, over the steps that move them. Nothing here reads it.
 
     Raises:
         ValueError: a value out of range, or a masked group without a threshold.
@@ -161,10 +166,12 @@ class AdaPrune(torch.optim.Optimizer):
         shrink: float = 0.0,
         ramp: int = 1,
         reflect: bool = False,
+        average: float = 0.0,
     ):
         defaults = dict(
             lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps, recovery=recovery,
-            surrogate=surrogate, shrink=shrink, ramp=ramp, reflect=reflect, masked=False, threshold=None,
+            surrogate=surrogate, shrink=shrink, ramp=ramp, reflect=reflect, average=average, masked=False,
+            threshold=None,
         )  # fmt: skip
         _refuse_bad(defaults)
         super().__init__(params, defaults)
@@ -258,6 +265,8 @@ class AdaPrune(torch.optim.Optimizer):
         elif group["rule"] != "sgd":
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
+        if group["masked"] and group["average"]:
+            state["average"] = parameter.detach().clone()
         return state
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
@@ -279,5 +288,8 @@ class AdaPrune(torch.optim.Optimizer):
             direction = direction * (parameter > threshold)
         parameter.add_(direction, alpha=-group["lr"])
         if group["reflect"]:
+            sign = parameter.sign().masked_fill_(parameter == -torch.inf, 1.0)  # pruned for good, not the largest
             for value in (state["exp_avg"], parameter) if "exp_avg" in state else (parameter,):
-                value.mul_(parameter.sign())
+                value.mul_(sign)
+        if "average" in state:  # no lerp: of an infinite theta it makes no number
+            state["average"].mul_(group["average"]).add_(parameter, alpha=1 - group["average"])

@@ -73,6 +73,11 @@ def record_path(run: Run) -> Path:
     return Path(run.results_dir) / f"{run.name}.json"
 
 
+def mask_path(run: Run) -> Path:
+    """``<results_dir>/masks/<run name>.safetensors``."""
+    return Path(run.results_dir) / "masks" / f"{run.name}.safetensors"
+
+
 def check_writable(results_dir: str | Path) -> None:
     """Makes the folder and proves that a file can be written there, before hours are spent on a run.
 

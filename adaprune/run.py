@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from adaprune.refusals import explain
 
 
 class Kind(NamedTuple):
@@ -43,8 +44,8 @@ METHODS = {
 
 # Always part of a run's name, in this order.
 NAMED = ("task", "method", "sparsity", "seed", "model")
-# Where a run reads and writes, and how often it saves: two runs that differ only here have the same result.
-RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to"})
+# Where a run reads and writes, how often it saves, what it keeps: two runs that differ only here have one result.
+RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to", "keep_theta", "snapshots"})
 # The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
 NAME_BYTES = 255 - len(".safetensors")
 
@@ -53,24 +54,18 @@ Method = Literal[
     "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli",
     "wanda", "snip", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora",
 ]  # fmt: skip
-Recipe = Literal["paper", "tuned"]
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
-InitialTheta = Literal["", "constant", "normal", "uniform", "magnitude"]
+Start = Literal["", "constant", "normal", "uniform", "magnitude", "activation", "gradient"]
 Allocation = Literal["", "equal", "scores"]
 ImpRule = Literal["remaining", "original"]
 DataScore = Literal["random", "el2n", "grand"]
 StepRule = Literal["", "sgd", "adam", "adafactor"]
+Ablation = Literal["", "head", "shuffle"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
 
-_TYPES = {
-    "string_type": "text",
-    "bool_type": "True or False",
-    "int_type": "a whole number",
-    "float_type": "a number",
-}
 # Plain values that IPython and papermill put beside a notebook's own.
 _KERNEL_NAMES = frozenset({"In", "Out", "PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"})
 
@@ -92,7 +87,7 @@ class Run(BaseModel):
     sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the weights in scope to remove")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in the run")
     model: Text = Field("minilm", description="minilm, a Hugging Face id, or a local folder of an encoder")
-    recipe: Recipe = Field("tuned", description="paper (the published settings) or tuned (ours)")
+    recipe: Literal["paper", "tuned"] = Field("tuned", description="paper (the published settings) or tuned (ours)")
     scope: Scope = Field("encoder", description="weights that can be masked: encoder or encoder+embeddings")
     data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
     epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
@@ -103,12 +98,17 @@ class Run(BaseModel):
     head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
     results_dir: Text = Field("results", description="folder for the record and the mask file")
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
-    initial_theta: InitialTheta = Field("", description="constant, normal, uniform, magnitude; empty: recipe")
-    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
-    penalty: float = Field(
-        0.0, ge=0, description="gamma a step under control penalty, or smp's lambda; 0: the recipe's"
+    initial_theta: Start = Field(
+        "", description="constant, normal, uniform, magnitude, activation, gradient; or recipe"
     )
+    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
+    penalty: float = Field(0.0, ge=0, description="gamma a step under control penalty; smp's lambda; 0: the recipe's")
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
+    surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
+    reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
+    theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
+    head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
+    dropout: float = Field(-1.0, ge=-1, lt=1, description="hidden dropout while training; -1: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
     allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
@@ -117,16 +117,22 @@ class Run(BaseModel):
     teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
     data_keep: float = Field(1.0, gt=0, le=1, description="fraction of the training rows to learn from")
     data_score: DataScore = Field("random", description="rows that go below data_keep 1: random, hardest el2n or grand")
+    ablation: Ablation = Field(
+        "", description="this run's finished mask, as it is (head) or shuffled; head trained anew"
+    )
+    noise: float = Field(0.0, ge=0, description="of an ablation: sigma of N(1, sigma) that multiplies every weight")
     gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")
     precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
     report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
+    snapshots: int = Field(0, ge=0, description="masks to save on the way to the learned one; 0: none")
     checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
+    keep_theta: bool = Field(False, description="write theta's order, 2 bytes a weight, to cut at other sparsities")
 
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**{name: _plain(value) for name, value in fields.items()})
         except ValidationError as error:
-            raise ValueError(_explain(error)) from None
+            raise ValueError(explain(error, type(self).model_fields)) from None
         size = len(self.name.encode())
         if size > NAME_BYTES:
             raise ValueError(
@@ -169,16 +175,21 @@ class Run(BaseModel):
         """The readable name of the run's files: five fields always, then what differs from its default.
 
         Fields that leave the result alone (``RESULT_NEUTRAL``) are left out. In a path or a model id each
-        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher the record's name stays; should
-        two runs thereby share a name, `records.find_record` tells them apart.
+        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher stays what its record's name has
+        of its own; should two runs thereby share a name, `records.find_record` tells them apart.
         """
         others = (
             name
             for name, field in type(self).model_fields.items()
-            if name not in {*NAMED, *RESULT_NEUTRAL} and getattr(self, name) != field.default
+            if name not in {*NAMED, *RESULT_NEUTRAL, "teacher"} and getattr(self, name) != field.default
         )
-        values = {**dict(self), "teacher": re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")}
-        return "_".join(f"{name}~{_readable(values[name])}" for name in (*NAMED, *others))
+        parts = [f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others)]
+        if self.teacher:
+            taught = "_" + re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")
+            for part in parts:
+                taught = re.sub(f"_{re.escape(part)}(?=_|$)", "", taught)
+            parts.append(f"teacher~{_readable(taught.removeprefix('_').replace('~', '-'))}")
+        return "_".join(parts)
 
 
 def _plain(value: Any) -> Any:
@@ -226,67 +237,3 @@ def _is_parameter(statement: ast.stmt) -> bool:
         return False
     # papermill writes NaN as float('nan')
     return all(node.id == "float" for node in ast.walk(statement.value) if isinstance(node, ast.Name))
-
-
-def _explain(error: ValidationError) -> str:
-    """One sentence for each culprit, a line each; all the fields once if a name is unknown."""
-    culprits = error.errors(include_url=False, include_context=False)
-    sentences = [_sentence(culprit) for culprit in culprits]
-    if any(culprit["type"] == "extra_forbidden" for culprit in culprits):
-        sentences.append(f"The parameters are {', '.join(Run.model_fields)}.")
-    return "\n".join(sentences)
-
-
-def _sentence(culprit: Any) -> str:
-    """What is wrong with one parameter: its name, what it can be, and what it was."""
-    name, kind, value = culprit["loc"][0], culprit["type"], culprit["input"]
-    got = f"got {_shown(value)}"
-    if kind == "extra_forbidden":
-        return f"unknown parameter {name!r}{_nearest(name, Run.model_fields)}"
-    field = Run.model_fields[name]
-    if kind == "literal_error":
-        choices = get_args(field.annotation)
-        listed = ", ".join("'' (the recipe's)" if choice == "" else repr(choice) for choice in choices)
-        return f"{name} must be one of {listed}, {got}{_nearest(value, choices)}"
-    if kind in _TYPES:
-        got = f"{got} ({type(value).__name__}){_remedy(name, kind, value)}"
-        return f"{name} must be {_TYPES[kind]}, {got}"
-    if kind == "finite_number":
-        return f"{name} must be a finite number, {got}"
-    if kind == "string_pattern_mismatch":
-        return f"{name} must not be empty, {got}"
-    if kind.startswith(("greater_than", "less_than")):
-        return f"{name} must {_range(field.metadata)}, {got}"
-    return f"{name}: {culprit['msg']}, {got}"
-
-
-def _shown(value: Any) -> str:
-    """A value as a sentence can hold it: its repr, cut when it is very long."""
-    if isinstance(value, int) and abs(value) >= 10**100:  # repr refuses a number of thousands of digits
-        return "a number of over 100 digits"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _nearest(value: Any, choices: Iterable[str]) -> str:
-    """The end of a sentence that offers the choice most like a misspelt one, if there is one."""
-    close = difflib.get_close_matches(str(value).lower(), list(filter(None, choices)), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
-
-
-def _remedy(name: str, kind: str, value: Any) -> str:
-    """The end of a sentence about a type that papermill's -p guessed otherwise than it was meant."""
-    if kind == "bool_type" and str(value).lower() in ("true", "false"):
-        return f": write {str(value).capitalize()}, with a capital letter"
-    if kind == "string_type" and isinstance(value, (bool, int, float)):
-        return f": write it in quotes, or with papermill `-r {name} VALUE`"
-    return ""
-
-
-def _range(bounds: Iterable[Any]) -> str:
-    """The range a field's bounds allow, as the end of "must ..."."""
-    low, high = None, None
-    for bound in bounds:
-        low = getattr(bound, "ge", low)
-        high = f"{bound.le}]" if hasattr(bound, "le") else f"{bound.lt})" if hasattr(bound, "lt") else high
-    return f"be at least {low}" if high is None else f"lie in [{low}, {high}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from adaprune.checkpoints import write_tensors
 from adaprune.job import Fit, Settings
 
 Result = tuple[dict[str, Tensor], Fit]
@@ -34,14 +33,7 @@ def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> 
         processes = PartialState()
         processes.wait_for_everyone()
         if processes.is_main_process:
-            temporary = file.with_suffix(".partial")
-            plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            try:
-                settings.folder.mkdir(parents=True, exist_ok=True)
-                save_file(plain, temporary, metadata={"fit": json.dumps(asdict(done))})
-                os.replace(temporary, file)
-            except (OSError, SafetensorError) as error:
-                raise OSError(f"cannot write {file} ({error}): make room or choose another results_dir") from error
+            write_tensors(file, tensors, fit=json.dumps(asdict(done)))
             shutil.rmtree(folder, ignore_errors=True)
         processes.wait_for_everyone()
     try:

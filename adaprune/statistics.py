@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95
+SIGNIFICANT = 0.05  # a corrected p below it
 NO_SPREAD = 1e-12  # differences that vary by less differ by rounding
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from adaprune.records import record_path
 from adaprune.run import Run
+from adaprune.teachers import read_teacher
 
 
 def read_sweep(path: str | Path, **common: Any) -> list[Run]:
@@ -24,7 +25,8 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
 
     Raises:
         ValueError: an unknown column, or a misfit in ``common``; a row with too many or too few cells, or a value that
-            misfits; two rows that would share a record; no row. The message names the row and its line in the file.
+            misfits; a teacher of another task; two rows that would share a record; no row. The message names the row
+            and its line in the file.
         FileNotFoundError: no such table.
     """
     try:
@@ -44,6 +46,8 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         where = f"row {number} (line {line})"
         try:
             run = Run(**common, **_values(columns, cells))
+            if Path(run.teacher).is_file():  # otherwise it may be a row of this sweep
+                read_teacher(run)
         except ValueError as error:
             wrong.append(f"{where}: {error}")
             continue

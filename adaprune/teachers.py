@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from adaprune.checkpoints import write_tensors
 from adaprune.records import read_record
 from adaprune.run import Run
 from adaprune.tasks import TaskData
@@ -27,38 +26,48 @@ def write_logits(record: Path, logits: np.ndarray, task: TaskData) -> Path:
     One tensor ``logits``, float32, in the order of the training split, and in the header the task's fingerprint.
     """
     path = logits_path(record)
-    temporary = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
-        save_file({"logits": tensor}, temporary, metadata={"data": task.fingerprint})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
+    tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
+    write_tensors(path, {"logits": tensor}, data=task.fingerprint)
     return path
+
+
+def read_teacher(run: Run) -> dict | None:
+    """The record of the run's teacher; None where it has none.
+
+    Raises:
+        ValueError: the teacher was not fine-tuned, has another task or another number of training rows.
+        FileNotFoundError: there is no such record.
+    """
+    if not run.teacher:
+        return None
+    if not Path(run.teacher).is_file():
+        raise FileNotFoundError(f"teacher {run.teacher!r} is no file: give the path of a finished finetune record")
+    record = read_record(run.teacher)
+    taught = record["run"]
+    if taught["method"] != "finetune":
+        raise ValueError(f"teacher {run.teacher} has method {taught['method']!r}: give a record of method 'finetune'")
+    if Path(taught["task"]).resolve() != Path(run.task).resolve():
+        raise ValueError(f"teacher {run.teacher} learned task {taught['task']!r}, this run's is {run.task!r}")
+    if taught["max_train_examples"] != run.max_train_examples:
+        raise ValueError(
+            f"teacher {run.teacher} learned from other rows of {run.task} (max_train_examples "
+            f"{taught['max_train_examples']}, here {run.max_train_examples}): give a teacher of the same data"
+        )
+    return record
 
 
 def read_logits(run: Run, task: TaskData) -> Tensor | None:
     """The logits (training rows, outputs) of the run's teacher; None where it has none.
 
     Raises:
-        ValueError: the teacher was not fine-tuned, has another task or other data, or its logits are damaged.
+        ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
         FileNotFoundError: there is no such record, or its logits are gone.
     """
-    if not run.teacher:
+    record = read_teacher(run)
+    if record is None:
         return None
-    if not Path(run.teacher).is_file():
-        raise FileNotFoundError(f"teacher {run.teacher!r} is no file: give the path of a finished finetune record")
-    taught, data = (read_record(run.teacher)[part] for part in ("run", "environment"))
-    if taught["method"] != "finetune":
-        raise ValueError(f"teacher {run.teacher} has method {taught['method']!r}: give a record of method 'finetune'")
-    if data["data_fingerprint"] != task.fingerprint:
-        if taught["task"] != run.task:
-            raise ValueError(f"teacher {run.teacher} learned task {taught['task']!r}, this run's is {run.task!r}")
-        raise ValueError(
-            f"teacher {run.teacher} learned from other rows of {run.task} (max_train_examples "
-            f"{taught['max_train_examples']}, here {run.max_train_examples}): give a teacher of the same data"
-        )
+    if record["environment"]["data_fingerprint"] != task.fingerprint:
+        raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")
     file = logits_path(run.teacher)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")

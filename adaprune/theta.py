@@ -10,6 +10,7 @@ from torch import Tensor
 MEAN = 0.01  # of theta at the start, the paper's; all learning rates of theta are to be read against it
 SPREAD = 0.001  # of a normal start. The paper prints a variance of 0.001, which would start 38 % negative
 INITIAL = ("constant", "normal", "uniform", "magnitude")
+SCORED = ("activation", "gradient")  # starts that take sentences: `theta_in_order` of scores from `oneshot`
 
 
 def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Generator) -> dict[str, Tensor]:
@@ -49,7 +50,29 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
     return thetas
 
 
-def protect(scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+def theta_in_order(scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """theta_0 that takes the values of the ``magnitude`` start, dealt out by ``scores`` of all matrices together.
+
+        theta_i = the r-th largest of 0.01 |w| / mean |w|,   r = the rank of s_i,   equal scores by position
+
+    So the first cut is that of the scores, and mean, spread and gaps are those of ``magnitude``: a learning rate means
+    the same. (Scores divided by their mean would not do: of |w dL/dw| most lie near 0 and few are huge.)
+
+    Raises:
+        ValueError: weights that are all zero.
+    """
+    values = initial_theta(weights, "magnitude", torch.Generator())
+    flat = torch.cat([value.flatten() for value in values.values()])
+    order = torch.cat([scores[name].detach().flatten().to(flat.device) for name in values])
+    dealt = torch.empty_like(flat)
+    dealt[order.argsort(descending=True, stable=True)] = flat.sort(descending=True).values
+    parts = dealt.split([value.numel() for value in values.values()])
+    return {name: part.view(values[name].shape).clone() for name, part in zip(values, parts, strict=True)}
+
+
+def protect(
+    scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: float, each: bool = False
+) -> dict[str, Tensor]:
     """``scores`` with +inf on embedding rows that never occur in training, so that they are kept.
 
     Such rows get no gradient: nothing speaks for removing them. Only where the kept share cannot hold them all do
@@ -59,8 +82,9 @@ def protect(scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: f
         scores: name -> real scores.
         seen: name of an embedding table -> boolean, one entry a row: occurs in training.
         density: fraction of all scores that will be kept.
+        each: that fraction of each tensor is kept, so that the rows must fit in their own table's share.
     """
-    total = sum(score.numel() for score in scores.values())
+    total = sum(scores[name].numel() for name in (seen if each else scores))
     unseen = sum(int((~rows).sum()) * scores[name].shape[1] for name, rows in seen.items())
     if unseen >= round(density * total):
         return dict(scores)

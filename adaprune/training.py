@@ -26,7 +26,7 @@ from adaprune.masks import thetas_of, threshold_of
 from adaprune.optim import AdaPrune
 from adaprune.progress import show_progress
 from adaprune.sampler import GroupedByLength
-from adaprune.schedules import SparsityControl, slanted_triangular, warmup_linear
+from adaprune.schedules import SparsityControl, averaged, slanted_triangular, warmup_linear
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
@@ -269,6 +269,12 @@ class _Trainer(Trainer):
         load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Scores the selection split, with theta's average where the optimiser has one, and keeps the best state."""
+        states = [self.optimizer.state[theta] for theta in self.thetas]
+        with averaged(self.thetas, [state["average"] for state in states if "average" in state], self.threshold()):
+            return self._evaluate_and_keep(*args, **kwargs)
+
+    def _evaluate_and_keep(self, *args, **kwargs) -> dict[str, float]:
         """Scores the selection split and keeps the best state so far, if its sparsity is the target's."""
         metrics = super().evaluate(*args, **kwargs)
         score = metrics[f"eval_{self.sentences.primary}"]
@@ -276,8 +282,7 @@ class _Trainer(Trainer):
         if not (competes and self.args.should_save):
             return metrics
         if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
-            levels = self.threshold().flatten().tolist() if self.pruning is not None else []
-            levels = " ".join(level.hex() for level in levels)
+            levels = " ".join(level.hex() for level in self.threshold().flatten().tolist())
             facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
             save_trained(self.model, self.best_file, **facts)
         return metrics
@@ -287,6 +292,5 @@ class _Trainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.best_file.exists():
             facts = load_trained(self.model, self.best_file)
-            if self.pruning is not None:
-                levels = [float.fromhex(level) for level in facts["threshold"].split()]
-                self.threshold().view(-1).copy_(torch.tensor(levels, dtype=torch.float64))
+            levels = [float.fromhex(level) for level in facts["threshold"].split()]
+            self.threshold().view(-1).copy_(torch.tensor(levels, dtype=torch.float64))

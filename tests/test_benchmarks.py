@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import step_cost, switch_cost
+from benchmarks import step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
 
 
@@ -99,3 +99,10 @@ def test_switch_cost_is_judged_at_its_limits():
     verdicts = switch_cost.judge("bert-base", {"mask": {"processor_seconds": 0.15}}, [row])
     assert [bar["reached"] for bar in verdicts] == [True, True, True, False]
     assert switch_cost.judge("tiny", {}, []) == []
+
+
+def test_topology_cost_measures_a_layer_of_bert_base():
+    found = topology_cost.measure(0.99, layers=1)
+    assert found["connections"] == 4 * 768 * 768 + 2 * 768 * 3072
+    assert abs(found["kept"] / found["connections"] - 0.01) < 1e-3
+    assert found["seconds"] > 0 and found["peak_memory_bytes"] > 2**20

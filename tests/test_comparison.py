@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaprune.comparison import against_adaprune, curves, sections, shared, with_ways, write_table
+from adaprune.comparison import against_adaprune, curves, retained, sections, shared, with_ways, write_table
 from adaprune.records import paper_results, table, write_record
 from adaprune.run import Run
 from tests.test_records import make_record
@@ -46,9 +46,64 @@ def test_a_way_is_named_by_the_settings_that_differ(results):
         ("adaprune", 0.5, "rte", ("epochs", 3)): [0.8],
         ("adaprune", 0.5, "rte", ("epochs", 3), ("recipe", "paper")): [0.7],
         ("features", 0.5, "rte", ("epochs", 3)): [0.6],
+        ("imp", 0.5, "rte", ("epochs", 1), ("imp_rule", "original")): [0.5],
     })  # fmt: skip
-    assert sorted(runs["way"]) == ["adaprune", "adaprune recipe paper", "features"]
-    assert shared(runs) == "epochs 3.0"
+    assert sorted(runs["way"]) == ["adaprune", "adaprune recipe paper", "features", "imp epochs 1 imp_rule original"]
+    assert shared(runs) == "epochs 3"
+
+
+def test_the_share_kept_over_tasks_by_hand(results, tmp_path):
+    """Epochs differ by task, as rows do; smp lacks a task, so it has no mean; finetune keeps 1 by definition."""
+    few, many = (("epochs", 2), ("max_train_examples", 200)), (("epochs", 5),)
+    runs = results({
+        ("finetune", 0.5, "rte", *many): [0.5, 0.7],
+        ("finetune", 0.5, "sst2", *few): [0.8],
+        ("adaprune", 0.5, "rte", *many): [0.6, 0.54],
+        ("adaprune", 0.5, "sst2", *few): [0.6, 0.8],
+        ("features", 0.5, "rte", *many): [0.3],
+        ("features", 0.5, "sst2", *few): [0.8],
+        ("smp", 0.5, "rte", *many): [0.6],
+    })  # fmt: skip
+    kept = retained(runs).set_index("way")
+    assert set(kept.index) == {"adaprune", "features", "finetune"}
+    assert kept["mean"].to_dict() == pytest.approx({"adaprune": (0.95 + 0.875) / 2, "features": 0.75, "finetune": 1})
+    assert kept["worst"].to_dict() == pytest.approx({"adaprune": 0.875, "features": 0.5, "finetune": 1})
+    ours = kept.loc["adaprune"]
+    assert (0.9 + 0.75) / 2 <= ours["low"] < ours["mean"] < ours["high"] <= (1 + 1) / 2
+    assert (ours["tasks"], ours["seeds"]) == (2, 2) and math.isnan(kept.loc["features", "low"])
+    written = write_table(runs, tmp_path / "table.md").read_text()
+    assert "share of fine-tuning's score kept, mean over 2 tasks" in written
+    assert "| features | 0.750 (1), lowest 0.500 |" in written  # without a mask it stands under every sparsity
+
+
+@pytest.mark.parametrize("change", ["one task", "no finetune", "two numbers of rows"])
+def test_no_share_is_told_where_it_would_mean_nothing(results, change):
+    scores = {(m, 0.5, task): [0.5] for m in ("finetune", "adaprune") for task in ("rte", "sst2")}
+    if change == "one task":
+        scores = {key: value for key, value in scores.items() if key[2] == "rte"}
+    elif change == "no finetune":
+        del scores["finetune", 0.5, "sst2"]
+    else:
+        scores["adaprune", 0.5, "rte", ("max_train_examples", 9)] = [0.5]
+    assert retained(results(scores)).empty
+
+
+def test_runs_with_noise_on_the_weights_are_context_as_trained_ones_are(results, tmp_path):
+    noised = (("ablation", "head"), ("noise", 0.1))
+    runs = results({("adaprune", 0.5, "rte"): [0.5, 0.6], ("adaprune", 0.5, "rte", *noised): [0.7, 0.9]})
+    assert against_adaprune(runs).empty  # not a rival with intact weights
+    written = write_table(runs, tmp_path / "table.md").read_text()
+    assert "| adaprune ablation head noise 0.1 (weights noised) | 0.800" in written and "**0.800**" not in written
+
+
+def test_pupils_of_each_tasks_and_seeds_own_teacher_are_one_way(results):
+    def taught(task, seed, sparsity=0):
+        return ("teacher", f"out/task~{task}_method~finetune_sparsity~{sparsity}_seed~{seed}_model~minilm.json")
+
+    scores = {("adaprune", 0.5, task, taught(task, 1)): [0.7, 0.8] for task in ("rte", "mrpc")}
+    assert set(results(scores | {("adaprune", 0.5, "rte"): [0.6]})["way"]) == {"adaprune", "adaprune teacher yes"}
+    other = {("adaprune", 0.5, "rte", taught("rte", 0, sparsity=0.1)): [0.6]}
+    assert len(set(results(scores | other)["way"])) == 2
 
 
 def test_a_method_without_mask_is_the_same_at_every_sparsity_and_scope(results):

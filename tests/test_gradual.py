@@ -206,10 +206,10 @@ def without_time(record):
     ("method", "stops"),
     [
         ("gmp", [("seal", 2), ("rmtree", 1), ("seal", 1)]),
-        ("imp", [("seal", 2), ("save_file", 2), ("seal", 2)]),
-        ("imp_finetune", [("save_file", 1), ("seal", 5)]),
+        ("imp", [("seal", 2), ("write_tensors", 2), ("seal", 2)]),
+        ("imp_finetune", [("write_tensors", 1), ("seal", 5)]),
         ("gmp_finetune", [("seal", 2)]),
-        ("snip", [("seal", 1), ("save_file", 1)]),
+        ("snip", [("seal", 1), ("write_tensors", 1)]),
     ],
 )
 def test_a_stopped_run_ends_as_if_nothing_had_happened(ask, monkeypatch, method, stops):

@@ -9,17 +9,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "run datafiles movie_reviews metrics coding",
+    0: "run refusals datafiles movie_reviews metrics coding",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
-    "records recipes job checkpoints progress sampler statistics",
-    2: "training learning oneshot stages weights artifact comparison sweeps",
-    3: "methods diet teachers serving",
-    4: "adapt figures task_inference",
+    "records recipes job checkpoints ranks progress sampler statistics",
+    2: "training learning oneshot stages weights artifact comparison contrasts teachers",
+    3: "methods diet sweeps ablations topology overlap graphs serving",
+    4: "adapt nested figures drawings task_inference",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
 # Doors between rooms of one floor: (from, to) -> why the one needs the other.
 DOORS = {
+    ("run", "refusals"): "what a run is and how a misfit is told are two subjects",
     ("records", "schema"): "writing and reading is one file, what a record must hold another",
     ("counting", "masks"): "both denominators are counts of what can be masked",
     ("allocation", "counting"): "scores are shared out within a component",
@@ -27,6 +28,13 @@ DOORS = {
     ("optim", "schedules"): "the penalty on scores rises as sparsity does",
     ("weights", "training"): "weights are trained by the same fit",
     ("learning", "training"): "a mask is learned by training",
+    ("overlap", "topology"): "masks are read and refused in one place",
+    ("graphs", "topology"): "blocks and what is effective in them are one topology",
+    ("drawings", "figures"): "one look for all panels",
+    ("learning", "stages"): "a head trained before the mask is not trained again after a kill",
+    ("oneshot", "training"): "gradients mean something under a trained head only",
+    ("oneshot", "stages"): "and that head is trained once",
+    ("nested", "adapt"): "a run is prepared and scored again as it was",
     ("job", "recipes"): "a job carries the plan that its recipe made",
 }
 

@@ -202,6 +202,16 @@ def test_reflected_theta_is_the_absolute_value_of_the_scores(rule):
     assert (scores.detach().sign() != before).any()  # some went through 0
 
 
+def test_reflected_theta_that_was_pruned_for_good_stays_pruned():
+    theta = nn.Parameter(torch.tensor([-torch.inf, 1e-3, torch.inf]))
+    group = {"params": [theta], "masked": True, "threshold": torch.zeros(()), "surrogate": "identity"}
+    optimiser = AdaPrune([group], lr=1e-2, reflect=True, recovery=False)
+    for _ in range(2):
+        theta.grad = torch.ones(3)
+        optimiser.step()
+    assert theta[0] == -torch.inf and 0 < theta[1] < 1 and theta[2] == torch.inf
+
+
 # ---------------------------------------------------------------- threshold_mask
 
 
@@ -316,6 +326,15 @@ def test_each_matrix_keeps_its_share(ask, method, allocation):
     assert all(int(mask.sum()) - 0.3 * mask.numel() == pytest.approx(0, abs=1) for mask in masks_of(run).values())
 
 
+def test_unseen_words_do_not_take_the_whole_share_of_their_table(ask):
+    """They fit in what is kept of all, not in what is kept of their table; as +inf they would be all of it."""
+    fields = {"method": "edge_popup", "sparsity": 0.8, "scope": "encoder+embeddings", "epochs": 1}
+    entry = adaprune.adapt(ask(**fields))["mask"]
+    seen, unseen = entry["seen_rows"], entry["unseen_rows"]
+    assert 0.2 * (seen["total"] + unseen["total"]) < unseen["total"] < 0.2 * entry["total"]
+    assert seen["sparsity"] == pytest.approx(0.8, abs=0.1)
+
+
 def test_smp_shares_out_by_scores_within_each_component(ask):
     run = ask(method="smp", sparsity=0.7, learning_rate=0.5, penalty=1e-3)
     adaprune.adapt(run)
@@ -367,8 +386,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "smp", "control": "penalty"}, "control is a setting of adaprune, smp has its own"),
+        ({"method": "smp", "control": "penalty"}, "control is a setting of adaprune, smp has none or its own"),
         ({"method": "edge_popup", "initial_theta": "normal"}, "initial_theta is a setting of adaprune"),
+        ({"method": "magnitude", "control": "penalty"}, "control is a setting of adaprune"),
         ({"recipe": "paper", "allocation": "equal"}, "allocation needs control='cubic', got 'feedback'"),
         ({"method": "movement", "minimum_kept": 400, "sparsity": 0.9}, "lower minimum_kept or the sparsity"),
     ],
@@ -400,6 +420,9 @@ def test_lora_adds_a_product_of_rank_8_to_every_linear_weight(ask, monkeypatch):
     record = adaprune.adapt(ask(method="lora", learning_rate=1e-2))
     assert record["weights_intact"] is False and record["mask"] is None
     encoder = load_encoder("tiny").model
+    factors = sum(8 * sum(module.weight.shape) for module in maskable(encoder).values())
+    head = 2 + 16 * 16 + 16 + 2 * 16 + 2  # the layers' mix, hidden layer, output
+    assert record["cost"]["shipped_bytes"] == 4 * (factors + head)
     before, linear = encoder.state_dict(), set(maskable(encoder))
     assert set(after) == set(before)
     for name, tensor in before.items():

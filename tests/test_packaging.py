@@ -70,7 +70,7 @@ def test_environment_yml_installs_what_make_installs():
     python, pip, through_pip = environment["dependencies"]
     assert pip == "pip"
     assert python.removeprefix("python=") in PROJECT["requires-python"]
-    extras = ",".join(["test", "lab"])
+    extras = ",".join(["test", "lab", "methods", "sweep"])
     assert set(EXTRAS) >= set(extras.split(","))
     assert through_pip["pip"] == ["-c constraints.txt", f"-e .[{extras}]"]
     assert f"-c constraints.txt --no-build-isolation -e '.[{extras}]'" in (ROOT / "Makefile").read_text()

@@ -5,18 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from adaprune.comparison import curves, with_ways
 from adaprune.records import table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
-COLUMNS = ("stsb", "mrpc", "sst2")
+FOUNDATION = ("stsb", "mrpc", "sst2")
+QUICK = (("stsb", 0.5), ("stsb", 0.9), ("mrpc", 0.5), ("mrpc", 0.9))
 
 
-def rows() -> dict[str, list[str]]:
-    """Name of a row of the results table -> its cells."""
+def rows(columns: int) -> dict[str, list[str]]:
+    """Name of a row of the results table with so many columns of numbers -> its cells."""
     part = README.split("## What it reaches")[1].split("\n## ")[0]
     cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in part.splitlines() if "|" in line]
-    return {row[0]: row[1:] for row in cells if re.match(r"^[\d.]+$", row[-1])}
+    return {row[0]: row[1:] for row in cells if re.match(r"^[\d.]+$", row[-1]) and len(row) == columns + 1}
 
 
 def name_of(record) -> str:
@@ -26,15 +28,40 @@ def name_of(record) -> str:
     return f"{record['method']}{recipe}{sparsity}"
 
 
-def test_the_results_table_says_what_the_records_say():
+def test_the_table_of_full_training_sets_says_what_the_records_say():
     records = table(ROOT / "results" / "foundation").to_dict("records")
     expected: dict[str, dict[str, float]] = {}
     for record in records:
         expected.setdefault(name_of(record), {})[record["task"]] = record["score"]
-    shown = rows()
+    shown = rows(len(FOUNDATION))
     assert set(shown) == set(expected)
     for name, cells in shown.items():
-        assert [float(cell) for cell in cells] == [pytest.approx(expected[name][task], abs=5e-4) for task in COLUMNS]
+        assert [float(cell) for cell in cells] == [pytest.approx(expected[name][task], abs=5e-4) for task in FOUNDATION]
+
+
+def test_the_table_of_the_quick_budget_says_what_the_records_say():
+    runs = with_ways(table(ROOT / "results" / "quick"))
+    points = curves(runs)
+    shown = rows(len(QUICK) + 1)
+    assert set(shown) == set(points["way"])
+    for way, (*cells, seeds) in shown.items():
+        of_way = points[points["way"] == way]
+        for (task, sparsity), cell in zip(QUICK, cells, strict=True):
+            place = of_way["sparsity"].isna() | (of_way["sparsity"] == sparsity)
+            found = of_way.loc[place & (of_way["task"] == task), "mean"].tolist()
+            assert found == ([] if cell == "-" else [pytest.approx(float(cell), abs=5.1e-4)]), (way, task, sparsity)
+        assert int(seeds) == of_way["seeds"].max()
+
+
+def test_the_list_of_tried_settings_says_what_the_records_say():
+    folder = ROOT / "results" / "quick_tuning"
+    runs = with_ways(table(folder))
+    found = {(row["way"], row["sparsity"]): row["selection_score"] for row in runs.to_dict("records")}
+    lines = re.findall(r"^\| (\S.*) \| ([\d.-]+) \| ([\d.-]+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    shown = {
+        (way, s): float(cell) for way, *cells in lines for s, cell in zip((0.5, 0.9), cells, strict=True) if cell != "-"
+    }
+    assert shown == pytest.approx(found, abs=5.1e-4)
 
 
 def test_links_and_figures_exist():

@@ -81,7 +81,7 @@ def test_unknown_choice_names_the_choices_and_the_nearest():
     text = message(method="Magnitud")
     assert "'Magnitud'" in text and text.endswith("did you mean 'magnitude'?")
     assert all(method in text for method in METHODS)
-    assert "'' (the recipe's), 'penalty'" in message(control="cubik")
+    assert "'' (the default), 'penalty'" in message(control="cubik")
     assert "got ['a']" in message(scope=["a"])
     assert "did you mean" not in message(precision="")
 
@@ -180,12 +180,17 @@ OTHER = {
     "recovery": False,
     "prune_unseen": True,
     "allocation": "equal",
+    "ablation": "shuffle",
     "sparsity": 0.75,
     "max_length": 64,
     "imp_rule": "original",
     "teacher": "results/t.json",
     "data_keep": 0.5,
     "data_score": "el2n",
+    "surrogate": "identity",
+    "reach": 0.5,
+    "theta_average": 0.5,
+    "dropout": 0.25,
 }
 
 
@@ -283,3 +288,10 @@ def test_what_papermill_injects_is_judged(tmp_path):
     assert "unknown parameter 'sparsty': did you mean 'sparsity'?" in told and "recovery must be True" in told
     assert "MINE" not in told and len(told.splitlines()) == 3
     assert name.strip() == DEFAULT_NAME.replace("seed~0", "seed~7")
+
+
+def test_a_teacher_adds_to_the_name_only_what_is_its_own():
+    common = {"task": "stsb", "epochs": 3, "precision": "bf16"}
+    teacher = Run(**common, method="finetune", sparsity=0.0, seed=1)
+    pupil = Run(**common, seed=10, teacher=f"results/{teacher.name}.json")
+    assert pupil.name == pupil.model_copy(update={"teacher": ""}).name + "_teacher~method-finetune_sparsity-0_seed-1"

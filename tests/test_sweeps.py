@@ -53,11 +53,12 @@ def test_committed_tables_hold_what_they_promise():
     assert {run.recipe for run in runs["paper"]} == {"paper"}
     assert len({run.task for run in runs["glue"]}) == 9
     quick = runs["quick"]
-    assert {(run.max_train_examples, run.epochs, run.batch_size) for run in quick} == {(3000, 3, 32)}
+    assert {(run.max_train_examples, run.batch_size) for run in quick} == {(3000, 32)}
+    assert {(run.method == "imp", run.epochs) for run in quick} == {(False, 3), (True, 1)}  # 1 a round, of 4 to 11
     intact = {name for name, kind in METHODS.items() if kind.weights_intact}
     assert {run.method for run in quick} == intact | {"finetune"}  # for retention
     assert sum((run.method, run.sparsity, run.task) == ("random", 0.5, "stsb") for run in quick) == 10
-    assert sum((run.method, run.sparsity, run.task) == ("smp", 0.9, "mrpc") for run in quick) == 3
+    assert sum((run.method, run.sparsity, run.task, run.allocation) == ("smp", 0.9, "mrpc", "") for run in quick) == 3
 
 
 def test_cells_get_their_fields_types_and_common_ones_are_added(sweep):
@@ -98,6 +99,13 @@ def test_a_wrong_table_is_refused_and_the_row_named(sweep, lines, told):
     with pytest.raises(ValueError) as error:
         read_sweep(path, **({"epochs": 2} if "epochs" in " ".join(lines) else {}))
     assert told in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_teacher_of_another_task_is_refused_and_the_row_named(sweep):
+    (teacher,) = (ROOT / "results" / "foundation").glob("task~stsb_method~finetune_*.json")
+    path = sweep("task teacher", f"stsb {teacher}", f"rte {teacher}")
+    with pytest.raises(ValueError, match=r"row 2 \(line 3\): teacher .* learned task 'stsb', this run's is 'rte'"):
+        read_sweep(path)
 
 
 def test_all_wrong_rows_are_told_at_once(sweep):
@@ -158,6 +166,15 @@ def test_dry_run(tmp_path, profile):
 
 
 @needs_snakemake
+def test_a_teacher_that_is_a_row_is_made_before_its_pupil(tmp_path):
+    record = "out/task~rte_method~finetune_sparsity~0.5_seed~0_model~minilm.json"
+    (tmp_path / "t.tsv").write_text(f"task\tmethod\tteacher\nrte\tadaprune\t{record}\nrte\tfinetune\t\n")
+    told, _ = snakemake(tmp_path, "--dry-run", "--config", "sweep=t.tsv", "results_dir=out").communicate()
+    inputs = [line for line in told.splitlines() if "input:" in line and "01_adapt" in line]
+    assert sorted(record in line for line in inputs) == [False, True], told
+
+
+@needs_snakemake
 def test_a_wrong_table_stops_before_anything_runs(tmp_path, sweep):
     path = sweep("task method", "rte adaprune", "rte magnitud")
     told, _ = (process := snakemake(tmp_path, "-c1", "--config", f"sweep={path}")).communicate()
@@ -189,6 +206,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
     assert len(after) == 3 and before.items() <= after.items(), f"killed after {wait} s: {told}"
     assert {read_record(file)["run"]["method"] for file in after} == {"features", "random", "adaprune"}
     assert "sweep: 3 done, 0 running, 1 failed, 0 to go" in told
+    assert "sweep: compare what is finished with: papermill" in told
     (log,) = (tmp_path / "runs" / "sweep").glob("*none*.ipynb")
     assert '"ename"' in log.read_text()  # the traceback stays
 

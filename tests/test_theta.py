@@ -110,6 +110,14 @@ def test_unseen_rows_compete_where_they_do_not_fit():
     assert torch.isinf(protect(scores, {"table": rows(False, True, False)}, 5 / 16)["table"]).sum() == 4
 
 
+@pytest.mark.parametrize("each", [True, False])
+def test_unseen_rows_must_fit_in_the_share_that_is_kept_of_their_table(each):
+    # 4 scores of 2 unseen rows: all 3 that stay of the table's 6, where each tensor is cut to a half for itself
+    scores = {"w": torch.arange(10.0), "table": torch.ones(3, 2)}
+    found = protect(scores, {"table": rows(False, True, False)}, 0.5, each)
+    assert torch.isinf(found["table"]).sum() == (0 if each else 4)
+
+
 def test_without_tables_nothing_is_protected():
     scores = {"w": torch.arange(3.0)}
     assert protect(scores, {}, 0.5) == scores

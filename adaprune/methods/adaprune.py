@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import torch
 
-from adaprune.job import Job, Outcome
+from adaprune.job import Fit, Job, Outcome
 from adaprune.learning import learn
 from adaprune.masks import maskable
-from adaprune.theta import initial_theta
+from adaprune.oneshot import activations, sensitivities_with_head
+from adaprune.stages import together
+from adaprune.theta import initial_theta, theta_in_order
 
 
 def adaprune(job: Job) -> Outcome:
@@ -15,9 +20,21 @@ def adaprune(job: Job) -> Outcome:
 
         m* = 1[theta among the k largest],   k = round((1 - sparsity) n)
 
+    Theta starts as the plan has it: by the weights alone (`initial_theta`), or in the order of |w| ||x||
+    (``activation``) or of |w dL/dw| (``gradient``, which spends up to one epoch more, on a head).
+
     Raises:
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl.check`).
     """
     weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
-    generator = torch.Generator().manual_seed(job.run.seed)
-    return learn(job, initial_theta(weights, job.plan.initial_theta, generator))
+    kind, before, start = job.plan.initial_theta, [], time.monotonic()
+    if kind == "gradient":
+        scores, first = sensitivities_with_head(job)
+        before, thetas = [first], theta_in_order(scores, weights)
+    elif kind == "activation":
+        thetas = theta_in_order(activations(job), weights)
+        before = [Fit([], 0, time.monotonic() - start, 0)]  # calibration is part of the seconds
+    else:
+        thetas = initial_theta(weights, kind, torch.Generator().manual_seed(job.run.seed))
+    outcome = learn(job, thetas)
+    return replace(outcome, fit=together(*before, outcome.fit))

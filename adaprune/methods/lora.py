@@ -12,7 +12,7 @@ RANK, ALPHA = 8, 16
 
 
 def lora(job: Job) -> Outcome:
-    """Trains A, B and the head with AdamW, then adds the product to the weights; nothing is masked.
+    """Trains A, B and the head with AdamW, then adds the product to the weights; nothing is masked. A and B ship.
 
         W = W_0 + (alpha / r) B A,   B (out, r) = 0 and A (r, in) random at the start,   r = 8, alpha = 16
 
@@ -33,4 +33,4 @@ def lora(job: Job) -> Outcome:
     )
     learned = fit(model, job.sentences, optimiser, job.settings)
     adapted.merge_and_unload()
-    return Outcome(learned)
+    return Outcome(learned, updates=low_rank)

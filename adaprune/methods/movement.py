@@ -27,8 +27,8 @@ def soft_movement(job: Job) -> Outcome:
         m = 1[sigmoid(S) > tau_t],   loss + lambda_t mean_l mean sigmoid(S_l),   S_0 = 0
 
     lambda_t rises to 400 by the cubic schedule. Published tau rises to 0.1 and the sparsity is what comes of it;
-    here tau_t is set so that the sparsity follows the schedule. (Published too: each matrix keeps 0.5 %; see
-    ``minimum_kept``.)
+    here tau_t is set so that the sparsity follows the schedule, and the rule is Adam. (Published too: each matrix
+    keeps 0.5 %; see ``minimum_kept``.)
     """
     return learn(job, _zeros(job))
 
@@ -36,7 +36,8 @@ def soft_movement(job: Job) -> Outcome:
 def movement_finetune(job: Job) -> Outcome:
     """Movement as published: W, biases and the rest are trained beside S. The weights do NOT stay intact.
 
-    dL/dW is that of the masked product: pruned weights rest until they return. Adam, without weight decay.
+    dL/dW is that of the masked product: pruned weights rest until they return. The weights take Adam, without weight
+    decay, the scores SGD as in `movement`.
     """
     return learn(job, _zeros(job))
 

@@ -18,7 +18,7 @@ def smp(job: Job) -> Outcome:
     (Jiang et al. 2022, arXiv 2210.06210.) v_t falls and lambda_t rises to 400 by the cubic schedule, over a share of
     all steps, so that small tasks run too. ``allocation="equal"`` is SMP-L: v_l = v_t. Shares beyond 1 go to the
     other matrices (published: they are lost), and the total is exact. Chosen here: the common head in place of the
-    frozen language-model head with label words, and sigmoid(S) undivided at all sparsities.
+    frozen language-model head with label words, sigmoid(S) undivided at all sparsities, and a warm-up of the rate.
     """
     modules = maskable(job.model.encoder, job.run.scope)
     return learn(job, {name: torch.zeros_like(module.weight) for name, module in modules.items()})

@@ -1,0 +1,75 @@
+"""Ablations of a finished mask: is it this mask, and are it these weights, that make the score? (paper, Table 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from adaprune.artifact import load_mask
+from adaprune.encoders import tensor_hashes
+from adaprune.job import Job, Outcome
+from adaprune.masks import set_masks
+from adaprune.records import mask_path
+from adaprune.run import Run
+from adaprune.training import fit_head
+
+
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The masks with the entries of each matrix in random order: every matrix keeps as many, and nothing else."""
+    generator = torch.Generator().manual_seed(seed)
+    return {n: m.flatten()[torch.randperm(m.numel(), generator=generator)].view(m.shape) for n, m in masks.items()}
+
+
+@torch.no_grad()
+def perturb(encoder: nn.Module, sigma: float, seed: int) -> None:
+    """Multiplies every parameter of ``encoder`` in place, biases and norms too, by its own draw of N(1, sigma)."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in encoder.parameters():
+        parameter.mul_(1 + sigma * torch.randn(parameter.shape, generator=generator).to(parameter.device))
+
+
+def check_ablation(run: Run) -> None:
+    """Refuses an ablation that has nothing to start from.
+
+    Raises:
+        ValueError: noise without ablation, a method that trains weights, a shuffle without mask, or no mask file of the
+            run without ablation in ``results_dir``.
+    """
+    if run.noise and not run.ablation:
+        raise ValueError(f"noise={run.noise:g} is of an ablation: set ablation to 'head' or 'shuffle' too")
+    if not run.ablation:
+        return
+    if not run.kind.weights_intact or (run.ablation == "shuffle" and not run.kind.mask):
+        lack = "mask" if run.kind.weights_intact else "mask of the checkpoint's own weights"
+        raise ValueError(f"ablation={run.ablation!r} needs a {lack}, method {run.method!r} has none")
+    if run.kind.mask and not (path := mask_path(source(run))).is_file():
+        raise ValueError(f"{path} is missing: adapt the run without ablation first, with the same results_dir")
+
+
+def source(run: Run) -> Run:
+    """The run that ``run`` is an ablation of."""
+    return run.model_copy(update={"ablation": "", "noise": 0.0})
+
+
+def ablate(job: Job) -> Outcome:
+    """Takes the finished mask of `source`, shuffles it or not, perturbs the weights or not, and trains a fresh head.
+
+    ``ablation="head"`` without noise is what the others compare with: the same mask and weights, the head trained in
+    the same way. A method without mask is the dense encoder. With noise the weights are no longer the checkpoint's.
+
+    Raises:
+        ValueError: the mask was made for another base.
+    """
+    run, encoder, masks = job.run, job.model.encoder, None
+    if run.kind.mask:
+        found = load_mask(mask_path(source(run)))
+        if found.card["base"] != tensor_hashes(encoder):
+            raise ValueError(f"{mask_path(source(run))} was made for another base than model {run.model!r}")
+        masks = shuffled(found.masks, run.seed) if run.ablation == "shuffle" else found.masks
+    if run.noise:
+        perturb(encoder, run.noise, run.seed)
+    if masks is not None:
+        set_masks(encoder, masks)
+    return Outcome(fit_head(job), masks)

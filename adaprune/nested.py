@@ -1,0 +1,81 @@
+"""One run, all sparsities: theta ranks the connections, so its cuts at any level are masks, each within the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from adaprune.adapt import prepare, score
+from adaprune.artifact import check_base, load_mask
+from adaprune.counting import count_kept
+from adaprune.encoders import load_encoder
+from adaprune.masks import detach, keep_top, set_masks
+from adaprune.ranks import read_ranks
+from adaprune.recipes import plan_for
+from adaprune.records import read_record, record_path
+from adaprune.run import Run
+from adaprune.tasks import load_task
+from adaprune.training import fit_head
+
+
+def evaluate_at(
+    record: str | Path | Run, sparsities: Sequence[float], refit_head_epochs: float = 0.0, data_dir: str = ""
+) -> pd.DataFrame:
+    """The scores of one finished run whose theta is cut at other sparsities, a row for each.
+
+    At the run's own sparsity that is its own mask, and without refit its own score. Embedding rows that training
+    never showed rank first, so they go last.
+
+    Args:
+        record: of a run with ``keep_theta``: the path, or the run. Mask and theta lie in folders beside it.
+        sparsities: each in [0, 1).
+        refit_head_epochs: epochs for which the record's head is trained again under each mask; 0 leaves it.
+        data_dir: where the data lie now; empty = where the run had them.
+
+    Returns:
+        Columns ``sparsity``, ``kept``, ``total``, ``refit_head_epochs``, ``primary``, ``score`` and
+        ``validation_<metric>`` (dev split), ``selection_score``, as in `records.table`.
+
+    Raises:
+        ValueError: a sparsity out of range; a run whose matrices are cut each for itself; another base or other data
+            than the run's; a damaged file.
+        OSError: no record, no mask file, or theta was not kept.
+    """
+    if wrong := [sparsity for sparsity in sparsities if not 0 <= sparsity < 1]:
+        raise ValueError(f"sparsities must lie in [0, 1), got {wrong[0]}")
+    path = record_path(record) if isinstance(record, Run) else Path(record)
+    found = read_record(path)
+    run = Run(**found["run"]).model_copy(update={"data_dir": data_dir or found["run"]["data_dir"]})
+    if run.kind.mask and (allocation := plan_for(run).allocation):
+        raise ValueError(f"{path} has allocation {allocation!r}: its theta ranks within a matrix, not over all of them")
+    if not (run.kind.mask and run.kind.weights_intact):
+        raise ValueError(f"{path} has method {run.method!r}, which leaves no mask of intact weights to cut again")
+    mask = load_mask(path.parent / "masks" / f"{path.stem}.safetensors")
+    scores = read_ranks(path, mask.masks)
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    if task.fingerprint != found["environment"]["data_fingerprint"]:
+        raise ValueError(f"{path} was made on other rows of {run.task}: give the data_dir that it had")
+    encoder = load_encoder(run.model)
+    check_base(encoder.model, mask)
+    job, rows = prepare(run, task, encoder), []
+    with TemporaryDirectory() as folder:
+        quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0, "report_to": "none"}
+        job = replace(job, settings=replace(job.settings, **quiet))
+        for sparsity in sparsities:
+            masks = keep_top(scores, 1 - sparsity, run.minimum_kept)
+            set_masks(encoder.model, masks)
+            job.model.head.load_state_dict(mask.head)
+            if refit_head_epochs:
+                fit_head(job)
+            metrics, counts = score(job, task), count_kept(masks)
+            row = {"sparsity": sparsity, "kept": counts["kept"], "total": counts["total"]}
+            row |= {"refit_head_epochs": refit_head_epochs, "primary": task.primary}
+            row |= {"score": metrics["validation"][task.primary]}
+            row |= {"selection_score": metrics["selection"][task.primary]}
+            rows.append(row | {f"validation_{name}": value for name, value in metrics["validation"].items()})
+    detach(encoder.model)
+    return pd.DataFrame(rows)

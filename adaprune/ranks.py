@@ -1,0 +1,58 @@
+"""Theta as it is kept beside a mask: its order in 2 bytes a weight, enough to cut it at any other sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+LEVELS = 2**15  # for the kept weights, and as many for the removed ones
+
+
+def theta_path(record: str | Path) -> Path:
+    """``<results_dir>/thetas/<run name>.safetensors`` of the record ``<results_dir>/<run name>.json``."""
+    return Path(record).parent / "thetas" / f"{Path(record).name.removesuffix('.json')}.safetensors"
+
+
+def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The order of theta over all matrices together, as int16 in each matrix's shape.
+
+        rank_i = floor(2^15 r_i / n),   r_i = how many of the n kept theta lie below;   removed ones likewise, - 2^15
+
+    Kept weights have 0 and more, removed ones less, so that the run's own mask comes back bit for bit. Elsewhere
+    about n / 2^15 neighbours share a level (of MiniLM's 10.6 million 162 at a sparsity of 0.5), of which a cut takes
+    the first by position: it is exact in number, and off by at most those. Equal theta rank as in `keep_top`.
+    """
+    flat = torch.cat([theta.flatten() for theta in thetas.values()])
+    kept = torch.cat([masks[name].flatten() for name in thetas])
+    found = torch.empty(flat.numel(), dtype=torch.int16)
+    for part, lowest in ((kept, 0), (~kept, -LEVELS)):
+        count = int(part.sum())
+        below = torch.empty(count, dtype=torch.int64)
+        below[flat[part].argsort(descending=True, stable=True)] = torch.arange(count).flip(0)
+        found[part] = (lowest + below * LEVELS // max(1, count)).short()
+    parts = found.split([theta.numel() for theta in thetas.values()])
+    return {name: part.view(thetas[name].shape) for name, part in zip(thetas, parts, strict=True)}
+
+
+def read_ranks(record: str | Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ranks kept for a record, whose ``masks`` they must give back.
+
+    Raises:
+        FileNotFoundError: the record's theta was not kept.
+        ValueError: a damaged file, or one of another mask.
+    """
+    path = theta_path(record)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: delete {record} and run again with keep_theta=True")
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete {record} and run again") from error
+    if found.keys() != masks.keys() or any(not torch.equal(found[name] >= 0, mask) for name, mask in masks.items()):
+        raise ValueError(f"{path} is not the theta of {record}'s mask: delete {record} and run again")
+    return {name: found[name] for name in masks}

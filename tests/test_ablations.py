@@ -1,0 +1,181 @@
+"""Ablations, snapshots and the notebooks that study masks, on tiny runs that are made once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import networkx as nx
+import pandas as pd
+import pytest
+import torch
+
+from adaprune import Run, adapt, contrasts, load_mask, overlap, table
+from adaprune.ablations import perturb, shuffled
+from adaprune.artifact import save_mask
+from adaprune.encoders import load_encoder
+from adaprune.records import mask_path
+from tests.conftest import SENTENCES
+from tests.test_topology import random_mask
+
+ROOT = Path(__file__).resolve().parents[1]
+CHANGES = {
+    "seed 0": {"snapshots": 2},
+    "seed 1": {"seed": 1, "snapshots": 2},
+    "magnitude": {"method": "magnitude"},
+    "features": {"method": "features"},
+    "head": {"ablation": "head"},
+    "shuffle": {"ablation": "shuffle"},
+    "noise": {"ablation": "head", "noise": 0.01},
+    "dense noise": {"method": "features", "ablation": "head", "noise": 0.1},
+    "wide": {"scope": "encoder+embeddings", "sparsity": 0.9, "prune_unseen": True},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_model_dir) -> dict[str, Run]:
+    """Tiny runs by name, all of them done."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "ten").mkdir()
+    for split, rows in SENTENCES.items():
+        (folder / "ten" / f"{split}.csv").write_text(rows, encoding="utf-8")
+    common = {"task": str(folder / "ten"), "model": str(tiny_model_dir), "epochs": 2, "batch_size": 4}
+    made = {name: Run(**common, results_dir=str(folder / "out"), **changed) for name, changed in CHANGES.items()}
+    with pytest.raises(ValueError, match="is missing: adapt the run without ablation first"):
+        adapt(made["head"])
+    for run in made.values():
+        adapt(run)
+    return made
+
+
+def test_shuffled_masks_keep_as_many_in_every_matrix():
+    masks = random_mask(0.3)
+    found, other = shuffled(masks, 0), shuffled(masks, 1)
+    assert {n: int(m.sum()) for n, m in found.items()} == {n: int(m.sum()) for n, m in masks.items()}
+    assert all((found[n] != masks[n]).any() for n in masks) and any((found[n] != other[n]).any() for n in masks)
+    assert all((shuffled(masks, 0)[n] == found[n]).all() for n in masks)
+
+
+def test_noise_has_the_asked_size(tiny_model_dir):
+    encoder, base = (load_encoder(str(tiny_model_dir)).model for _ in range(2))
+    perturb(encoder, 0.01, seed=0)
+    pairs = list(zip(encoder.parameters(), base.parameters(), strict=True))
+    ratios = torch.cat([(p / q)[q != 0] for p, q in pairs])
+    assert abs(ratios.mean() - 1) < 0.001 and abs(ratios.std() - 0.01) < 0.001
+    assert all((p == 0).all() for p, q in pairs if (q == 0).all())
+
+
+def test_an_ablation_starts_from_the_finished_mask(runs):
+    learned = load_mask(mask_path(runs["seed 0"]))
+    same, moved = (load_mask(mask_path(runs[name])) for name in ("head", "shuffle"))
+    assert overlap.jaccard(learned, same).jaccard == 1 and overlap.jaccard(learned, moved).jaccard < 0.9
+    assert moved.kept == learned.kept
+    rows = table(runs["head"].results_dir).set_index(["method", "ablation", "noise"])
+    assert rows["weights_intact"].to_dict() == {key: key[2] == 0 for key in rows.index}
+    assert not mask_path(runs["noise"]).exists()  # a mask of weights that nobody has
+    assert runs["shuffle"].name.endswith("_ablation~shuffle") and "noise~0.01" in runs["noise"].name
+
+
+def test_snapshots_lead_to_the_mask_and_change_nothing(runs, tmp_path):
+    folder = mask_path(runs["seed 0"]).with_suffix("")
+    history = overlap.history(folder)
+    assert list(history) == [3, 6]
+    assert overlap.jaccard(history[6], load_mask(mask_path(runs["seed 0"]))).jaccard > 0.9
+    assert overlap.recovery(history)["step"].tolist() == [6]
+    plain = runs["seed 0"].model_copy(update={"snapshots": 0, "results_dir": str(tmp_path)})
+    assert plain.name == runs["seed 0"].name
+    adapt(plain)
+    assert overlap.jaccard(load_mask(mask_path(plain)), load_mask(mask_path(runs["seed 0"]))).jaccard == 1
+    with pytest.raises(ValueError, match="holds no snapshots"):
+        overlap.history(tmp_path)
+
+
+WRONG = {
+    "noise=0.1 is of an ablation": {"noise": 0.1},
+    "ablation='shuffle' needs a mask, method 'features' has none": {"method": "features", "ablation": "shuffle"},
+    "needs a mask of the checkpoint's own weights, method 'finetune'": {"method": "finetune", "ablation": "head"},
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_ablations_of_nothing_are_refused(runs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        adapt(runs["seed 0"].model_copy(update=WRONG[sentence]))
+
+
+def test_a_mask_of_another_base_is_not_ablated(runs, tmp_path):
+    run = runs["head"].model_copy(update={"results_dir": str(tmp_path)})
+    other = load_encoder(run.model).model
+    perturb(other, 0.1, 0)
+    mask = load_mask(mask_path(runs["seed 0"]))
+    save_mask(mask_path(runs["seed 0"].model_copy(update={"results_dir": str(tmp_path)})), mask.masks, mask.head,
+              {"labels": mask.card["labels"]}, other)  # fmt: skip
+    with pytest.raises(ValueError, match="was made for another base"):
+        adapt(run)
+
+
+def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
+    records = table(runs["head"].results_dir)
+    pairs = contrasts.contrast(records, {"ablation": "shuffle"}, {"ablation": "head"})
+    assert len(pairs) == 1 and pairs["difference"].item() == pairs["score"].item() - pairs["score_theirs"].item()
+    assert len(contrasts.contrast(records, {}, {"method": "features"})) == 1  # seed 1 and the wide scope have none
+    assert len(contrasts.contrast(records, {}, {"method": "magnitude"})) == 1
+    assert contrasts.verdict(contrasts.contrast(records, {}, {"method": "imp"})) == "not tested"
+    made = pd.DataFrame(
+        {"task": ["a", "a", "b", "b"], "score": [0.8, 0.81, 0.7, 0.72], "score_theirs": [0.5, 0.52, 0.4, 0.4]}
+    )
+    made["difference"] = made["score"] - made["score_theirs"]
+    assert contrasts.verdict(made) == "confirmed" and contrasts.verdict(made, -1) == "not confirmed"
+    assert contrasts.verdict(made, margin=0.299) == "not confirmed"  # of task a: 0.295
+    assert contrasts.verdict(made[:1]) == "right sign, not significant"
+    assert contrasts.evidence(made) == "a 0.805 against 0.510 (2); b 0.710 against 0.400 (2)"
+
+
+def papermill(name: str, folder: Path, **parameters: object) -> tuple[int, str, str]:
+    """Exit code, what the notebook printed, and the error."""
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "--no-progress-bar",
+        ROOT / "notebooks" / f"{name}.ipynb",
+    ]
+    values = [word for key, value in parameters.items() for word in ("-y", json.dumps({key: value}))]
+    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    done = subprocess.run([*map(str, command), str(folder / f"{name}.ipynb"), *values], capture_output=True, text=True,
+                          cwd=folder, env=surroundings)  # fmt: skip
+    cells = json.loads((folder / f"{name}.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return done.returncode, "".join("".join(output.get("text", "")) for output in outputs), done.stderr
+
+
+def test_04_topology(runs, tmp_path):
+    run = runs["seed 0"]
+    asked = {"results_dir": run.results_dir, "figures_dir": "pictures", "model": run.model, "tasks": [run.task],
+             "methods": ["adaprune", "imp", "magnitude"], "sparsities": [0.2, 0.5]}  # fmt: skip
+    code, said, error = papermill("04_topology", tmp_path, **asked)
+    assert code == 0, error
+    assert "3 masks of 2 heads a layer" in said and "seeds on" in said and "of the kept came back" in said
+    pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
+    names = ("fig3_", "extra_topology.", "extra_degrees.", "extra_overlap.", "extra_recovery.", "extra_head_graphs.")
+    assert all(any(picture.startswith(name) for picture in pictures) for name in names), pictures
+    assert len(nx.read_graphml(tmp_path / "pictures" / "head_graph_adaprune.graphml")) == 2 * 3
+    code, _, error = papermill("04_topology", tmp_path, **asked | {"sparsities": [0.99]})
+    assert code != 0 and "has no run of ['adaprune', 'imp', 'magnitude']" in error
+
+
+def test_05_ablations_and_08_claims(runs, tmp_path):
+    folders = {"results_dir": runs["head"].results_dir, "figures_dir": "pictures"}
+    code, said, error = papermill("05_ablations", tmp_path, **folders)
+    assert code == 0, error
+    assert "mask shuffled 1, weights x N(1, 0.001) 0, weights x N(1, 0.01) 1" in said and "not testable here" in said
+    assert (tmp_path / "pictures" / "extra_ablations.svg").is_file()
+    code, said, error = papermill("08_claims", tmp_path, **folders)
+    assert code == 0, error
+    lines = (tmp_path / "pictures" / "claims.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and line[2].isdigit()]
+    assert len(rows) == 18 and sum("**not tested**" in row for row in rows) >= 8
+    assert any("No pre-trained weight is changed" in row and "**confirmed**" in row for row in rows)

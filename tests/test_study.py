@@ -1,0 +1,176 @@
+"""The study's runner, its tables, and the notebooks that read what it made."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import adaprune
+from adaprune.records import read_record, record_path, table, write_record
+from adaprune.run import Run
+from adaprune.sweeps import read_sweep
+from benchmarks import study
+from tests.test_records import make_record
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def small(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
+    """A folder with data and a model by short names, to be in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "tiny").symlink_to(tiny_model_dir)
+    return ten_sentences.name
+
+
+def test_the_rows_of_a_sweep_run_side_by_side_and_a_failure_stops_nothing(small, tmp_path, capsys):
+    head = "task model method epochs batch_size sparsity allocation max_length".split()
+    rows = [[small, "tiny", method, "1", "4", "0.5", allocation, "16"]
+            for method, allocation in [("magnitude", "scores"), ("features", ""), ("adaprune", "")]]  # fmt: skip
+    Path("s.tsv").write_text("\n".join("\t".join(row) for row in [head, *rows]) + "\n")
+    runs = read_sweep("s.tsv", results_dir="results/s")
+    adaprune.adapt(runs[1])
+    before = record_path(runs[1]).read_bytes()
+    assert study.main(["--sweep", "s.tsv", "--jobs", "2", "--device", "cpu"]) == 1
+    printed = capsys.readouterr().out
+    assert "sweep: 1 done, 0 running, 0 failed, 2 to go" in printed.splitlines()[0]
+    assert printed.count("failed (1): runs") == 1 and f'failed: "{runs[0].name}"' in printed
+    assert read_record(record_path(runs[2]))["mask"] and not record_path(runs[0]).exists()
+    assert record_path(runs[1]).read_bytes() == before  # not run again
+    assert "allocation of magnitude" in (tmp_path / "runs" / "s" / f"{runs[0].name}.log").read_text()
+
+
+def test_pupils_wait_for_their_teachers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(study, "ADAPT", "import sys")  # a process that does nothing
+    real = study.Progress.note
+    monkeypatch.setattr(
+        study.Progress, "note", lambda self, event, n: started.append((event, n)) or real(self, event, n)
+    )
+    runs = [Run(teacher="x.json", seed=n) for n in range(2)] + [Run(seed=9)]
+    assert study.study(runs, 3, "", tmp_path / "logs") == []
+    assert started[:2] == [("job_started", 2), ("job_finished", 2)] and len(started) == 6
+
+
+def test_a_device_is_what_the_process_sees(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = {
+        device: study.surroundings(device, 2).get("CUDA_VISIBLE_DEVICES") for device in ("", "cuda", "cuda:1", "cpu")
+    }
+    assert seen == {"": None, "cuda": None, "cuda:1": "1", "cpu": ""}
+    assert int(study.surroundings("", 2)["OMP_NUM_THREADS"]) == max(1, os.cpu_count() // 2)
+    with pytest.raises(ValueError, match=r"device must be cpu, cuda or cuda:N, got 'gpu'"):
+        study.surroundings("gpu", 1)
+
+
+@pytest.mark.parametrize(("more", "told"), [([], "none.tsv"), (["--jobs", "0"], "jobs must be at least 1, got 0")])
+def test_a_wrong_command_line_is_refused_in_a_sentence(more, told, capsys):
+    with pytest.raises(SystemExit):
+        study.main(["--sweep", "none.tsv", *more])
+    assert told in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the committed tables
+
+
+def test_the_recipe_sweep_is_what_the_targets_ask_for():
+    runs = read_sweep(ROOT / "sweeps" / "recipe.tsv")
+    tasks = {"stsb": 0, "mrpc": 0, "rte": 0, "sst2": 20000}
+    assert {(run.task, run.max_train_examples) for run in runs} == set(tasks.items())
+    assert {(run.task == "sst2", run.epochs, run.precision) for run in runs} == {(False, 5, "bf16"), (True, 2, "bf16")}
+    found = {(run.task, run.method, run.sparsity, run.seed) for run in runs}
+    expected = {(task, method, level, seed) for task in tasks for seed in range(3)
+                for method, level in [("finetune", 0), ("adaprune", 0.5)]}  # fmt: skip
+    expected |= {(task, "adaprune", level, 0) for task in tasks for level in (0.8, 0.9, 0.97)}
+    expected |= {(task, "smp", level, 0) for task in tasks for level in (0.5, 0.8, 0.9, 0.97)}
+    assert found == expected and len(runs) == len(expected)
+
+
+@pytest.mark.parametrize(("sweep", "pupils"), [("recipe", 40), ("recipe_study", 4), ("base_size", 2)])
+def test_pupils_have_their_own_teacher_in_the_sweep(sweep, pupils):
+    runs = read_sweep(ROOT / "sweeps" / f"{sweep}.tsv", results_dir=f"results/{sweep}")
+    teachers = {str(record_path(run)): run for run in runs if run.method == "finetune"}
+    taught = [run for run in runs if run.teacher]
+    assert len(taught) == pupils
+    shared = ("task", "seed", "model", "epochs", "max_train_examples", "precision")
+    for run in taught:
+        assert all(getattr(teachers[run.teacher], name) == getattr(run, name) for name in shared), run.name
+
+
+# ---------------------------------------------------------------- the notebooks
+
+
+def execute(name, folder, **parameters):
+    """The cells of a notebook with other parameters, in a folder; returns what they printed."""
+    notebook = nbformat.read(ROOT / "notebooks" / name, 4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    changed = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    sources = ["%config InlineBackend.figure_format = 'png'", code[0], changed, *code[1:]]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    NotebookClient(made, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, timeout=400).execute()
+    return "".join(output.get("text", "") for cell in made.cells for output in cell.get("outputs", []))
+
+
+@pytest.fixture
+def own_kernel(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def test_the_study_notebook_shows_means_differences_and_what_was_not_run(tmp_path, own_kernel):
+    """Records of the reference and of one idea at 0.5, of another for one of two tasks only."""
+    ways = [("", ""), ("0.001", ""), ("", "gradient")]
+    head = "task method sparsity learning_rate initial_theta".split()
+    rows = [[task, "adaprune", level, *way] for way in ways for level in ("0.5", "0.9") for task in ("stsb", "mrpc")]
+    (tmp_path / "s.tsv").write_text("\n".join("\t".join(row) for row in [head, *rows]) + "\n")
+    told = ["as before,,better,", "faster,learning_rate=0.001,worse,no", "by slope,initial_theta=gradient,level,yes"]
+    (tmp_path / "i.csv").write_text("\n".join(["idea,settings,prediction,kept", *told, "other,not built,none,"]) + "\n")
+    asked = {"results_dir": "out", "figures_dir": "out", "ideas_file": "i.csv", "sweep": "s.tsv"}
+    assert "0 of 12 runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    assert "(" not in (tmp_path / "out" / "table_recipe_study.md").read_text()
+    runs = read_sweep(tmp_path / "s.tsv", results_dir=str(tmp_path / "out"))
+    for number, score in zip((0, 1, 4, 5, 8), (0.5, 0.7, 0.6, 0.75, 0.9), strict=True):
+        metrics = {"validation": {"f1": 0.1}, "selection": {"f1": score}, "primary": "f1"}
+        write_record(make_record(runs[number], metrics=metrics), runs[number])
+    assert "5 of 12 runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    lines = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
+    cells = {tuple(cell.strip() for cell in line.strip("|").split("|"))[2]: line for line in lines[3:] if line}
+    assert "| 0.600 (+0.000) | not run | open |" in cells["as it stands"]
+    assert "| 0.675 (+0.075) | not run | no |" in cells["learning_rate=0.001"]
+    assert "| not run | not run | yes |" in cells["initial_theta=gradient"]  # one task is no mean
+    assert "| - | - | no |" in cells["not built"]
+
+
+def test_each_idea_of_the_study_has_rows_and_each_row_an_idea(tmp_path, own_kernel):
+    """The notebook's own assertions, on the committed table and ideas, with or without records."""
+    asked = {"sweep": str(ROOT / "sweeps" / "recipe_study.tsv"), "figures_dir": "out"}
+    asked |= {"ideas_file": str(ROOT / "results" / "recipe_study" / "ideas.csv"), "results_dir": "none"}
+    assert "runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    with open(asked["ideas_file"], newline="") as file:
+        ideas = list(csv.DictReader(file))
+    written = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
+    assert len(written) - 4 == len(ideas) and all(idea["prediction"] for idea in ideas)
+
+
+def test_the_sparsity_notebook_cuts_what_has_theta_and_reads_what_had(small, tmp_path, own_kernel):
+    common = {"task": small, "model": "tiny", "epochs": 1, "batch_size": 4, "max_length": 16, "results_dir": "out"}
+    for level in (0.5, 0.9):
+        adaprune.adapt(Run(**common, sparsity=level, keep_theta=level == 0.5))
+    asked = {"results_dir": "out", "figures_dir": "pictures", "refit_head_epochs": 1.0}
+    printed = execute("03_sparsity.ipynb", tmp_path, **asked)
+    assert "2 runs of adaprune, 1 with theta at hand" in printed and "within 2 points at" in printed
+    picture = Path("pictures", f"extra_one_run_{small.replace('_', '-')}.svg")
+    first, stored = picture.read_bytes(), Path("out", "one_run.csv").read_bytes()
+    assert len(stored.splitlines()) == 1 + 2 * 2
+    (theta,) = Path("out", "thetas").iterdir()
+    theta.unlink()
+    assert "0 with theta at hand" in execute("03_sparsity.ipynb", tmp_path, **asked)
+    assert picture.read_bytes() == first and Path("out", "one_run.csv").read_bytes() == stored
+    assert len(table("out")) == 2
