@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from IPython import get_ipython
+from transformers.utils import logging
 
 ORDER = "Cells build on those above: choose Run > Run All Above Selected Cell, then run this one again."
 
@@ -13,8 +14,9 @@ ORDER = "Cells build on those above: choose Run > Run All Above Selected Cell, t
 def begin() -> None:
     """From now on an error of this notebook is one sentence, and a missing name is told to come from above.
 
-    (Undo: ``%xmode Context``.) Outside a notebook nothing happens.
+    (Undo: ``%xmode Context``.) Loading a model, which takes a second, shows no bar.
     """
+    logging.disable_progress_bar()
     if shell := get_ipython():
         shell.InteractiveTB.set_mode("Minimal")
         shell.set_custom_exc((NameError,), _tell_order)

@@ -16,6 +16,7 @@ from adaprune.figures import INK, LINE_STYLES, LINES, STYLES, dress
 OURS, OTHER = STYLES["adaprune"].colour, STYLES["magnitude"].colour
 COLOURS = [STYLES[name].colour for name in ("adaprune", "magnitude", "gmp", "random")]
 PALE = "#CFE3F1"  # behind what is kept
+MANY = 40  # units in a row, which are then drawn small
 
 
 def draw_cells(ax: Axes, values: np.ndarray, mask: np.ndarray) -> Axes:
@@ -33,23 +34,22 @@ def draw_cells(ax: Axes, values: np.ndarray, mask: np.ndarray) -> Axes:
     return ax
 
 
-def draw_chances(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Probability of the right answer on one line for each way, a dot a run; dashed where a coin would be.
+def draw_chances(ax: Axes, rows: pd.DataFrame, label: str) -> Axes:
+    """Probability of ``label`` on one line for each way, dashed where a coin would be.
 
-    ``rows``: ``way`` (drawn in order of appearance, the first at the top), ``method``, ``probability``.
+    ``rows``: ``way`` (the first at the top), ``method``, ``chance``.
     """
-    ways = list(dict.fromkeys(rows["way"]))
-    for way, method, probability in rows[["way", "method", "probability"]].itertuples(index=False):
+    for height, (method, chance) in enumerate(zip(rows["method"], rows["chance"], strict=True)):
         colour, marker = STYLES[method]
-        ax.plot([probability], [ways.index(way)], marker, color=colour, ms=9, mec="white", mew=0.7, clip_on=False)
+        ax.plot([chance], [height], marker, color=colour, ms=10, mec="white", mew=0.7, clip_on=False)
     ax.axvline(0.5, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(ways)), ways)
-    ax.set(xlabel="probability of the right answer", xlim=(0, 1), ylim=(len(ways) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), rows["way"])
+    ax.set(xlabel=f"probability of {label!r}", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
     return dress(ax, grid="both")
 
 
 def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) -> Axes:
-    """sigmoid(t theta) over theta, darker as t grows; or its slope, on a log axis."""
+    """sigmoid(t theta) over theta, darker as t grows; or its slope, on a log axis, without the legend."""
     theta = np.linspace(-1, 1, 801)
     for number, t in enumerate(temperatures):
         soft = expit(t * theta)
@@ -59,7 +59,8 @@ def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) 
     ax.set(xlabel="theta", ylabel="slope of the mask" if slope else "mask")
     if slope:
         ax.set(yscale="log", ylim=(1e-4, 100))
-    ax.legend(frameon=False, loc="upper left" if not slope else "lower center", ncols=1 if not slope else 2)
+    else:
+        ax.legend(frameon=False, loc="upper left")
     return dress(ax)
 
 
@@ -132,32 +133,33 @@ def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
 def draw_wires(
     ax: Axes, layers: Sequence[np.ndarray], through: Sequence[np.ndarray] | None = None, names: Sequence[str] = ()
 ) -> Axes:
-    """A masked network, its inputs at the bottom: lines are kept connections, hollow units have no path.
+    """A masked network, its inputs at the bottom, a line for each kept connection.
 
     Args:
         ax: the panel.
         layers: masks (outputs, inputs), the first at the bottom.
-        through: the same without connections on no path (`topology.effective`), which are drawn dotted; all by default.
+        through: the same without connections on no path (`topology.effective`), which are then drawn dotted, and
+            units on no path hollow.
         names: of the rows of units, from the bottom.
     """
-    through = layers if through is None else through
     sizes = [layers[0].shape[1], *(len(layer) for layer in layers)]
-    alive = [through[0].any(axis=0), *(layer.any(axis=1) for layer in through)]
-    for above in range(1, len(layers)):  # inner units need a kept output too
-        alive[above] = alive[above] & through[above].any(axis=0)
-    many = max(sizes) > 30
-    for height, (layer, path) in enumerate(zip(layers, through, strict=True)):
-        for kind, colour, style in ((layer & path, INK, "-"), (layer & ~path, "#909090", ":")):
+    alive, paths = [np.ones(size, bool) for size in sizes], layers if through is None else through
+    if through is not None:
+        alive = [paths[0].any(axis=0), *(path.any(axis=1) for path in paths)]
+        for above in range(1, len(paths)):  # inner units need a kept output too
+            alive[above] = alive[above] & paths[above].any(axis=0)
+    width = 0.5 if max(sizes) > MANY else 1.6
+    for height, (layer, path) in enumerate(zip(layers, paths, strict=True)):
+        for some, colour, style, thick in ((layer & path, INK, "-", width), (layer & ~path, OTHER, ":", width + 0.4)):
             ends = [[(_place(i, sizes[height]), height), (_place(o, sizes[height + 1]), height + 1)]
-                    for o, i in np.argwhere(kind)]  # fmt: skip
-            ax.add_collection(LineCollection(ends, colors=colour, lw=0.4 if many else 1.6, ls=style, zorder=1))
+                    for o, i in np.argwhere(some)]  # fmt: skip
+            ax.add_collection(LineCollection(ends, colors=colour, lw=thick, ls=style, zorder=1))
     for height, (size, live) in enumerate(zip(sizes, alive, strict=True)):
-        places = [_place(unit, size) for unit in range(size)]
-        fill = np.where(live, OURS, "white")
-        ax.scatter(places, [height] * size, 3 if size > 30 else 90, fill, edgecolors=INK, lw=0.3 if size > 30 else 1,
-                   zorder=2)  # fmt: skip
+        places, fill = [_place(unit, size) for unit in range(size)], np.where(live, OURS, "white")
+        area, rim = (4, 0.3) if size > MANY else (30, 0.8) if size > 12 else (90, 1)
+        ax.scatter(places, [height] * size, area, fill, edgecolors=INK, lw=rim, zorder=2)
     ax.set_yticks(range(len(sizes)), names or [""] * len(sizes))
-    ax.set(xticks=[], xlim=(-0.03, 1.03), ylim=(-0.25, len(layers) + 0.25))
+    ax.set(xticks=[], xlim=(-0.03, 1.03), ylim=(-0.15, len(layers) + 0.15))
     ax.tick_params(colors=INK, length=0)
     ax.spines[:].set_visible(False)
     return ax
