@@ -14,8 +14,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
-# The notebooks that run small as they stand; 01_adapt trains and goes through papermill instead.
-SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb $(wildcard notebooks/teach/*.ipynb)
+# Runs small as it stands; 01_adapt trains and goes through papermill, teach/ through tests/test_teach.py, with answers.
+SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb
 
 # What papermill and editors leave behind; language_info itself stays, tools need it.
 STRIP := $(PY) -m nbstripout \
