@@ -15,6 +15,7 @@ from adaprune.statistics import SIGNIFICANT, holm, interval, paired_test, retent
 
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
+TAUGHT = "+ teacher"  # in the names of ways
 READING = """\
 Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
 is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
@@ -36,7 +37,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """
     masked = records["method"].map(lambda method: METHODS[method].mask)
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
-    runs = runs.assign(teacher=_teachers(records["teacher"]))
+    runs = runs.assign(teacher=_teachers(records["teacher"], records["task"]))
     most = usual(runs)
 
     def call(row: dict) -> str:
@@ -64,7 +65,7 @@ def shared(runs: pd.DataFrame) -> str:
 
 
 def _phrases(settings: dict[str, Any]) -> list[str]:
-    return [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()]
+    return [f"{k} {v:g}" if isinstance(v, float) else v if v == TAUGHT else f"{k} {v}" for k, v in settings.items()]
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
@@ -164,10 +165,11 @@ def _settings() -> list[str]:
     return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
 
 
-def _teachers(paths: pd.Series) -> pd.Series:
-    """A teacher's settings without folder, task and seed, by which pupils of one way differ; "yes" if all have one."""
+def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; `TAUGHT`: one a task."""
     settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
-    return settings.where(settings == "", "yes") if settings[settings != ""].nunique() == 1 else settings
+    taught = settings[settings != ""]
+    return settings.where(settings == "", TAUGHT) if (taught.groupby(tasks).nunique() <= 1).all() else settings
 
 
 def _generator() -> np.random.Generator:

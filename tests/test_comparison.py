@@ -101,9 +101,11 @@ def test_pupils_of_each_tasks_and_seeds_own_teacher_are_one_way(results):
         return ("teacher", f"out/task~{task}_method~finetune_sparsity~{sparsity}_seed~{seed}_model~minilm.json")
 
     scores = {("adaprune", 0.5, task, taught(task, 1)): [0.7, 0.8] for task in ("rte", "mrpc")}
-    assert set(results(scores | {("adaprune", 0.5, "rte"): [0.6]})["way"]) == {"adaprune", "adaprune teacher yes"}
+    assert set(results(scores | {("adaprune", 0.5, "rte"): [0.6]})["way"]) == {"adaprune", "adaprune + teacher"}
+    longer = ("teacher", "out/task~sst2_method~finetune_sparsity~0_seed~0_model~minilm_epochs~9.json")
+    assert set(results(scores | {("adaprune", 0.5, "sst2", longer): [0.6]})["way"]) == {"adaprune"}  # all are taught
     other = {("adaprune", 0.5, "rte", taught("rte", 0, sparsity=0.1)): [0.6]}
-    assert len(set(results(scores | other)["way"])) == 2
+    assert len(set(results(scores | other)["way"])) == 2  # two teachers of one task
 
 
 def test_a_method_without_mask_is_the_same_at_every_sparsity_and_scope(results):

@@ -218,7 +218,8 @@ path.write_text(path.read_text().replace('schema_version": 1', 'schema_version":
     assert "has schema_version 7, this adaprune reads 1" in errors[1].evalue and ".json" in errors[1].evalue
     assert all(len(error.traceback) == 1 for error in errors)
 
-    names = {f"fig2_{task}.{suffix}" for task in scores for suffix in ("svg", "png")} | {"table_out.md"}
+    pictures = [*(f"fig2_{task}" for task in scores), "extra_retention"]
+    names = {f"{picture}.{suffix}" for picture in pictures for suffix in ("svg", "png")} | {"table_out.md"}
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert set(one) == names and one == two
     assert b"the paper: BERT-base" not in one["fig2_mrpc.svg"] and len(one["fig2_stsb.svg"]) > len(one["fig2_mrpc.svg"])

@@ -1,16 +1,17 @@
 """The README's numbers are those of committed records, and its links lead somewhere."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 
-from adaprune.comparison import curves, with_ways
+from adaprune.comparison import curves, retained, with_ways
 from adaprune.records import table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
-FOUNDATION = ("stsb", "mrpc", "sst2")
+RECIPE = ("stsb", "mrpc", "rte", "sst2")
 QUICK = (("stsb", 0.5), ("stsb", 0.9), ("mrpc", 0.5), ("mrpc", 0.9))
 
 
@@ -21,22 +22,22 @@ def rows(columns: int) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells if re.match(r"^[\d.]+$", row[-1]) and len(row) == columns + 1}
 
 
-def name_of(record) -> str:
-    """The row of a record: method, its recipe where it matters, the sparsity where there is a mask."""
-    recipe = f" {record['recipe']}" if record["method"] == "adaprune" else ""
-    sparsity = f" {record['mask_sparsity']:g}" if record["mask_sparsity"] == record["mask_sparsity"] else ""
-    return f"{record['method']}{recipe}{sparsity}"
-
-
-def test_the_table_of_full_training_sets_says_what_the_records_say():
-    records = table(ROOT / "results" / "foundation").to_dict("records")
-    expected: dict[str, dict[str, float]] = {}
-    for record in records:
-        expected.setdefault(name_of(record), {})[record["task"]] = record["score"]
-    shown = rows(len(FOUNDATION))
-    assert set(shown) == set(expected)
-    for name, cells in shown.items():
-        assert [float(cell) for cell in cells] == [pytest.approx(expected[name][task], abs=5e-4) for task in FOUNDATION]
+def test_the_table_of_the_recipe_says_what_the_records_say():
+    records = table(ROOT / "results" / "recipe")
+    runs = with_ways(records)
+    shares = {(row.method, row.sparsity): row for row in retained(runs).fillna(0.0).itertuples()}
+    sparsities = records["mask_sparsity"].round(6).fillna(0.0)
+    by_row = {key: group for key, group in records.groupby([records["method"], sparsities])}
+    names = {name: (*name.split(), "0") for name in rows(len(RECIPE) + 3)}
+    shown = {(names[name][0], float(names[name][1])): cells for name, cells in rows(len(RECIPE) + 3).items()}
+    assert set(shown) == set(by_row)
+    for key, (*scores, mean, worst, seeds) in shown.items():
+        of_task = by_row[key].groupby("task")["score"]
+        expected = [of_task.mean().get(task, math.nan) for task in RECIPE]
+        expected += [shares[key].mean, shares[key].worst] if key in shares else [math.nan, math.nan]
+        told = [math.nan if cell == "-" else float(cell) for cell in (*scores, mean, worst)]
+        assert told == pytest.approx(expected, abs=5.1e-4, nan_ok=True), key
+        assert int(seeds) == of_task.size().min(), key
 
 
 def test_the_table_of_the_quick_budget_says_what_the_records_say():
@@ -62,6 +63,13 @@ def test_the_list_of_tried_settings_says_what_the_records_say():
         (way, s): float(cell) for way, *cells in lines for s, cell in zip((0.5, 0.9), cells, strict=True) if cell != "-"
     }
     assert shown == pytest.approx(found, abs=5.1e-4)
+
+
+def test_the_list_of_trials_says_what_the_records_say():
+    folder = ROOT / "results" / "recipe_trials"
+    lines = re.findall(r"^\| (\w+) \| (\w+).* \| ([\d.]+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    found = [(row.task, row.method, f"{row.selection_score:.3f}") for row in table(folder).itertuples()]
+    assert sorted(lines) == sorted(found)
 
 
 def test_links_and_figures_exist():

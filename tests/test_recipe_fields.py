@@ -174,10 +174,11 @@ def test_identity_steps_along_the_plain_gradient(ask):
 
 
 def test_what_a_run_asks_for_reaches_its_plan():
-    asked = {"reach": 0.4, "theta_average": 0.9, "head_warmup": 0.5, "dropout": 0.0, "surrogate": "identity"}
+    asked = {"reach": 0.3, "theta_average": 0.9, "head_warmup": 0.5, "dropout": 0.2, "surrogate": "identity"}
     plan = plan_for(Run(**asked))
     assert {name: getattr(plan, name) for name in asked} == asked
-    assert plan_for(Run()) == TUNED and TUNED.dropout == -1
+    assert plan_for(Run()) == TUNED and TUNED.dropout == 0
+    assert plan_for(Run(recipe="paper")).dropout == -1  # the checkpoint's
 
 
 WRONG = [
