@@ -40,12 +40,18 @@ export PYTHONUNBUFFERED := 1
 # Progress bars become lines under papermill; one every ten seconds is enough.
 export TQDM_MININTERVAL := 10
 
+# The site executes what runs small, on committed records or on nothing; copies that `make run` and `make masks` left are shown too.
+SITE := runs/html
+SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/*.ipynb)) \
+	$(patsubst %,runs/site/%.ipynb,00_start_here 02_compare 05_ablations 06_recipe_study 08_claims)
+
 .DEFAULT_GOAL := help
-.PHONY: help run masks test lab data env lint format clean
+.DELETE_ON_ERROR:
+.PHONY: help run masks test test-browser lab site data env lint format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-		| awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| awk -F '|' '{ printf "%-19s %s\n", $$1, $$2 }'
 
 env: $(READY)  ## build the environment in VENV
 
@@ -112,6 +118,23 @@ format: env  ## bring code and notebooks into the suite's form
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
+
+runs/site/00_start_here.ipynb runs/site/02_compare.ipynb: SITE_PARAMETERS := -p results_dir results/recipe
+runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py results/*) | $(READY)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $@ $(SITE_PARAMETERS)
+
+# What the site and the browser test need besides, installed when one of them is asked for.
+$(VENV)/.extra-%: $(READY)
+	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[$*]'
+	@touch $@
+
+site: $(VENV)/.extra-site $(SITE_NOTEBOOKS)  ## build the static site in runs/html and check its links
+	$(PY) docs/build_site.py $(SITE)
+	$(PY) docs/check_site.py $(SITE)
+
+test-browser: $(VENV)/.extra-browser  ## run notebooks in a real JupyterLab, driven by a headless Chromium
+	$(PY) -m pytest -q -rs --durations=10 tests/in_browser.py
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_FLAGS)

@@ -51,6 +51,25 @@ def check(answer: Any, right: Any, hint: str, within: float = 1e-3) -> None:
     print("Right.")
 
 
+def reveal(prediction: Any, told: str, runs: int = 1, sweep: str = "") -> None:
+    """Prints ``told`` beside what the reader predicted; without ``runs`` that there is no record, and where from.
+
+    >>> reveal(0.4, "It is 0.06.")
+    You predicted 0.4.
+    It is 0.06.
+    >>> reveal(..., "never shown", runs=0, sweep="sweeps/topology.tsv")
+    You predicted nothing. What surprises is remembered: try it first.
+    No record yet says anything of this. The runs would be those of sweeps/topology.tsv.
+    """
+    asked = prediction is not ... and prediction is not None
+    print(
+        f"You predicted {prediction}."
+        if asked
+        else "You predicted nothing. What surprises is remembered: try it first."
+    )
+    print(told if runs else f"No record yet says anything of this. The runs would be those of {sweep}.")
+
+
 def _equal(answer: Any, right: Any, within: float) -> bool:
     found, wanted = np.asarray(answer, dtype=float), np.asarray(right, dtype=float)
     return found.shape == wanted.shape and np.allclose(found, wanted, rtol=within, atol=1e-12)

@@ -16,12 +16,14 @@ RIGHT = {  # by hand
     "2_learning_a_mask": ["-1", "50_000", "10"],
     "3_near_optimal": ["9 / 16", "184_756", "0.67"],
     "4_subnetworks_as_graphs": ["[[1, 0], [0, 1]]", "2 / 5", "12"],
+    "5_read_the_paper_with_us": ["0.0051", "0.76513", "0.01"],
 }
 WRONG = {
     "1_masks": ["[[False, True, True], [True, False, False]]", "1_061_600", "'many'"],
     "2_learning_a_mask": ["-4", "5_000", "1"],
     "3_near_optimal": ["1", "2**20", "5"],
     "4_subnetworks_as_graphs": ["[[1, 1], [0, 0]]", "2 / 7", "1"],
+    "5_read_the_paper_with_us": ["0.01", "0.5", "3.84"],
 }
 NONSENSE = {
     "1_masks": {"sparsity = 1.5": "sparsity must lie in [0, 1), got 1.5", "sentence = 3": "sentence must be text"},
@@ -34,6 +36,7 @@ NONSENSE = {
         "head = 12": "MiniLM has layers 0 ... 5",
         "sparsity = 'half'": "sparsity must be a number",
     },
+    "5_read_the_paper_with_us": {"results_dir = 'nowhere'": "nowhere is not a folder: `make run` makes some"},
 }
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
