@@ -70,7 +70,7 @@ def save_mask(
 
     Args:
         path: ``<folder>/<name>.safetensors``; the folder is made, an older file replaced.
-        masks, head: weight name -> boolean tensor of its shape; ``AdaptationHead.state_dict()``, float32.
+        masks, head: weight name -> boolean tensor of its shape; the ``state_dict()`` of an `AdaptationHead`, float32.
         card: JSON values; ``labels`` (class names by number, empty for regression) must be among them.
         encoder: the untouched base model, with or without masked layers attached.
         plain: every mask as packed bits, for readers that know no other coding.

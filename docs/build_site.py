@@ -9,6 +9,7 @@ A page's links are followed: what they name comes along. Nothing is fetched, and
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shutil
 import sys
@@ -20,6 +21,8 @@ import pdoc
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
+
+import adaprune
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_RUN = "*Shown without results: on the machine that built these pages this notebook has not been run as it stands.*"
@@ -46,7 +49,10 @@ def build(out: Path) -> list[Path]:
         done.append(source)
     pdoc.render.configure(docformat="google", template_directory=ROOT / "docs/site")
     warnings.filterwarnings("ignore", "Error parsing type annotation")  # of names for type checkers only
-    pdoc.pdoc("adaprune", output_directory=out / "api")
+    warnings.filterwarnings("ignore", "The module specification")  # adapt is a module and a function
+    inside = (module.name for module in pkgutil.walk_packages(adaprune.__path__, "adaprune."))
+    public = (name for name in inside if name != "adaprune.schema")  # its classes stand on private ones, without a page
+    pdoc.pdoc("adaprune", *public, output_directory=out / "api")
     return done
 
 
