@@ -50,7 +50,10 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     token = secrets.token_hex()
     flags = [f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
-    flags += ["--no-browser", "--allow-root", "--expose-app-in-browser", "--LabApp.news_url="]
+    flags += ["--no-browser", "--allow-root", "--expose-app-in-browser"]
+    quiet = own / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"  # asks nobody for news
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     places = {"JUPYTER_CONFIG_DIR": own, "JUPYTER_RUNTIME_DIR": own, "JUPYTERLAB_SETTINGS_DIR": own}
     places |= {"JUPYTERLAB_WORKSPACES_DIR": own, "PYTHONPATH": ROOT}
     surroundings = {**os.environ, **{name: str(path) for name, path in places.items()}}
@@ -59,7 +62,9 @@ def lab(tmp_path_factory):
         server = subprocess.Popen(command, cwd=root, env=surroundings, stdout=log, stderr=log)
     try:
         wait_for(f"http://127.0.0.1:{port}/api", server, own / "log.txt")
-        yield lambda name: f"http://127.0.0.1:{port}/lab/tree/notebooks/{name}?token={token}"
+        # A workspace each, or Lab would open what the notebook before has left open.
+        place = f"http://127.0.0.1:{port}/lab/workspaces"
+        yield lambda name: f"{place}/{Path(name).stem}/tree/notebooks/{name}?token={token}"
     finally:
         server.terminate()
         server.wait(60)
