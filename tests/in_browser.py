@@ -35,6 +35,8 @@ DONE = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells.ever
 TOO_WIDE = """() => { const right = element => element.getBoundingClientRect().right;
     return [...document.querySelectorAll('.jp-OutputArea-output :is(img, svg)')].filter(
         figure => right(figure) > right(figure.closest('.jp-Cell')) + 1).length }"""
+TO_TOP = """() => { jupyterapp.shell.currentWidget.content.activeCellIndex = 0;
+    document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }"""
 HEIGHT = "() => Math.min(16000, 200 + document.querySelector('.jp-WindowedPanel-inner').scrollHeight)"
 
 
@@ -108,8 +110,10 @@ def test_runs_in_lab_and_looks_right(lab, browser, name):
     page.set_viewport_size({"width": 1400, "height": page.evaluate(HEIGHT)})  # so that Lab renders every cell
     page.get_by_role("tab", name="Table of Contents").click()
     page.locator(".jp-tocItem").first.wait_for()
+    page.evaluate(TO_TOP)  # it stands at the last cell that ran
     page.wait_for_timeout(2000)  # pictures settle
     assert page.locator(".jp-NotebookPanel h1").count() == 1
+    assert page.locator(".jp-NotebookPanel h1").bounding_box()["y"] > 0
     assert page.evaluate(TOO_WIDE) == 0
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{Path(name).stem}.png")
