@@ -119,7 +119,7 @@ format: env  ## bring code and notebooks into the suite's form
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
 
-runs/site/00_start_here.ipynb runs/site/02_compare.ipynb: SITE_PARAMETERS := -p results_dir results/recipe
+runs/site/02_compare.ipynb: SITE_PARAMETERS := -p results_dir results/recipe
 runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py results/*) | $(READY)
 	@mkdir -p $(@D)
 	$(PAPERMILL) $< $@ $(SITE_PARAMETERS)
