@@ -35,8 +35,12 @@ NONSENSE = {
     "4_subnetworks_as_graphs": {
         "head = 12": "MiniLM has layers 0 ... 5",
         "sparsity = 'half'": "sparsity must be a number",
+        "sparsity = 0": "sparsity must be above 0 and below 1",
     },
-    "5_read_the_paper_with_us": {"results_dir = 'nowhere'": "nowhere is not a folder: `make run` makes some"},
+    "5_read_the_paper_with_us": {
+        "results_dir = 'nowhere'": "nowhere is not a folder: `make run` makes some",
+        "results_dir = 3": "3 is not a folder",
+    },
 }
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
