@@ -3,17 +3,19 @@
 #   VENV=DIR       where the environment is built (default .venv)
 #   PYTHON=NAME    the Python 3.11+ that builds it (default python3)
 #   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
+#   DATA=DIR       of `make masks`: folder with <task>/{train,validation}.parquet (default: the hub)
 
 VENV ?= .venv
 PYTHON ?= python3
 LAB_FLAGS ?=
+DATA ?=
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
-# The notebooks that run small as they stand; 01_adapt trains and goes through papermill instead.
-SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb $(wildcard notebooks/teach/*.ipynb)
+# Runs small as it stands; 01_adapt trains and goes through papermill, teach/ through tests/test_teach.py, with answers.
+SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb
 
 # What papermill and editors leave behind; language_info itself stays, tools need it.
 STRIP := $(PY) -m nbstripout \
@@ -38,12 +40,18 @@ export PYTHONUNBUFFERED := 1
 # Progress bars become lines under papermill; one every ten seconds is enough.
 export TQDM_MININTERVAL := 10
 
+# The site executes what runs small, on committed records or on nothing; copies that `make run` and `make masks` left are shown too.
+SITE := runs/html
+SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/*.ipynb)) \
+	$(patsubst %,runs/site/%.ipynb,00_start_here 02_compare 05_ablations 06_recipe_study 08_claims)
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data env lint format clean
+.DELETE_ON_ERROR:
+.PHONY: help run masks test test-browser lab site data env lint format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-		| awk -F '|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| awk -F '|' '{ printf "%-19s %s\n", $$1, $$2 }'
 
 env: $(READY)  ## build the environment in VENV
 
@@ -82,6 +90,17 @@ run: env data  ## adapt MiniLM to movie reviews with three methods and compare t
 	@echo "  executed notebooks  runs/make_run_{$$(echo $(RUN_METHODS) | tr ' ' ',')}.ipynb, runs/00_start_here.ipynb"
 	@find runs -name '*.svg' -o -name '*.png' | sed 's/^/  figure              /'
 
+masks: env data  ## train the five masks of sweeps/masks.tsv into runs/masks, then 07_many_tasks
+	@mkdir -p runs/masks
+	@tail -n +2 sweeps/masks.tsv | while read -r task method sparsity seed rows; do \
+		echo; echo "== $$task: runs/masks_$$task.ipynb"; \
+		$(PAPERMILL) notebooks/01_adapt.ipynb runs/masks_$$task.ipynb -p task $$task -p method $$method \
+			-p sparsity $$sparsity -p seed $$seed -p max_train_examples $$rows \
+			-r data_dir '$(DATA)' -p results_dir runs/masks < /dev/null || exit 1; \
+	done
+	$(PAPERMILL) notebooks/07_many_tasks.ipynb runs/07_many_tasks.ipynb \
+		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/figures
+
 test: export HF_HUB_OFFLINE := 1
 test: env data lint  ## run every check: style, notebooks, doctests, tests
 	@rm -rf runs/test && mkdir -p runs/test/results
@@ -99,6 +118,23 @@ format: env  ## bring code and notebooks into the suite's form
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
+
+runs/site/02_compare.ipynb: SITE_PARAMETERS := -p results_dir results/recipe
+runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py results/*) | $(READY)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $@ $(SITE_PARAMETERS)
+
+# What the site and the browser test need besides, installed when one of them is asked for.
+$(VENV)/.extra-%: $(READY)
+	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[$*]'
+	@touch $@
+
+site: $(VENV)/.extra-site $(SITE_NOTEBOOKS)  ## build the static site in runs/html and check its links
+	$(PY) docs/build_site.py $(SITE)
+	$(PY) docs/check_site.py $(SITE)
+
+test-browser: $(VENV)/.extra-browser  ## run notebooks in a real JupyterLab, driven by a headless Chromium
+	$(PY) -m pytest -q -rs --durations=10 tests/in_browser.py
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_FLAGS)

@@ -20,6 +20,7 @@ from adaprune.nested import evaluate_at
 from adaprune.optim import AdaPrune
 from adaprune.records import table
 from adaprune.run import Run
+from adaprune.serving import MaskedEncoder
 from adaprune.tasks import load_task
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptationHead",
     "AdaptedModel",
     "Mask",
+    "MaskedEncoder",
     "Run",
     "adapt",
     "apply_mask",

@@ -201,5 +201,6 @@ def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
         "model": encoder.id,
         "revision": encoder.revision,
         "heads": encoder.model.config.num_attention_heads,
-        "versions": {name: version(name) for name in ("torch", "transformers", "safetensors")},
+        "licence": encoder.licence,  # the base model's, which binds its mask too
+        "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }

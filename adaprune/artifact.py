@@ -1,15 +1,15 @@
-"""Mask files: everything a task adds to a base model, at 1 bit a weight, and bound to exactly that base.
+"""Mask files: everything a task adds to a base model, at 1 bit a weight or less, and bound to exactly that base.
 
-A file is a safetensors file (8 bytes header length, little-endian; JSON header; data), never a pickle:
+A file is a safetensors file, never a pickle; docs/mask_format.md has every byte:
 
-- ``mask.<weight name>``, uint8, shape (ceil(n / 8),): the mask's n entries in row-major order, 1 = kept. Entry i
-  is bit i mod 8 of byte i // 8, bit 0 the least significant; unused high bits of the last byte are 0.
+- ``mask.<weight name>``, uint8: the mask in one of the codings of `adaprune.coding`, in row-major order.
 - ``head.<parameter name>``, float32.
 - metadata ``adaprune``, JSON ``{"card": {...}, "sha256": of the card as ASCII JSON with sorted keys, no spaces}``.
 
-The card has what the caller gave and ``format`` (1), ``base`` {tensor of the base model: sha256}, ``tensors`` {mask:
-shape, kept, sha256} and ``head`` {parameter: shape, sha256}; sha256 as in `encoders.tensor_hash`, of the stored tensor.
-The .safetensors file alone is complete; the .json beside it repeats the card to be read, with ``file_sha256`` added.
+The card has what the caller gave and ``format`` (2; files of format 1 have plain bits only, and are read), ``base``
+{tensor of the base model: sha256}, ``tensors`` {mask: shape, kept, coding, sha256} and ``head`` {parameter: shape,
+sha256}; sha256 as in `encoders.tensor_hash`, of the stored tensor. The .safetensors file alone is complete; the .json
+beside it repeats the card to be read, with ``file_sha256`` added.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from adaprune.coding import decode, encode
 from adaprune.counting import count_kept
 from adaprune.encoders import tensor_hash, tensor_hashes
 from adaprune.heads import AdaptationHead, AdaptedModel
 from adaprune.masks import maskable, thetas_of
 
-FORMAT = 1
-MAX_FILE = 2**30  # bytes: 8.6 billion weights; what is larger is not read
+FORMAT = 2
+MAX_FILE = 2**30  # bytes; what is larger is not read
+MAX_WEIGHTS = 2**33  # and so many for each byte of the file, or in all where that is more:
+WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
 MAX_HEADER = 2**23  # bytes, for the header and for the card beside the file
 _HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -59,6 +62,7 @@ def save_mask(
     head: Mapping[str, Tensor],
     card: Mapping[str, Any],
     encoder: nn.Module,
+    plain: bool = False,
 ) -> Path:
     """Writes the mask file ``path`` and its card beside it, each whole or not at all; returns the path.
 
@@ -66,9 +70,10 @@ def save_mask(
 
     Args:
         path: ``<folder>/<name>.safetensors``; the folder is made, an older file replaced.
-        masks, head: weight name -> boolean tensor of its shape; ``AdaptationHead.state_dict()``, float32.
+        masks, head: weight name -> boolean tensor of its shape; the ``state_dict()`` of an `AdaptationHead`, float32.
         card: JSON values; ``labels`` (class names by number, empty for regression) must be among them.
         encoder: the untouched base model, with or without masked layers attached.
+        plain: every mask as packed bits, for readers that know no other coding.
 
     Raises:
         ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold.
@@ -78,7 +83,7 @@ def save_mask(
     if "labels" not in card or {"format", "base", "tensors", "head", "file_sha256"} & set(card):
         raise ValueError(f"card: labels must, format, base, tensors, head, file_sha256 must not be given: {[*card]}")
     _check_masks(masks, encoder)
-    stored, described = _stored(masks, head)
+    stored, described = _stored(masks, head, plain)
     whole = {**card, "format": FORMAT, "base": tensor_hashes(encoder), **described}
     whole = json.loads(json.dumps(whole, allow_nan=False))  # as it will be read
     content = save(stored, metadata={"adaprune": json.dumps({"card": whole, "sha256": _digest(whole)})})
@@ -126,16 +131,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
         ValueError: another base (names the tensor), masked layers still attached, a mask or head that does not fit.
     """
     encoder = model.encoder if isinstance(model, AdaptedModel) else model
-    if thetas_of(encoder):
-        raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
-    check_base(encoder, mask)
-    _check_masks(mask.masks, encoder)
-    head = _head(mask.head).to(next(encoder.parameters()).device)
-    if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
-        raise ValueError(
-            f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
-            f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}"
-        )
+    head = fitting_head(encoder, mask)
     adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
     if adapted.head.output.out_features != head.output.out_features:
         raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")
@@ -148,6 +144,25 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
         encoder.config.label2id = {label: number for number, label in enumerate(labels)}
     adapted.head = head
     return adapted.eval()
+
+
+def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
+    """The mask's head, on the encoder's device, once all of the mask is known to fit the encoder; changes nothing.
+
+    Raises:
+        ValueError: another base (names the tensor), masked layers still attached, a mask or head that does not fit.
+    """
+    if thetas_of(encoder):
+        raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
+    check_base(encoder, mask)
+    _check_masks(mask.masks, encoder)
+    head = _head(mask.head).to(next(encoder.parameters()).device)
+    if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
+        raise ValueError(
+            f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
+            f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}"
+        )
+    return head
 
 
 def check_base(encoder: nn.Module, mask: Mask) -> None:
@@ -186,12 +201,16 @@ def _head(tensors: Mapping[str, Tensor]) -> AdaptationHead:
     return head
 
 
-def _stored(masks: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict]]:
+def _stored(
+    masks: Mapping[str, Tensor], head: Mapping[str, Tensor], plain: bool
+) -> tuple[dict[str, Tensor], dict[str, dict]]:
     """The tensors of the file, and what the card says of them under ``tensors`` and ``head``."""
     stored, described = {}, {"tensors": {}, "head": {}}
     for name, mask in masks.items():
-        bits = stored[f"mask.{name}"] = torch.from_numpy(np.packbits(mask.cpu().numpy(), bitorder="little"))
-        described["tensors"][name] = {"shape": [*mask.shape], "kept": int(mask.sum()), "sha256": tensor_hash(bits)}
+        coding, data = encode(mask.cpu().numpy().ravel(), plain)
+        stored[f"mask.{name}"] = bits = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+        said = {"shape": [*mask.shape], "kept": int(mask.sum()), "coding": coding, "sha256": tensor_hash(bits)}
+        described["tensors"][name] = said
     for name, tensor in head.items():
         stored[f"head.{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         described["head"][name] = {"shape": [*tensor.shape], "sha256": tensor_hash(tensor)}
@@ -205,17 +224,20 @@ def _decode(path: Path, content: bytes) -> Mask:
             raise ValueError(f"the header claims {size} bytes")
         sealed = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adaprune"])
         card, labels = sealed["card"], sealed["card"]["labels"]
-        if _digest(card) != sealed["sha256"] or card["format"] != FORMAT:
+        if _digest(card) != sealed["sha256"] or card["format"] not in (1, FORMAT):
             raise ValueError("the card's sha256 or format does not fit")
         tensors = load(content)  # finds out whether header and length fit before anything is allocated
         names = {f"mask.{name}" for name in card["tensors"]} | {f"head.{name}" for name in card["head"]}
         if names != tensors.keys() or not card["tensors"] or card["tensors"].keys() - card["base"].keys():
             raise ValueError(f"its tensors are not those of its card: {sorted(names ^ tensors.keys())[:3]}")
-        masks = {name: _unpack(name, tensors[f"mask.{name}"], said["shape"]) for name, said in card["tensors"].items()}
+        limit = min(MAX_WEIGHTS, max(FEW_WEIGHTS, WEIGHTS_A_BYTE * len(content)))
+        if sum(_entries(name, said) for name, said in card["tensors"].items()) > limit:
+            raise ValueError(f"its {len(content)} bytes claim to hold the masks of more than {limit} weights")
         head = {name: tensors[f"head.{name}"] for name in card["head"]}
-        described = _stored(masks, head)[1]
-        if wrong := [name for part, said in described.items() for name in said if said[name] != card[part][name]]:
-            raise ValueError(f"{wrong[0]} is not what the card says")
+        for name, said in card["head"].items():
+            if said != {"shape": [*head[name].shape], "sha256": tensor_hash(head[name])}:
+                raise ValueError(f"{name} is not what the card says")
+        masks = {name: _mask(name, tensors[f"mask.{name}"], said) for name, said in card["tensors"].items()}
         outputs = _head(head).output.out_features
         if not isinstance(labels, list) or outputs != (len(labels) or 1) or {type(label) for label in labels} - {str}:
             raise ValueError(f"the head has {outputs} outputs, the card's labels are {labels}")
@@ -224,11 +246,25 @@ def _decode(path: Path, content: bytes) -> Mask:
     return Mask(masks, head, card)
 
 
-def _unpack(name: str, packed: Tensor, shape: list[int]) -> Tensor:
-    if len(shape) > 8 or packed.numel() != -(-math.prod(shape) // 8):
-        raise ValueError(f"{name} has {packed.numel()} bytes for a mask of shape {shape[:8]}")
-    bits = np.unpackbits(packed.numpy(), count=math.prod(shape), bitorder="little")
-    return torch.from_numpy(bits.view(bool).reshape(shape))
+def _entries(name: str, said: dict) -> int:
+    """How many entries a mask has by the card; ValueError where that is no count."""
+    shape, kept = said["shape"], said["kept"]
+    if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, kept]):
+        raise ValueError(f"{name} is not what the card says: shape or kept are no counts")
+    if any(n > MAX_WEIGHTS for n in shape) or kept > (total := math.prod(shape)):
+        raise ValueError(f"{name} is not what the card says: too many entries, or more kept than there are")
+    return total
+
+
+def _mask(name: str, stored: Tensor, said: dict) -> Tensor:
+    """One mask, decoded once its bytes are known to be the card's."""
+    if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
+        raise ValueError(f"{name} is not what the card says")
+    try:
+        entries = decode(said.get("coding", "bits"), stored.numpy().tobytes(), _entries(name, said), said["kept"])
+    except ValueError as error:
+        raise ValueError(f"{name} is not what the card says: {error}") from None
+    return torch.from_numpy(entries.reshape(said["shape"]))
 
 
 def _paths(path: str | Path) -> tuple[Path, Path]:

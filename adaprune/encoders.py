@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import errors as hub_errors
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,21 +23,22 @@ MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI a
 class Encoder:
     """A frozen pre-trained encoder, its tokenizer, and where it came from.
 
-    ``revision`` is the sha256 of the weight file, or the hub's commit.
+    ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` what the model's own card says.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     id: str
     revision: str
+    licence: str = "unknown"
 
 
-def load_encoder(model: str) -> Encoder:
+def load_encoder(model: str, revision: str | None = None) -> Encoder:
     """The encoder named ``model``: "minilm" (bundled, needs no hub), a Hugging Face id, or a local folder.
 
     Weights are float32, frozen, without pooler (the head reads hidden states). Attention dropout is 0, so that a GPU
     uses the fused attention kernel; on a CPU, where that kernel's backward pass takes a third of a step, plain
-    products are used. Every method gets the same.
+    products are used. Every method gets the same. Of a Hugging Face id, ``revision`` can name the commit to load.
 
     Raises:
         OSError: the model cannot be reached or read, with what to do.
@@ -43,14 +46,14 @@ def load_encoder(model: str) -> Encoder:
     """
     source = _minilm_folder() if model == MINILM else model
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         _switch_off_attention_dropout(config)
         encoder, report = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True,
+            source, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
             attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError, SafetensorError, hub_errors.HFValidationError) as error:
         raise OSError(
             f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Offline, use model='minilm' (bundled), a "
@@ -66,7 +69,7 @@ def load_encoder(model: str) -> Encoder:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     encoder.requires_grad_(False)
-    return Encoder(encoder.eval(), tokenizer, model, _revision(source, config))
+    return Encoder(encoder.eval(), tokenizer, model, _revision(source, config), _licence(source, revision))
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -116,6 +119,18 @@ def _revision(source: str, config: AutoConfig) -> str:
     if weights.is_file():
         return f"sha256:{_file_hash(weights)}"
     return str(getattr(config, "_commit_hash", None) or "unknown")
+
+
+def _licence(source: str, revision: str | None) -> str:
+    """The licence in the front matter of the model's README.md, in its folder or fetched; "unknown" without one."""
+    try:
+        readme = Path(source, "README.md")
+        if not Path(source).is_dir():
+            readme = Path(hf_hub_download(source, "README.md", revision=revision))
+        found = re.search(r"^license: *(\S+)$", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except (OSError, hub_errors.EntryNotFoundError):
+        return "unknown"
+    return found.group(1) if found else "unknown"
 
 
 def _switch_off_attention_dropout(config: AutoConfig) -> None:

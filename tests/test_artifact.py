@@ -130,7 +130,7 @@ def test_bytes_are_as_documented(tmp_path):
     assert same({n.removeprefix("head."): t for n, t in stored.items() if n.startswith("head.")}, head_of(1))
     card = load_mask(path).card
     digest = tensor_hash(torch.tensor([141, 2], dtype=torch.uint8))
-    assert card["tensors"] == {"layer.0.weight": {"shape": [2, 5], "kept": 5, "sha256": digest}}
+    assert card["tensors"] == {"layer.0.weight": {"shape": [2, 5], "kept": 5, "coding": "bits", "sha256": digest}}
     assert card["base"] == tensor_hashes(encoder)
 
 
@@ -389,7 +389,7 @@ HOSTILE = {
     "stranger": lambda card, tensors: replaced(tensors, "other", torch.zeros(1)),
     "no base": lambda card, tensors: card.update(base={}),
     "base is a list": lambda card, tensors: card.update(base=list(card["base"])),
-    "format": lambda card, tensors: card.update(format=2),
+    "format": lambda card, tensors: card.update(format=3),
     "labels": lambda card, tensors: card.update(labels=["a"]),
     "labels are numbers": lambda card, tensors: card.update(labels=[1, 2, 3]),
     "labels are missing": lambda card, tensors: card.__delitem__("labels"),
@@ -425,6 +425,7 @@ def test_unused_bits_must_be_zero(tmp_path):
         head_of(1),
         {"labels": []},
         Odd([(3, 3)]),
+        plain=True,
     )
     path.with_suffix(".json").unlink()
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import step_cost, topology_cost
+from benchmarks import step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
 
 
@@ -76,6 +76,29 @@ def test_check_fails_only_where_asked(monkeypatch):
     options = ["--shapes", "tiny-2x8", "--no-memory"]
     assert step_cost.main(options) == 0
     assert step_cost.main([*options, "--check"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+def test_switch_cost_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
+    """It reports every way and every sparsity; no test looks at a time."""
+    pytest.importorskip("peft", reason="LoRA needs peft: pip install adaprune[methods]")
+    monkeypatch.setattr(switch_cost.torch, "set_num_threads", lambda threads: None)
+    path = tmp_path / "switch.json"
+    assert switch_cost.main(["--shape", "tiny", "--rounds", "2", "--check", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert set(found["bytes"]) == {"mask", "lora", "checkpoint"}
+    assert all(row["clock_seconds"] > 0 for row in found["switch"].values())
+    assert [row["sparsity"] for row in found["coding"]] == list(switch_cost.SPARSITIES)
+    assert all(row["coded_bytes"] <= row["plain_bytes"] < row["file_bytes"] for row in found["coding"])
+    assert "checkpoint" in capsys.readouterr().out
+
+
+def test_switch_cost_is_judged_at_its_limits():
+    row = {"sparsity": 0.5, "bound_bytes": 100, "head_bytes": 10, "file_bytes": 64_113}
+    row |= {"encode_seconds": 3.0, "decode_seconds": 3.1}
+    verdicts = switch_cost.judge("bert-base", {"mask": {"processor_seconds": 0.15}}, [row])
+    assert [bar["reached"] for bar in verdicts] == [True, True, True, False]
+    assert switch_cost.judge("tiny", {}, []) == []
 
 
 def test_topology_cost_measures_a_layer_of_bert_base():

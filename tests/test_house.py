@@ -9,12 +9,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "run refusals datafiles movie_reviews metrics",
+    0: "run refusals datafiles movie_reviews metrics coding exercises",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
-    "records recipes job checkpoints ranks progress sampler statistics",
+    "records recipes job checkpoints ranks progress sampler statistics theory",
     2: "training learning oneshot stages weights artifact comparison contrasts teachers",
-    3: "methods diet sweeps ablations topology overlap graphs",
-    4: "adapt nested figures drawings",
+    3: "methods diet sweeps ablations topology overlap graphs serving",
+    4: "adapt nested figures drawings sketches task_inference",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 
@@ -31,11 +31,14 @@ DOORS = {
     ("overlap", "topology"): "masks are read and refused in one place",
     ("graphs", "topology"): "blocks and what is effective in them are one topology",
     ("drawings", "figures"): "one look for all panels",
+    ("sketches", "figures"): "those of the walkthroughs too",
     ("learning", "stages"): "a head trained before the mask is not trained again after a kill",
     ("oneshot", "training"): "gradients mean something under a trained head only",
     ("oneshot", "stages"): "and that head is trained once",
     ("nested", "adapt"): "a run is prepared and scored again as it was",
     ("job", "recipes"): "a job carries the plan that its recipe made",
+    ("theory", "optim"): "the theorem is about the optimiser's own gradient",
+    ("theory", "theta"): "and its runs start where the paper's do",
 }
 
 

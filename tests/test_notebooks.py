@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from adaprune import Run, load_mask
+from adaprune import Run, load_encoder, load_mask
 from adaprune.records import read_record, write_record
 from tests.test_records import make_record
+from tests.test_serving import make_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 ADAPT = ROOT / "notebooks" / "01_adapt.ipynb"
@@ -99,7 +101,7 @@ def test_runs_top_to_bottom_only(path):
             for node in ast.walk(tree)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in inner
         }
-        again = names & bound - {"fig", "ax", "axes", "left", "right", "file", "score", "records"}
+        again = names & bound - {"_", "fig", "ax", "axes", "left", "right", "file", "score", "records"}
         assert not again, f"{path.name}: {again} bound again"
         bound |= names
 
@@ -258,3 +260,31 @@ def test_wrong_parameters_are_refused_in_one_sentence(tmp_path):
         assert error.evalue.startswith(sentence)
         assert len(error.traceback) == 1  # no frames, the message only
     assert not any(tmp_path.iterdir())
+
+
+MANY = ROOT / "notebooks" / "07_many_tasks.ipynb"
+
+
+def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
+    """Three tasks over one tiny base, one of them a regression; then a folder with one mask, which is too few."""
+    encoder, out = load_encoder(str(tiny_model_dir)).model, tmp_path / "out"
+    grades = tmp_path / "grades.csv"
+    grades.write_text("text,label\n" + "".join(f"a fine film {n},{n / 4}\n" for n in range(40)))
+    twice = tmp_path / "twice"
+    shutil.copytree(ten_sentences, twice)
+    for seed, task in enumerate((ten_sentences, twice, grades)):
+        run = Run(task=str(task), model=str(tiny_model_dir), results_dir=str(out))
+        metrics = {"validation": {"accuracy": 0.5}, "selection": {}, "primary": "accuracy"}
+        labels, said = [] if task == grades else ["bad", "good"], {"task": str(task), "metrics": metrics}
+        make_mask(out / "masks", encoder, run.name, labels, seed, model=tiny_model_dir, **said)
+        write_record(make_record(run, metrics=metrics), run)
+    asked = ["-p", "figures_dir", "pictures", "-p", "sentences", 4, "-p", "group_size", 2]
+    done = papermill(MANY, tmp_path / "many.ipynb", "-p", "results_dir", "out", *asked)
+    assert done.returncode == 0, done.stderr
+    shown = printed(tmp_path / "many.ipynb")
+    assert "of 3 tasks in one batch" in shown and "4 groups of 2 texts; by chance 2.0" in shown
+    assert len(list((tmp_path / "pictures").glob("extra_many_tasks_*"))) == 4
+    for file in list((out / "masks").glob("*.safetensors"))[1:]:
+        file.unlink()
+    done = papermill(MANY, tmp_path / "one.ipynb", "-p", "results_dir", "out", *asked)
+    assert done.returncode != 0 and "masks of 1 tasks, two are needed: make masks" in done.stderr

@@ -148,7 +148,7 @@ def test_make_alone_lists_the_targets():
     if shutil.which("make") is None:
         pytest.skip("needs make, which this machine does not have")
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("run", "test", "lab", "data", "env", "clean", "lint", "format"):
+    for target in ("run", "test", "test-browser", "lab", "site", "data", "env", "clean", "lint", "format"):
         assert f"make {target} " in listed
 
 

@@ -1,0 +1,52 @@
+"""Which task a batch belongs to, when nobody says: SupSup's one gradient over the stored masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adaprune.masks import maskable
+from adaprune.serving import MaskedEncoder
+
+
+def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, float]:
+    """How strongly a batch calls for each task, by one gradient; the highest is the task inferred.
+
+        -dH(softmax(f(x; w0 * sum_i a_i m_i, sum_i a_i p_i))) / da_i   at a_i = 1 / k       (Wortsman et al. 2020)
+
+    SupSup's rule, which asks for the task whose mask would make the output surer; here the heads p_i differ by task
+    too. H is the mean entropy over the batch, whose rows are taken to be of one task.
+
+    Raises:
+        ValueError: tasks without one number of classes, or fewer than two.
+    """
+    chosen = {name: served.task(name) for name in tasks or served.tasks}
+    outputs = {name: task.config.num_labels for name, task in chosen.items()}
+    if len(chosen) < 2 or len(set(outputs.values())) > 1 or 1 in outputs.values():
+        raise ValueError(f"give at least two tasks with one number of classes, 2 or more; classes by task: {outputs}")
+    share = 1 / len(chosen)
+    masked = {name for task in chosen.values() for name in task.places}
+    modules = maskable(served.encoder, "encoder+embeddings").items()
+    base = {name: module.weight for name, module in modules if name in masked}
+    mixed = {
+        name: (w0 * sum(task.kept(name, w0) for task in chosen.values()) * share).requires_grad_()
+        for name, w0 in base.items()
+    }
+    heads = {name: dict(task.head.named_parameters()) for name, task in chosen.items()}
+    first = next(iter(chosen.values())).head
+    head = {
+        p: sum(own[p] for own in heads.values()).mul(share).requires_grad_() for p in dict(first.named_parameters())
+    }
+    asked = {**inputs, "output_hidden_states": True, "return_dict": True}
+    states = torch.func.functional_call(served.encoder, mixed, kwargs=asked).hidden_states
+    sure = torch.func.functional_call(first, head, (states[1:],)).log_softmax(-1)
+    entropy = -(sure.exp() * sure).sum(-1).mean()
+    slopes = torch.autograd.grad(entropy, [*mixed.values(), *head.values()])
+    by_weight, by_head = dict(zip(mixed, slopes, strict=False)), dict(zip(head, slopes[len(mixed) :], strict=True))
+    return {
+        name: -sum(float((by_weight[n] * w0 * task.kept(n, w0)).sum()) for n, w0 in base.items())
+        - sum(float((by_head[p] * heads[name][p]).sum()) for p in head)
+        for name, task in chosen.items()
+    }

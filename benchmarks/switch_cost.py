@@ -1,0 +1,214 @@
+"""What another task costs on a base model: bytes, and seconds to switch, beside LoRA and a full checkpoint.
+
+    python -m benchmarks.switch_cost [--json FILE] [--shape NAME] [--rounds N] [--check]
+
+Random weights of the shape, random masks and heads. All ways take turns, round after round; medians are reported: of
+seconds by the clock, and of processor seconds over all threads, which other load on the machine hardly touches and
+which the bars judge. ``mask`` is `MaskedEncoder.set_task` and all that the masks cost in the forward pass after it,
+which is where the switch is paid; ``lora`` is peft's ``set_adapter`` between adapters of r = 8 on every linear layer
+(the merged variant takes one out of the weights and puts the other in); ``checkpoint`` loads a fine-tuned model.
+Files are in the page cache. Coding: a whole model's mask is coded and decoded at four sparsities, by one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.stats import entropy
+from transformers import BertConfig, BertModel
+from transformers.utils import logging
+
+from adaprune.artifact import load_mask, save_mask
+from adaprune.coding import decode, encode
+from adaprune.encoders import Encoder
+from adaprune.heads import AdaptationHead
+from adaprune.masks import maskable
+from adaprune.records import environment
+from adaprune.serving import MaskedEncoder
+
+SHAPES = {
+    "bert-base": {},
+    "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "tiny": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50),
+}
+SPARSITIES = (0.5, 0.9, 0.99, 0.999)
+SWITCH_LIMIT, CODING_LIMIT, SIZE_LIMIT = 0.150, 3.0, 1.03  # seconds, seconds, times the entropy bound (+ 64 kB)
+
+
+def encoder_of(shape: str) -> BertModel:
+    """A random frozen BERT of the shape; equal calls, equal weights."""
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**SHAPES[shape]), add_pooling_layer=False).eval().requires_grad_(False)
+
+
+def random_masks(encoder: BertModel, sparsity: float, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Independent entries, the worst case for a coder: no other masks of that density need more bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    modules = maskable(encoder).items()
+    return {name: torch.rand(module.weight.shape, generator=generator) >= sparsity for name, module in modules}
+
+
+def entropy_bytes(kept: int, size: int) -> float:
+    """The bound n H(k / n) / 8 for a mask that keeps ``kept`` of ``size`` entries, in bytes."""
+    return size * float(entropy([kept / size, 1 - kept / size], base=2)) / 8
+
+
+def mask_file(folder: Path, encoder: BertModel, name: str, sparsity: float, seed: int) -> Path:
+    """A task's file with a random mask and a fresh head for two classes."""
+    head = AdaptationHead(encoder.config.num_hidden_layers, encoder.config.hidden_size, 2).state_dict()
+    masks = random_masks(encoder, sparsity, seed)
+    return save_mask(folder / f"{name}.safetensors", masks, head, {"labels": ["no", "yes"]}, encoder)
+
+
+def coding(encoder: BertModel, folder: Path) -> list[dict]:
+    """For each sparsity: the coded bytes beside the bound, the whole file, and seconds to code and decode all masks."""
+    rows = []
+    for sparsity in SPARSITIES:
+        masks = {name: mask.numpy().ravel() for name, mask in random_masks(encoder, sparsity).items()}
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        start = time.process_time()
+        coded = {name: encode(mask) for name, mask in masks.items()}
+        between = time.process_time()
+        found = {name: decode(*coded[name], mask.size, kept[name]) for name, mask in masks.items()}
+        end = time.process_time()
+        assert all(np.array_equal(found[name], mask) for name, mask in masks.items())
+        path = mask_file(folder, encoder, f"coded_{sparsity}", sparsity, 0)
+        head = sum(4 * t.numel() for t in load_mask(path).head.values())
+        rows.append({
+            "sparsity": sparsity,
+            "bound_bytes": round(sum(entropy_bytes(kept[name], mask.size) for name, mask in masks.items())),
+            "coded_bytes": sum(len(data) for _, data in coded.values()),
+            "plain_bytes": sum(-(-mask.size // 8) for mask in masks.values()),
+            "head_bytes": head,
+            "file_bytes": path.stat().st_size,
+            "encode_seconds": between - start,
+            "decode_seconds": end - between,
+        })  # fmt: skip
+    return rows
+
+
+def ways_to_switch(shape: str, folder: Path) -> tuple[dict[str, Callable[[int], None]], dict[str, int]]:
+    """Way -> a function that makes task 0 or 1 the one served; and the bytes that a task adds on disk by each way."""
+    from peft import LoraConfig, get_peft_model  # of the extra adaprune[methods]
+
+    encoder = encoder_of(shape)
+    files = [mask_file(folder, encoder, f"task{n}", 0.5, n) for n in range(2)]
+    served = MaskedEncoder(Encoder(encoder, None, shape, "random"))
+    for number, file in enumerate(files):
+        served.add_task(f"task{number}", file)
+    weights = {name: module.weight for name, module in maskable(encoder).items()}
+
+    def mask(number: int) -> None:
+        served.set_task(f"task{number}")
+        for name, weight in weights.items():  # what the layers do in one forward pass
+            served.task(f"task{number}").kept(name, weight).mul_(weight)
+
+    config = LoraConfig(r=8, target_modules="all-linear")
+    lora, merged = (get_peft_model(encoder_of(shape), config, adapter_name="task0") for _ in range(2))
+    lora.save_pretrained(folder / "lora")
+    for model in (lora, merged):
+        model.add_adapter("task1", config)
+    merged.merge_adapter()
+
+    def merge(number: int) -> None:
+        merged.unmerge_adapter()
+        merged.set_adapter(f"task{number}")
+        merged.merge_adapter()
+
+    dense = encoder_of(shape)
+    checkpoints = [folder / f"full{number}.safetensors" for number in range(2)]
+    for file in checkpoints:
+        save_file(dense.state_dict(), file)
+    ways = {
+        "mask": mask,
+        "mask, set_task alone": lambda number: served.set_task(f"task{number}"),
+        "lora": lambda number: lora.set_adapter(f"task{number}"),
+        "lora, merged": merge,
+        "checkpoint": lambda number: dense.load_state_dict(load_file(checkpoints[number])),
+    }
+    head = sum(4 * t.numel() for t in load_mask(files[0]).head.values())
+    adapter = sum(file.stat().st_size for file in (folder / "lora").rglob("*.safetensors"))
+    bytes_ = {"mask": files[0].stat().st_size, "lora": adapter + head, "checkpoint": head}
+    bytes_["checkpoint"] += checkpoints[0].stat().st_size
+    return ways, bytes_
+
+
+def seconds_in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Way -> seconds of a switch by the clock and of the processor, a pair a round; the first two do not count."""
+    seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for turn in range(rounds + 2):
+        for way, switch in ways.items():
+            start, used = time.perf_counter(), time.process_time()
+            switch(turn % 2)
+            if turn > 1:
+                seconds[way].append((time.perf_counter() - start, time.process_time() - used))
+    return seconds
+
+
+def judge(shape: str, switches: dict[str, dict], coded: list[dict]) -> list[dict]:
+    """What was found beside what it may be at most; nothing for a shape that has no bars."""
+    if shape != "bert-base":
+        return []
+    bars = [("switch seconds", switches["mask"]["processor_seconds"], SWITCH_LIMIT)]
+    for row in coded:
+        at = f"at sparsity {row['sparsity']}"
+        limit = SIZE_LIMIT * row["bound_bytes"] + row["head_bytes"] + 64_000
+        bars.append((f"file bytes {at}", row["file_bytes"], limit))
+        bars += [(f"{what} seconds {at}", row[f"{what}_seconds"], CODING_LIMIT) for what in ("encode", "decode")]
+    return [{"what": what, "found": found, "limit": limit, "reached": found <= limit} for what, found, limit in bars]
+
+
+def main(given: list[str] | None = None) -> int:
+    """Measures, prints, and writes what was asked for; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.switch_cost", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--shape", choices=SHAPES, default="bert-base")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--check", action="store_true", help="exit code 1 where a bar is not reached")
+    asked = parser.parse_args(given)
+    torch.set_num_threads(asked.threads)
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        coded = coding(encoder_of(asked.shape), Path(folder))
+        ways, bytes_ = ways_to_switch(asked.shape, Path(folder))
+        seconds = seconds_in_turns(ways, asked.rounds)
+    switches = {
+        way: dict(
+            zip(("clock_seconds", "processor_seconds"), map(statistics.median, zip(*pairs, strict=True)), strict=True)
+        )
+        for way, pairs in seconds.items()
+    }
+    print(f"{asked.shape}, {asked.threads} threads, {asked.rounds} rounds in turns\n")
+    print(f"{'sparsity':>8} {'bound':>11} {'coded':>11} {'file':>11} {'encode s':>9} {'decode s':>9}")
+    for row in coded:
+        numbers = (row["bound_bytes"], row["coded_bytes"], row["file_bytes"])
+        print(f"{row['sparsity']:>8}", *(f"{n:>11,}" for n in numbers), end=" ")
+        print(f"{row['encode_seconds']:9.2f} {row['decode_seconds']:9.2f}")
+    print(f"\n{'a task by':22} {'bytes':>12} {'ms, processor':>14} {'ms, clock':>10}")
+    for way, row in switches.items():
+        size = f"{bytes_[way]:,}" if way in bytes_ else ""
+        print(f"{way:22} {size:>12} {row['processor_seconds'] * 1e3:14.2f} {row['clock_seconds'] * 1e3:10.2f}")
+    verdicts = judge(asked.shape, switches, coded)
+    for bar in verdicts:
+        said = "reached" if bar["reached"] else "NOT reached"
+        print(f"{said:12} {bar['what']}: {bar['found']:.5g}, bar {bar['limit']:.5g}")
+    if asked.json:
+        about = environment(asked.threads, shape=asked.shape, rounds=asked.rounds)
+        found = {"environment": about, "coding": coded, "bytes": bytes_, "switch": switches, "bars": verdicts}
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    return int(asked.check and not all(bar["reached"] for bar in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Builds the static site: the README as its front page, what it links to, the notebooks as they ran, the docstrings.
+
+    python docs/build_site.py [OUT]        OUT: default runs/html; `make site` runs the small notebooks first
+
+Every file stands where it stands in the repository, so that links stay; pages are .html in place of .md and .ipynb.
+A page's links are followed: what they name comes along. Nothing is fetched, and the pages fetch nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import nbformat
+import pdoc
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+import adaprune
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_RUN = "*Shown without results: on the machine that built these pages this notebook has not been run as it stands.*"
+COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # what `make` leaves of a notebook under another name
+
+
+def build(out: Path) -> list[Path]:
+    """Writes the site into ``out``, which is emptied first; returns the sources of its pages and files."""
+    shutil.rmtree(out, ignore_errors=True)
+    exporter = HTMLExporter(template_file=str(ROOT / "docs/site/page.html.j2"))
+    ahead, done = [ROOT / "README.md", *sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))], []
+    while ahead:
+        source = ahead.pop(0)
+        if source in done:
+            continue
+        target = out / place(source).relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_page(source):
+            html, linked = with_links(render(exporter, source), source)
+            target.write_text(html, encoding="utf8")
+            ahead += linked
+        else:
+            shutil.copyfile(source, target)
+        done.append(source)
+    pdoc.render.configure(docformat="google", template_directory=ROOT / "docs/site")
+    warnings.filterwarnings("ignore", "Error parsing type annotation")  # of names for type checkers only
+    warnings.filterwarnings("ignore", "The module specification")  # adapt is a module and a function
+    inside = (module.name for module in pkgutil.walk_packages(adaprune.__path__, "adaprune."))
+    public = (name for name in inside if name != "adaprune.schema")  # its classes stand on private ones, without a page
+    pdoc.pdoc("adaprune", *public, output_directory=out / "api")
+    return done
+
+
+def is_page(source: Path) -> bool:
+    """Whether a source becomes a page of the site, rather than a file that comes along as it is."""
+    return source.is_dir() or source.suffix in (".md", ".ipynb")
+
+
+def place(source: Path) -> Path:
+    """Where the page of a source stands, and where a file that is no page does."""
+    if source.is_dir():
+        return source / "index.html"
+    if source.name == "README.md":
+        return source.with_name("index.html")
+    return source.with_suffix(".html") if is_page(source) else source
+
+
+def render(exporter: HTMLExporter, source: Path) -> str:
+    """The page of a notebook, a text or a folder, its links still those of the source."""
+    if source.suffix == ".ipynb":
+        notebook = executed(source)
+    elif source.is_dir():
+        names = sorted(path.name for path in source.iterdir() if path.name[0] not in "._")
+        notebook = page("\n".join([f"# {source.relative_to(ROOT)}", "", *(f"- [{name}]({name})" for name in names)]))
+    else:
+        notebook = page(source.read_text(encoding="utf8"))
+    up = os.path.relpath(ROOT, source if source.is_dir() else source.parent)
+    heading = notebook.cells[0].source.lstrip("# ").splitlines()[0]
+    return exporter.from_notebook_node(notebook, {"metadata": {"name": heading}, "up": up})[0]
+
+
+def page(text: str) -> NotebookNode:
+    """A notebook of one text, so that every page has one look."""
+    return new_notebook(cells=[new_markdown_cell(text)])
+
+
+def executed(source: Path) -> NotebookNode:
+    """The newest copy of a notebook in runs/ that holds its very cells, or the notebook itself with a sentence."""
+    notebook = nbformat.read(source, as_version=4)
+    inside = source.relative_to(ROOT / "notebooks")
+    names = [f"runs/site/{inside}", f"runs/{inside.name}", COPIES.get(source.stem, "")]
+    copies = [path for path in (ROOT / name for name in names if name) if path.is_file()]
+    for path in sorted(copies, key=lambda path: -path.stat().st_mtime):
+        copy = nbformat.read(path, as_version=4)
+        own = [cell.source for cell in copy.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        if own == [cell.source for cell in notebook.cells]:
+            return copy
+    notebook.cells.insert(1, new_markdown_cell(NOT_RUN))
+    return notebook
+
+
+def with_links(html: str, source: Path) -> tuple[str, list[Path]]:
+    """The page with links to pages instead of sources, and what it links to in the repository."""
+    folder, linked = (source if source.is_dir() else source.parent), []
+
+    def follow(found: re.Match) -> str:
+        attribute, name, anchor = found.groups()
+        named = Path(os.path.normpath(folder / name))
+        readme = named / "README.md"
+        named = readme if readme.is_file() else named
+        if not named.is_relative_to(ROOT) or not named.exists():
+            return found[0]  # a page of the site itself, or a broken link, which the check tells
+        linked.append(named)
+        there = os.path.relpath(place(named), folder)
+        return f'{attribute}="{Path(there).as_posix()}{anchor or ""}"'
+
+    return re.sub(r'\b(href|src)="([^"#:]+)(#[^"]*)?"', follow, html), linked
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/html").resolve()
+    pages = [source for source in build(folder) if is_page(source)]
+    print(f"{len(pages)} pages and the API's docstrings: {folder / 'index.html'}")

@@ -1,0 +1,121 @@
+"""Notebooks in a real JupyterLab, opened, run and looked at by a headless Chromium: `make test-browser`.
+
+No part of `make test`. Lab works on a copy, so that nothing it saves reaches the repository. Screenshots go to
+runs/browser/<notebook>.png.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+sync_playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra adaprune[browser]").sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "runs" / "browser"
+NOTEBOOKS = ["00_start_here.ipynb", *sorted(f"teach/{path.name}" for path in ROOT.glob("notebooks/teach/*.ipynb"))]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MINUTES = 60_000  # in milliseconds, as the driver counts
+PATIENCE = float(os.environ.get("BROWSER_MINUTES", "5")) * MINUTES  # for one notebook, on a busy machine more
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome; on Debian: apt install chromium")
+
+SAVED = "() => jupyterapp.shell.currentWidget.content.model.toJSON()"
+IDLE = """() => { const panel = jupyterapp.shell.currentWidget;
+    return panel?.sessionContext?.session?.kernel?.status === 'idle' && panel.content.widgets.length > 0 }"""
+DONE = """() => jupyterapp.shell.currentWidget.content.model.toJSON().cells.every(
+    cell => cell.cell_type !== 'code' || cell.execution_count || cell.outputs.some(o => o.output_type === 'error'))"""
+TOO_WIDE = """() => { const right = element => element.getBoundingClientRect().right;
+    return [...document.querySelectorAll('.jp-OutputArea-output :is(img, svg)')].filter(
+        figure => right(figure) > right(figure.closest('.jp-Cell')) + 1).length }"""
+TO_TOP = """() => { jupyterapp.shell.currentWidget.content.activeCellIndex = 0;
+    document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0 }"""
+HEIGHT = "() => Math.min(16000, 200 + document.querySelector('.jp-WindowedPanel-inner').scrollHeight)"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Address of a JupyterLab on a copy of the notebooks, its own settings and no others."""
+    root, own = tmp_path_factory.mktemp("suite"), tmp_path_factory.mktemp("jupyter")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for name in ("adaprune", "results"):
+        (root / name).symlink_to(ROOT / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex()
+    flags = [f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
+    flags += ["--no-browser", "--allow-root", "--expose-app-in-browser"]
+    quiet = own / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"  # asks nobody for news
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    places = {"JUPYTER_CONFIG_DIR": own, "JUPYTER_RUNTIME_DIR": own, "JUPYTERLAB_SETTINGS_DIR": own}
+    places |= {"JUPYTERLAB_WORKSPACES_DIR": own, "PYTHONPATH": ROOT}
+    surroundings = {**os.environ, **{name: str(path) for name, path in places.items()}}
+    with open(own / "log.txt", "w") as log:
+        command = [sys.executable, "-m", "jupyterlab", *flags]
+        server = subprocess.Popen(command, cwd=root, env=surroundings, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api", server, own / "log.txt")
+        # A workspace each, or Lab would open what the notebook before has left open.
+        place = f"http://127.0.0.1:{port}/lab/workspaces"
+        yield lambda name: f"{place}/{Path(name).stem}/tree/notebooks/{name}?token={token}"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(int(PATIENCE / 1000)):
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=10).close()
+            return
+        except OSError:
+            time.sleep(1)
+    pytest.fail(f"JupyterLab does not answer: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # root has none
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=[*sandbox, "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_runs_in_lab_and_looks_right(lab, browser, name):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.goto(lab(name))
+    page.wait_for_function(IDLE)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.wait_for_function(DONE)
+    page.wait_for_function(IDLE)
+    cells = page.evaluate(SAVED)["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
+    assert outputs
+
+    page.set_viewport_size({"width": 1400, "height": page.evaluate(HEIGHT)})  # so that Lab renders every cell
+    page.get_by_role("tab", name="Table of Contents").click()
+    page.locator(".jp-tocItem").first.wait_for()
+    page.evaluate(TO_TOP)  # it stands at the last cell that ran
+    page.wait_for_timeout(2000)  # pictures settle
+    assert page.locator(".jp-NotebookPanel h1").count() == 1
+    assert page.locator(".jp-NotebookPanel h1").bounding_box()["y"] > 0
+    assert page.evaluate(TOO_WIDE) == 0
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{Path(name).stem}.png")
+    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.close()

@@ -1,0 +1,93 @@
+"""The static site: pages with links between them as in the repository, and the check that fails on a wrong one."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(name: str):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check_site = load("check_site")
+
+
+@pytest.fixture
+def site(tmp_path):
+    def write(body: str) -> tuple[int, list[str]]:
+        (tmp_path / "a.html").write_text(body, encoding="utf8")
+        (tmp_path / "b.html").write_text('<h2 id="here">b</h2>', encoding="utf8")
+        return check_site.check(tmp_path)
+
+    check_site.tags.cache_clear()
+    check_site.anchors.cache_clear()
+    return write
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ['<a href="b.html#here">', '<a href="#">', '<a href="b.html?q#here">', '<img src="data:image/png;base64,AA==">',
+     '<a href="https://example.org/missing">', '<a href="b%2Ehtml">'],
+)  # fmt: skip
+def test_good_links(site, tag):
+    assert site(tag) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ('<a href="c.html">', "a.html links to c.html, which is not there"),
+        ('<a href="b.html#there">', "a.html links to b.html#there, which has no such place"),
+        ('<a href="#there">', "a.html links to #there, which has no such place"),
+        ('<img src="c.svg">', "a.html links to c.svg, which is not there"),
+        ('<script src="https://example.org/x.js"></script>', "a.html loads https://example.org/x.js from the net"),
+        ('<link href="//example.org/x.css">', "a.html loads //example.org/x.css from the net"),
+    ],
+)
+def test_wrong_links(site, tag, told):
+    assert site(tag) == (1, [told])
+
+
+def test_pages_follow_links(monkeypatch, tmp_path):
+    for needed in ("pdoc", "nbconvert"):
+        pytest.importorskip(needed, reason="needs the extra adaprune[site]")
+    build_site = load("build_site")
+    monkeypatch.setattr(build_site, "ROOT", tmp_path)
+    for name in ("docs/a.md", "sweeps/x.tsv", "sweeps/README.md", "LICENSE", "README.md", "data/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    html = "".join(
+        f'<a href="{name}">'
+        for name in (
+            "a.md#b",
+            "../README.md",
+            "../sweeps",
+            "../LICENSE",
+            "../data",
+            "none.md",
+            "https://a.b/c.md",
+            "#a",
+        )
+    )
+    found, linked = build_site.with_links(html, tmp_path / "docs/a.md")
+    expected = ["a.html#b", "../index.html", "../sweeps/index.html", "../LICENSE", "../data/index.html"]
+    expected += ["none.md", "https://a.b/c.md", "#a"]
+    assert found == "".join(f'<a href="{name}">' for name in expected)
+    names = ["docs/a.md", "README.md", "sweeps/README.md", "LICENSE", "data"]
+    assert linked == [tmp_path / name for name in names]
+
+
+def test_the_command_fails_on_a_broken_link(site, tmp_path):
+    site('<a href="c.html">')
+    command = [sys.executable, ROOT / "docs" / "check_site.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.endswith("1 links, 1 wrong\n"), done.stderr
