@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,8 @@ def evidence(pairs: pd.DataFrame) -> str:
     means = pairs.groupby("task")[["score", "score_theirs"]].mean()
     sizes = pairs.groupby("task").size()
     return "; ".join(f"{task} {a:.3f} against {b:.3f} ({sizes[task]})" for task, a, b in means.itertuples()) or "-"
+
+
+def judged(holds: Sequence[bool]) -> str:
+    """The verdict on a claim about single runs: "not tested" without any, "confirmed" if it holds in each."""
+    return "not tested" if not len(holds) else "confirmed" if all(holds) else "not confirmed"

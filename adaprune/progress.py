@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -11,6 +13,11 @@ def show_progress(trainer: Trainer) -> Trainer:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Bars())
     return trainer
+
+
+def _bar(**settings) -> tqdm:
+    """A bar on one line. What is not a terminal keeps each refresh as a line: there one in 5 seconds is enough."""
+    return tqdm(position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)
 
 
 class _Bars(TrainerCallback):
@@ -23,7 +30,7 @@ class _Bars(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         hidden = not state.is_world_process_zero
-        self.training = tqdm(
+        self.training = _bar(
             total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=hidden
         )
 
@@ -39,7 +46,7 @@ class _Bars(TrainerCallback):
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.evaluation is None:
             hidden = not state.is_world_process_zero
-            self.evaluation = tqdm(
+            self.evaluation = _bar(
                 total=len(eval_dataloader), desc="evaluating", unit="batch", leave=False, disable=hidden
             )
         self.evaluation.update()

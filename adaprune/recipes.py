@@ -66,8 +66,7 @@ PAPER = Plan(
 # Theta starts as the weights' magnitude, so that the first cut is magnitude pruning and learning moves it. The sparsity
 # stands after 0.4 of the steps, so that the rest can repair what the cut broke; there is no dropout, as pruning is
 # noise enough; batches are small, because a mask needs many steps. All chosen on the selection split of STS-B
-# (results/recipe_study). Fine-tuning keeps its batches and its dropout: its logits teach less once it knows the rows
-# by heart.
+# (results/recipe_study).
 TUNED = Plan(
     epochs=3.0,
     batch_size=16,
@@ -82,6 +81,11 @@ TUNED = Plan(
     dropout=0.0,
 )
 
+# Where weights are trained, smaller batches bring nothing (results/recipe_study), and without dropout a fine-tuned
+# teacher knows its rows by heart and teaches less (results/recipe_trials).
+TUNED_WEIGHTS = replace(TUNED, batch_size=32, dropout=-1.0)
+TRAIN_WEIGHTS = ("finetune", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora")
+
 FINETUNE_RATE = 1e-4  # of weights and head, for `finetune`
 
 # What a method has of its own under both recipes. Published: the scores' rates and rules of movement (1e-2) and SMP
@@ -92,12 +96,7 @@ FINETUNE_RATE = 1e-4  # of weights and head, for `finetune`
 _SCORES = {"scores": True, "surrogate": "identity", "control": "cubic", "step_rule": "adam", "penalty": 0.0}
 _MOVEMENT = {**_SCORES, "learning_rate": 1e-2, "step_rule": "sgd", "allocation": "equal"}
 METHOD_SETTINGS: dict[str, dict] = {
-    "finetune": {
-        "learning_rate": FINETUNE_RATE,
-        "head_learning_rate": FINETUNE_RATE,
-        "batch_size": 32,
-        "dropout": -1.0,
-    },
+    "finetune": {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE},
     "gmp": {"learning_rate": 3e-4},  # of the copy's weights, as in imp
     "imp": {"learning_rate": FINETUNE_RATE},
     **{f"{m}_finetune": {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE} for m in ("gmp", "imp")},
@@ -116,7 +115,10 @@ LEARNED = ("theta_average", "head_warmup", "keep_theta")  # of methods that lear
 
 def plan_for(run: Run) -> Plan:
     """The recipe's settings for ``run``, with what the run asks for in their place."""
-    plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs)) if run.recipe == "paper" else TUNED
+    if run.recipe == "paper":
+        plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs))
+    else:
+        plan = TUNED_WEIGHTS if run.method in TRAIN_WEIGHTS else TUNED
     plan = replace(plan, **METHOD_SETTINGS.get(run.method, {}))
     changed = {name: value for name, value in run if value != Run.model_fields[name].default}
     asked = {name: changed[name] for name in asdict(plan) if name in changed}

@@ -56,7 +56,7 @@ Method = Literal[
 ]  # fmt: skip
 Scope = Literal["encoder", "encoder+embeddings"]
 Control = Literal["", "penalty", "feedback", "cubic"]
-Start = Literal["", "constant", "normal", "uniform", "magnitude", "activation", "gradient"]
+Start = Literal["", "constant", "normal", "uniform", "magnitude", "relative", "activation", "gradient"]
 Allocation = Literal["", "equal", "scores"]
 ImpRule = Literal["remaining", "original"]
 DataScore = Literal["random", "el2n", "grand"]
@@ -99,7 +99,7 @@ class Run(BaseModel):
     results_dir: Text = Field("results", description="folder for the record and the mask file")
     control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
     initial_theta: Start = Field(
-        "", description="constant, normal, uniform, magnitude, activation, gradient; or recipe"
+        "", description="constant, normal, uniform, magnitude, relative, activation, gradient; or recipe"
     )
     step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
     penalty: float = Field(0.0, ge=0, description="gamma a step under control penalty; smp's lambda; 0: the recipe's")

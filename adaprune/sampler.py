@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-POOL = 16  # batches; texts are sorted within so many: 2 to 3 times fewer padded tokens than without
+POOL = 16  # batches; texts are sorted within so many: on GLUE tasks 1.4 to 2.6 times fewer padded tokens
 
 
 class GroupedByLength(Sampler[int]):

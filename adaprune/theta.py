@@ -9,7 +9,7 @@ from torch import Tensor
 
 MEAN = 0.01  # of theta at the start, the paper's; all learning rates of theta are to be read against it
 SPREAD = 0.001  # of a normal start. The paper prints a variance of 0.001, which would start 38 % negative
-INITIAL = ("constant", "normal", "uniform", "magnitude")
+INITIAL = ("constant", "normal", "uniform", "magnitude", "relative")
 SCORED = ("activation", "gradient")  # starts that take sentences: `theta_in_order` of scores from `oneshot`
 
 
@@ -20,6 +20,8 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
     - ``normal``: N(0.01, 0.001^2), the reading of the paper under which all start positive.
     - ``uniform``: U(0, 0.02).
     - ``magnitude``: 0.01 |w| / mean |w| over all weights, so that the first cut is magnitude pruning.
+    - ``relative``: 0.01 |w| / mean |w| of its own matrix, so that the first cut takes about the same share of each, and
+      learning moves the shares.
 
     Args:
         weights: name -> weight tensor.
@@ -27,12 +29,17 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
         generator: randomness of ``normal`` and ``uniform``, on the CPU.
 
     Raises:
-        ValueError: an unknown kind, or ``magnitude`` of weights that are all zero.
+        ValueError: an unknown kind, or ``magnitude`` or ``relative`` of weights (of a matrix) that are all zero.
     """
+    if kind == "relative":
+        return {name: initial_theta({name: weight}, "magnitude", generator)[name] for name, weight in weights.items()}
     if kind == "magnitude":
         total = sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in weights.values())
         if not total:
-            raise ValueError("initial_theta='magnitude' needs weights that are not all 0; use 'constant' or 'normal'")
+            raise ValueError(
+                f"a start from magnitudes needs weights that are not all 0 in {', '.join(weights)}; "
+                "use initial_theta='constant' or 'normal'"
+            )
         mean = total / sum(weight.numel() for weight in weights.values())
         return {name: weight.detach().abs() * (MEAN / mean) for name, weight in weights.items()}
     if kind == "constant":

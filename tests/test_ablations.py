@@ -126,6 +126,9 @@ def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
         {"task": ["a", "a", "b", "b"], "score": [0.8, 0.81, 0.7, 0.72], "score_theirs": [0.5, 0.52, 0.4, 0.4]}
     )
     made["difference"] = made["score"] - made["score_theirs"]
+    assert [contrasts.judged(each) for each in ([], [True, True], [True, False])] == [
+        "not tested", "confirmed", "not confirmed"
+    ]  # fmt: skip
     assert contrasts.verdict(made) == "confirmed" and contrasts.verdict(made, -1) == "not confirmed"
     assert contrasts.verdict(made, margin=0.299) == "not confirmed"  # of task a: 0.295
     assert contrasts.verdict(made[:1]) == "right sign, not significant"

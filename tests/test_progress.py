@@ -30,3 +30,19 @@ def test_a_prediction_alone_has_its_own_bar_and_other_processes_none(capsys):
         bars.on_prediction_step(None, state, None, [0])
         bars.on_predict(None, state, None, {})
         assert ("evaluating" in capsys.readouterr().err) == main
+
+
+def test_a_log_gets_few_lines_and_no_cursor_codes(capsys):
+    """Nothing that a page would show as dirt, and 500 steps in a moment are not 500 lines."""
+    bars, state = _Bars(), SimpleNamespace(max_steps=500, global_step=0, is_world_process_zero=True)
+    bars.on_train_begin(None, state, None)
+    for step in range(500):
+        state.global_step = step + 1
+        bars.on_step_end(None, state, None)
+        if step % 100 == 0:
+            bars.on_prediction_step(None, state, None, [0])
+            bars.on_evaluate(None, state, None)
+    bars.on_train_end(None, state, None)
+    shown = capsys.readouterr().err
+    assert "500/500" in shown and "\x1b" not in shown
+    assert shown.count("\r") < 40

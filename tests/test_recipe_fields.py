@@ -181,6 +181,14 @@ def test_what_a_run_asks_for_reaches_its_plan():
     assert plan_for(Run(recipe="paper")).dropout == -1  # the checkpoint's
 
 
+@pytest.mark.parametrize("method", ["finetune", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora"])
+def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
+    """Under the tuned recipe; the paper's has its own batch for all."""
+    tuned, paper = (plan_for(Run(method=method, recipe=recipe)) for recipe in ("tuned", "paper"))
+    assert (tuned.batch_size, tuned.dropout) == (32, -1) and (paper.batch_size, paper.dropout) == (8, -1)
+    assert (plan_for(Run(method="smp")).batch_size, plan_for(Run(method="smp")).dropout) == (16, 0)
+
+
 WRONG = [
     ({"method": "smp", "surrogate": "identity"}, "surrogate is a setting of adaprune, smp has none or its own"),
     ({"method": "magnitude", "theta_average": 0.9}, "theta_average is for methods that learn a mask, magnitude"),

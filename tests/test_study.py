@@ -89,10 +89,11 @@ def test_the_recipe_sweep_is_what_the_targets_ask_for():
                 for method, level in [("finetune", 0), ("adaprune", 0.5)]}  # fmt: skip
     expected |= {(task, "adaprune", level, 0) for task in tasks for level in (0.8, 0.9, 0.97)}
     expected |= {(task, "smp", level, 0) for task in tasks for level in (0.5, 0.8, 0.9, 0.97)}
+    expected |= {(task, "soft_movement", level, 0) for task in tasks for level in (0.5, 0.9)}
     assert found == expected and len(runs) == len(expected)
 
 
-@pytest.mark.parametrize(("sweep", "pupils"), [("recipe", 40), ("recipe_study", 13), ("base_size", 2)])
+@pytest.mark.parametrize(("sweep", "pupils"), [("recipe", 48), ("recipe_study", 13), ("base_size", 2)])
 def test_pupils_have_their_teacher_in_the_sweep(sweep, pupils):
     """Their own seed's, but for the study's second seed, which learns from the first one's teacher."""
     runs = read_sweep(ROOT / "sweeps" / f"{sweep}.tsv", results_dir=f"results/{sweep}")

@@ -63,6 +63,14 @@ def test_magnitude_start_by_hand():
     torch.testing.assert_close(theta, torch.tensor([0.005, 0.015]))
 
 
+def test_relative_start_by_hand():
+    """Each matrix has the mean 0.01, so that a matrix of small weights is not emptied by the first cut."""
+    given = {"large": torch.tensor([-10.0, 30.0]), "small": torch.tensor([0.3, -0.1])}
+    theta = initial_theta(given, "relative", torch.Generator())
+    torch.testing.assert_close(theta["large"], torch.tensor([0.005, 0.015]))
+    torch.testing.assert_close(theta["small"], torch.tensor([0.015, 0.005]))
+
+
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_random_starts_follow_their_seed(kind):
     assert torch.equal(values(begin(kind, 1)), values(begin(kind, 1)))
@@ -79,13 +87,17 @@ def test_the_start_does_not_share_memory_with_the_weights(kind):
 
 
 def test_unknown_start_is_refused():
-    with pytest.raises(ValueError, match="constant, normal, uniform, magnitude, got 'zeros'"):
+    with pytest.raises(ValueError, match="constant, normal, uniform, magnitude, relative, got 'zeros'"):
         begin("zeros")
 
 
 def test_weights_that_are_all_zero_have_no_magnitude_to_start_from():
-    with pytest.raises(ValueError, match="magnitude"):
+    with pytest.raises(ValueError, match="not all 0 in w"):
         initial_theta({"w": torch.zeros(3)}, "magnitude", torch.Generator())
+    given = {"w": torch.ones(3), "v": torch.zeros(3)}
+    initial_theta(given, "magnitude", torch.Generator())  # one matrix of them is fine: it goes first
+    with pytest.raises(ValueError, match="not all 0 in v"):
+        initial_theta(given, "relative", torch.Generator())
 
 
 def rows(*seen):
