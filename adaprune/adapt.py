@@ -200,6 +200,7 @@ def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
         "seed": run.seed,
         "model": encoder.id,
         "revision": encoder.revision,
+        "heads": encoder.model.config.num_attention_heads,
         "licence": encoder.licence,  # the base model's, which binds its mask too
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }

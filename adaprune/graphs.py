@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from adaprune.counting import EMBED, layer_of
-from adaprune.topology import ATTENTION, FFN, arrays, blocks, effective, inner, matrix
+from adaprune.topology import ATTENTION, FFN, arrays, blocks, effective, heads_of, inner, matrix
 
 MOST_EDGES = 500_000  # about 0.2 kB and a microsecond each in networkx
 # Units of a layer by where a matrix leads: component -> (from, to); "stream" is the residual stream that enters a
@@ -26,18 +26,18 @@ WIRES = {
 }
 
 
-def head_graph(mask: Mapping[str, Tensor], heads: int) -> nx.DiGraph:
+def head_graph(mask: Mapping[str, Tensor], heads: int | None = None) -> nx.DiGraph:
     """Heads and FFN blocks as nodes (``0.h3``, ``0.ffn``); an edge wherever one can write what a later one reads.
 
         weight(a -> b) = sum_d out_a[d] in_b[d] / (the same with nothing pruned)
 
     out_a[d] and in_b[d] are the block's kept connections to and from dimension d of the residual stream, those on no
-    path inside the block left out. A head reads with query, key and value.
+    path inside the block left out. A head reads with query, key and value. A mask file's card knows ``heads``.
 
     Node attributes: ``layer``, ``kind`` (head, ffn), ``head`` (-1 for ffn), ``kept``, ``density``, ``alive``. Edge:
     ``weight`` in (0, 1], ``paths``.
     """
-    graph, sides = nx.DiGraph(), {}
+    graph, sides, heads = nx.DiGraph(), {}, heads_of(mask, heads)
     for layer, parts in blocks(arrays(mask), heads).items():
         through, size = effective(parts, heads), len(parts["query"]) // heads
         spans = [(f"h{head}", ATTENTION, slice(head * size, (head + 1) * size)) for head in range(heads)]

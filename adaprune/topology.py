@@ -83,6 +83,16 @@ def blocks(found: Mapping[str, np.ndarray], heads: int) -> dict[int, dict[str, n
     return dict(sorted(layers.items()))
 
 
+def heads_of(mask: Mapping[str, Tensor], heads: int | None) -> int:
+    """Attention heads of a layer: as given, or else as the card of the mask file says; ValueError where it does not."""
+    told = getattr(mask, "card", {}).get("heads") if heads is None else heads
+    if not isinstance(told, int):
+        raise ValueError(
+            "nothing says how many heads a layer has: give heads=, config.num_attention_heads of the model"
+        )
+    return told
+
+
 def degrees(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """In-degree of each output (outputs,) and out-degree of each input (inputs,) of a matrix."""
     return array.sum(axis=1), array.sum(axis=0)
@@ -184,7 +194,7 @@ def persistence(array: np.ndarray, weight: np.ndarray, largest: float, p: float 
 
 def report(
     mask: Mapping[str, Tensor],
-    heads: int,
+    heads: int | None = None,
     weights: Mapping[str, Tensor] | None = None,
     seen: np.ndarray | None = None,
     progress: bool = True,
@@ -193,16 +203,16 @@ def report(
 
     Args:
         mask: the mask; word embeddings may be among it.
-        heads: attention heads of a layer.
+        heads: attention heads of a layer; a mask file's card knows.
         weights: w0 by name, for the persistence; NaN without.
         seen: which words occur in training, boolean (words,): the table's rows are then reported in two parts,
             components ``embed_seen`` and ``embed_unseen``.
         progress: show the bar.
 
     Raises:
-        ValueError: see `arrays` and `blocks`.
+        ValueError: see `arrays`, `blocks` and `heads_of`.
     """
-    found = arrays(mask)
+    found, heads = arrays(mask), heads_of(mask, heads)
     layers = blocks(found, heads)
     through = {layer: effective(parts, heads) for layer, parts in layers.items()}
     largest = max(float(weights[name].abs().max()) for name in found) if weights else math.nan
@@ -261,12 +271,8 @@ def _spread(found: np.ndarray, most: int) -> float:
 
 def _of_block(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, float]:
     """Counts of a head or FFN block: kept, on a path, and inner units on none."""
-    kept, on_path, total = (
-        sum(int(a.sum()) for a in whole),
-        sum(int(a.sum()) for a in path),
-        sum(a.size for a in whole),
-    )
-    dead = int((~path[-1].any(axis=1)).sum())
+    kept, on_path = (sum(int(a.sum()) for a in some) for some in (whole, path))
+    total, dead = sum(a.size for a in whole), int((~path[-1].any(axis=1)).sum())
     return {"total": total, "kept": kept, "sparsity": 1 - kept / total, "effective_sparsity": 1 - on_path / total,
             "units": len(path[-1]), "dead_units": dead, "dead": dead == len(path[-1])}  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Graph views: the small mask by hand, random ones against products of matrices, and files that come back."""
 
 import json
+from types import SimpleNamespace
 
 import networkx as nx
 import numpy as np
@@ -19,6 +20,14 @@ def test_head_graph_by_hand():
     assert graph.nodes["0.ffn"] == {"layer": 0, "kind": "ffn", "head": -1, "kept": 5, "density": 5 / 8, "alive": True}
     # head 0 writes both dimensions once, neuron 0 reads both once: 2 paths of 1 unit x 2 neurons x 2 dimensions
     assert list(graph.edges(data=True)) == [("0.h0", "0.ffn", {"paths": 2, "weight": 2 / 4})]
+
+
+def test_heads_come_from_the_mask_files_card():
+    mask = by_hand()
+    of_file = SimpleNamespace(masks=mask, card={"heads": 2})
+    assert nx.utils.graphs_equal(graphs.head_graph(of_file), graphs.head_graph(mask, heads=2))
+    with pytest.raises(ValueError, match="give heads=, config.num_attention_heads"):
+        graphs.head_graph(mask)
 
 
 def test_head_graph_weights_are_shares_of_paths():

@@ -15,27 +15,37 @@ RECIPE = ("stsb", "mrpc", "rte", "sst2")
 QUICK = (("stsb", 0.5), ("stsb", 0.9), ("mrpc", 0.5), ("mrpc", 0.9))
 
 
-def rows(columns: int) -> dict[str, list[str]]:
-    """Name of a row of the results table with so many columns of numbers -> its cells."""
-    part = README.split("## What it reaches")[1].split("\n## ")[0]
+def rows(heading: str, columns: int) -> dict[str, list[str]]:
+    """Name of a row of the table of results under a heading, with so many columns of numbers -> its cells."""
+    part = re.split(r"\n##", README.split(f"{heading}\n")[1])[0]
     cells = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in part.splitlines() if "|" in line]
     return {row[0]: row[1:] for row in cells if re.match(r"^[\d.]+$", row[-1]) and len(row) == columns + 1}
 
 
-def test_the_table_of_the_recipe_says_what_the_records_say():
-    records = table(ROOT / "results" / "recipe")
+@pytest.mark.parametrize(
+    ("heading", "folder"),
+    [
+        ("### Twelve epochs: the tuned recipe", "recipe_long"),
+        ("### Three epochs, three seeds", "recipe"),
+        ("### At base size", "base_size"),
+    ],
+)
+def test_the_tables_of_the_recipe_say_what_the_records_say(heading, folder):
+    records = table(ROOT / "results" / folder)
     runs = with_ways(records)
     shares = {(row.method, row.sparsity): row for row in retained(runs).fillna(0.0).itertuples()}
     sparsities = records["mask_sparsity"].round(6).fillna(0.0)
     by_row = {key: group for key, group in records.groupby([records["method"], sparsities])}
-    names = {name: (*name.split(), "0") for name in rows(len(RECIPE) + 3)}
-    shown = {(names[name][0], float(names[name][1])): cells for name, cells in rows(len(RECIPE) + 3).items()}
+    names = {name: (*name.split(), "0") for name in rows(heading, len(RECIPE) + 3)}
+    shown = {(names[name][0], float(names[name][1])): cells for name, cells in rows(heading, len(RECIPE) + 3).items()}
     assert set(shown) == set(by_row)
     for key, (*scores, mean, worst, seeds) in shown.items():
         of_task = by_row[key].groupby("task")["score"]
         expected = [of_task.mean().get(task, math.nan) for task in RECIPE]
-        expected += [shares[key].mean, shares[key].worst] if key in shares else [math.nan, math.nan]
-        told = [math.nan if cell == "-" else float(cell) for cell in (*scores, mean, worst)]
+        kept = shares.get(key)
+        expected += [kept.mean, *[kept.low, kept.high] * (kept.seeds > 1), kept.worst] if kept else [math.nan] * 2
+        spread = re.findall(r"-?[\d.]+|-", mean)  # mean [low, high] where there are several seeds
+        told = [math.nan if cell == "-" else float(cell) for cell in (*scores, *spread, worst)]
         assert told == pytest.approx(expected, abs=5.1e-4, nan_ok=True), key
         assert int(seeds) == of_task.size().min(), key
 
@@ -43,7 +53,7 @@ def test_the_table_of_the_recipe_says_what_the_records_say():
 def test_the_table_of_the_quick_budget_says_what_the_records_say():
     runs = with_ways(table(ROOT / "results" / "quick"))
     points = curves(runs)
-    shown = rows(len(QUICK) + 1)
+    shown = rows("### All methods in the quick budget", len(QUICK) + 1)
     assert set(shown) == set(points["way"])
     for way, (*cells, seeds) in shown.items():
         of_way = points[points["way"] == way]

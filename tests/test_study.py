@@ -105,6 +105,19 @@ def test_pupils_have_their_teacher_in_the_sweep(sweep, pupils):
         assert all(getattr(teachers[run.teacher], name) == getattr(run, name) for name in shared), run.name
 
 
+def test_the_long_sweep_is_the_recipe_with_four_times_the_epochs_and_the_same_teachers():
+    short = {run.name: run for run in read_sweep(ROOT / "sweeps" / "recipe.tsv", results_dir="results/recipe")}
+    teachers = {str(record_path(run)) for run in short.values() if run.method == "finetune"}
+    long = read_sweep(ROOT / "sweeps" / "recipe_long.tsv", results_dir="results/recipe_long")
+    methods = [("finetune", 0), ("adaprune", 0.5), ("adaprune", 0.8), ("adaprune", 0.9), ("adaprune", 0.97)]
+    assert [(r.task, r.method, r.sparsity) for r in long] == [
+        (task, *method) for task in ("stsb", "mrpc", "rte", "sst2") for method in methods
+    ]
+    for run in long:
+        assert run.seed == 0 and (run.teacher in teachers) == (run.method == "adaprune")
+        assert run.name in short if run.task == "sst2" else (run.epochs, run.max_train_examples) == (12, 0)
+
+
 # ---------------------------------------------------------------- the notebooks
 
 
