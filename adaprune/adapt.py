@@ -84,7 +84,8 @@ def adapt(run: Run) -> dict:
     if PartialState().is_main_process:
         if outcome.masks is not None and record["weights_intact"]:  # a mask of weights that nobody has helps nobody
             card = _card(run, task, encoder, metrics)
-            save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+            path = save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
+            record["cost"]["shipped_bytes"] = path.stat().st_size
             if outcome.thetas is not None:
                 write_tensors(theta_path(record_path(run)), ranks(outcome.thetas, outcome.masks))
         if taught is not None:
@@ -179,12 +180,11 @@ def _cost(outcome: Outcome, job: Job) -> dict:
 
 
 def _shipped_bytes(outcome: Outcome, job: Job) -> int:
-    """What the task adds to a base model that is there: the head, and 1 bit a weight or what was trained of weights."""
+    """What a task without a mask file adds to a base model that is there: the head, and what was trained of weights."""
     tensors = [*job.model.head.parameters(), *(outcome.updates or ())]
     if not job.run.kind.weights_intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
-    masks = (outcome.masks or {}).values() if job.run.kind.weights_intact else ()
-    return sum(t.numel() * t.element_size() for t in tensors) + sum((m.numel() + 7) // 8 for m in masks)
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:

@@ -59,14 +59,18 @@ class Mask(Count):
 
 
 class Cost(_Open):
-    """What the run took, and what its task adds to a base model that is already there."""
+    """What the run took, and what its task adds to a base model that is already there.
+
+    ``shipped_bytes``: the mask file's size; without one the head and, in float32, what was trained of weights. Records
+    older than the coded mask file count the head and 1 bit a weight, and the oldest have no such number.
+    """
 
     train_seconds: float = Field(ge=0)
     steps: int = Field(ge=0)
     examples_per_second: float = Field(ge=0)
     peak_memory_bytes: int | None
     device: str
-    shipped_bytes: int | None = None  # absent from records older than this
+    shipped_bytes: int | None = None
 
 
 class Point(_Open):

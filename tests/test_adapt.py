@@ -80,6 +80,8 @@ def test_every_method_ends_in_a_record(ask, method, recipe):
     assert record["weights_intact"] is METHODS[method].weights_intact
     assert (record["mask"] is not None) == METHODS[method].mask
     assert mask_file(run).exists() == (METHODS[method] == (True, True))
+    if method == "features":  # a head of 2 layers, width 16, 2 classes, and nothing else
+        assert record["cost"]["shipped_bytes"] == 4 * (2 + 16 * 16 + 16 + 2 * 16 + 2)
     assert set(record["metrics"]["validation"]) == {"accuracy", "f1_macro"}
     assert record["environment"]["data_fingerprint"] and record["environment"]["model_revision"].startswith("sha256:")
     expected = [f"out/{run.name}.json"]
@@ -98,7 +100,9 @@ def test_every_method_ends_in_a_record(ask, method, recipe):
 )
 def test_exactly_k_connections_stay(ask, method, sparsity, scope):
     run = ask(method=method, sparsity=sparsity, scope=scope)
-    entry = adaprune.adapt(run)["mask"]
+    record = adaprune.adapt(run)
+    entry = record["mask"]
+    assert record["cost"]["shipped_bytes"] == mask_file(run).stat().st_size
     encoder = load_encoder(run.model).model
     n = sum(module.weight.numel() for module in maskable(encoder, scope).values())
     kept = round((1 - sparsity) * n)
