@@ -1,5 +1,6 @@
 """The README's numbers are those of committed records, and its links lead somewhere."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -80,6 +81,21 @@ def test_the_list_of_trials_says_what_the_records_say():
     lines = re.findall(r"^\| (\w+) \| (\w+).* \| ([\d.]+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
     found = [(row.task, row.method, f"{row.selection_score:.3f}") for row in table(folder).itertuples()]
     assert sorted(lines) == sorted(found)
+
+
+def test_the_table_of_what_a_task_adds_says_what_the_benchmark_measured():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "switch_cost.json").read_text())
+    files = {f"mask, sparsity {row['sparsity']:g}": row["file_bytes"] for row in measured["coding"]}
+    expected = files | {"LoRA": measured["bytes"]["lora"], "fine-tuned checkpoint": measured["bytes"]["checkpoint"]}
+    clocks = {"mask, sparsity 0.5": "mask", "LoRA": "lora", "fine-tuned checkpoint": "checkpoint"}
+    lines = re.findall(
+        r"^\| (mask, sparsity [\d.]+|LoRA|fine-tuned checkpoint)[^|]* \| ([\d,]+) \| (\d+|-) \|$", README, re.M
+    )
+    assert len(lines) == 5
+    for name, size, milliseconds in lines:
+        assert int(size.replace(",", "")) == expected[name], name
+        if milliseconds != "-":
+            assert float(milliseconds) == round(1000 * measured["switch"][clocks[name]]["clock_seconds"]), name
 
 
 def test_links_and_figures_exist():
