@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.linalg import eigh
 from scipy.sparse import csgraph
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
@@ -192,6 +193,7 @@ def persistence(array: np.ndarray, weight: np.ndarray, largest: float, p: float 
     return float(((merges**p).sum() + (nodes - 1 - len(merges))) / (nodes - 1)) ** (1 / p)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are small, and idle BLAS threads spin on shared cores
 def report(
     mask: Mapping[str, Tensor],
     heads: int | None = None,
@@ -223,8 +225,7 @@ def report(
         weight = None if weights is None else weights[name].detach().float().numpy()
         words = {"": slice(None)} if part != EMBED or seen is None else {"_seen": seen, "_unseen": ~np.asarray(seen)}
         for suffix, columns in words.items():
-            some = array[:, columns]
-            if not some.size:
+            if not (some := array[:, columns]).size:
                 continue
             kept = int((through[layer][part] if layer in through and part in through[layer] else some).sum())
             strength = weight if part != EMBED or weight is None else weight.T[:, columns]

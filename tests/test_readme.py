@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adaprune import contrasts
 from adaprune.comparison import curves, retained, with_ways
 from adaprune.records import table
 
@@ -14,6 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 RECIPE = ("stsb", "mrpc", "rte", "sst2")
 QUICK = (("stsb", 0.5), ("stsb", 0.9), ("mrpc", 0.5), ("mrpc", 0.9))
+
+ABLATED = {
+    "nothing": {},
+    "head trained anew": {"ablation": "head"},
+    "mask shuffled within its matrices": {"ablation": "shuffle"},
+    "weights x N(1, 0.01)": {"ablation": "head", "noise": 0.01},
+    "weights x N(1, 0.1)": {"ablation": "head", "noise": 0.1},
+    "no recovery": {"recovery": False},
+    "theta starts constant": {"initial_theta": "constant"},
+    "theta starts normal": {"initial_theta": "normal"},
+    "theta starts uniform": {"initial_theta": "uniform"},
+    "t_s = 0.1": {"temperature": 0.1},
+    "t_s = 0.01": {"temperature": 0.01},
+    "embeddings in scope": {"scope": "encoder+embeddings"},
+    "embeddings in scope, unseen words too": {"scope": "encoder+embeddings", "prune_unseen": True},
+}  # rows of the table of ablations -> fields of their runs
 
 
 def rows(heading: str, columns: int) -> dict[str, list[str]]:
@@ -63,6 +80,20 @@ def test_the_table_of_the_quick_budget_says_what_the_records_say():
             found = of_way.loc[place & (of_way["task"] == task), "mean"].tolist()
             assert found == ([] if cell == "-" else [pytest.approx(float(cell), abs=5.1e-4)]), (way, task, sparsity)
         assert int(seeds) == of_way["seeds"].max()
+
+
+def test_the_table_of_ablations_says_what_the_records_say():
+    records = table(ROOT / "results" / "topology")
+    records = records[records["sparsity"] == 0.5]
+    shown = rows("### Sub-networks, and what the method needs", 4)
+    assert len(shown) >= 5
+    for name, (*cells, _, seeds) in shown.items():
+        found = contrasts.select(records, {"method": "adaprune", **ABLATED[name]})
+        of_task = found[found["task"].isin(["stsb", "mrpc"])].groupby("task")["score"]
+        means = [of_task.mean().get(task, math.nan) for task in ("stsb", "mrpc")]
+        told = [math.nan if cell == "-" else float(cell) for cell in cells]
+        assert told == pytest.approx(means, abs=5.1e-4, nan_ok=True), name
+        assert int(seeds) == of_task.size().min(), name
 
 
 def test_the_list_of_tried_settings_says_what_the_records_say():
