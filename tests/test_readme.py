@@ -1,5 +1,6 @@
 """The README's numbers are those of committed records, and its links lead somewhere."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_the_list_of_trials_says_what_the_records_say():
     lines = re.findall(r"^\| (\w+) \| (\w+).* \| ([\d.]+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
     found = [(row.task, row.method, f"{row.selection_score:.3f}") for row in table(folder).itertuples()]
     assert sorted(lines) == sorted(found)
+
+
+def test_what_a_task_costs_is_what_was_measured():
+    found = json.loads((ROOT / "benchmarks" / "results" / "switch_cost.json").read_text())
+    size, switch = found["bytes"], {way: row["processor_seconds"] for way, row in found["switch"].items()}
+    ways = {"mask, sparsity 0.5": "mask", "LoRA r = 8, `set_adapter`": "lora", "LoRA r = 8, merged": "lora, merged"}
+    part = README.split("## Many tasks, one base\n")[1].split("\n## ")[0]
+    shown = dict(re.findall(r"^\| (\S.*?) \| ([\d,]+ \| \d+) \|$", part, re.MULTILINE))
+    assert set(shown) == {*ways, "checkpoint, in the page cache"}
+    for called, cells in shown.items():
+        way = ways.get(called, "checkpoint")
+        assert cells == f"{size[way.split(',')[0]]:,} | {switch[way] * 1000:.0f}"
+    rows = found["coding"]
+    assert all(f"{row['file_bytes']:,}" in part and f"{row['head_bytes']:,}" in part for row in rows)
+    *over, sparsest = [100 * (row["coded_bytes"] / row["bound_bytes"] - 1) for row in rows]
+    assert f"coded to {max(over):.1f} %\nabove the entropy bound, at 0.999 {sparsest:.1f} %" in part
+    assert max(row["encode_seconds"] for row in rows) < 0.3 and max(row["decode_seconds"] for row in rows) < 0.1
+    assert all(bar["reached"] for bar in found["bars"])
 
 
 def test_links_and_figures_exist():
