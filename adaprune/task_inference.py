@@ -1,9 +1,11 @@
-"""Which task a batch belongs to, when nobody says: SupSup's one gradient over the stored masks."""
+"""Which task a text belongs to, when nobody says: by SupSup's one gradient over the stored masks, or by asking all."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,7 +19,8 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
         -dH(softmax(f(x; w0 * sum_i a_i m_i, sum_i a_i p_i))) / da_i   at a_i = 1 / k       (Wortsman et al. 2020)
 
     SupSup's rule, which asks for the task whose mask would make the output surer; here the heads p_i differ by task
-    too. H is the mean entropy over the batch, whose rows are taken to be of one task.
+    too. H is the mean entropy over the batch, whose rows are taken to be of one task. Scores scale with what the head
+    is like: one that is sure of everything wins everywhere, see `called`.
 
     Raises:
         ValueError: tasks without one number of classes, or fewer than two.
@@ -50,3 +53,35 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
         - sum(float((by_head[p] * heads[name][p]).sum()) for p in head)
         for name, task in chosen.items()
     }
+
+
+def task_entropies(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+    """How unsure each task's own model is of each text, as a share of the most it could be: task -> (batch,), 0 to 1.
+
+        H(softmax(f(x; w0 * m_i, p_i))) / log(classes)
+
+    One pass for each task. Classes may differ in number.
+
+    Raises:
+        ValueError: a regression, which has no entropy, or fewer than two tasks.
+    """
+    chosen = {name: served.task(name) for name in tasks or served.tasks}
+    outputs = {name: task.config.num_labels for name, task in chosen.items()}
+    if len(chosen) < 2 or 1 in outputs.values():
+        raise ValueError(f"give at least two tasks with 2 classes or more; classes by task: {outputs}")
+    rows, found = len(inputs["input_ids"]), {}
+    for name, classes in outputs.items():
+        sure = served(**inputs, tasks=[name] * rows).logits.log_softmax(-1)
+        found[name] = -(sure.exp() * sure).sum(-1) / math.log(classes)
+    return found
+
+
+def called(scores: pd.DataFrame) -> pd.Series:
+    """The task each row calls for most, every task measured by its own habit: argmax_i (s_i - mean_i) / std_i.
+
+    Args:
+        scores: a row for each text or group, a column for each task, the higher the likelier (for entropies, minus
+            them). Mean and spread are over the rows, so these must come from all the tasks; no label is used.
+    """
+    spread = scores.std(ddof=0)
+    return ((scores - scores.mean()) / spread.where(spread > 0, 1)).idxmax(axis=1)

@@ -282,7 +282,10 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
     done = papermill(MANY, tmp_path / "many.ipynb", "-p", "results_dir", "out", *asked)
     assert done.returncode == 0, done.stderr
     shown = printed(tmp_path / "many.ipynb")
-    assert "of 3 tasks in one batch" in shown and "4 groups of 2 texts; by chance 2.0" in shown
+    assert "of 3 tasks in one batch" in shown and "magnitude" in (tmp_path / "many.ipynb").read_text()
+    for way, of in {"2 texts, one gradient": 4, "1 text, a pass for each task, by its habit": 8}.items():
+        (line,) = re.findall(rf"^{way} +(\d+) +{of} +(\S+) +0.5 *$", shown, re.MULTILINE)
+        assert float(line[1]) == round(int(line[0]) / of, 3)
     assert len(list((tmp_path / "pictures").glob("extra_many_tasks_*"))) == 4
     for file in list((out / "masks").glob("*.safetensors"))[1:]:
         file.unlink()

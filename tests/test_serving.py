@@ -3,7 +3,9 @@
 import json
 import threading
 
+import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from huggingface_hub import close_session, constants
 from transformers import pipeline
@@ -13,7 +15,7 @@ from adaprune.encoders import tensor_hashes
 from adaprune.heads import AdaptationHead
 from adaprune.masks import maskable
 from adaprune.serving import INDEX
-from adaprune.task_inference import task_scores
+from adaprune.task_inference import called, task_entropies, task_scores
 from tests import hub_stand_in, tiny
 
 TASKS = {"good_bad": ["bad", "good"], "three": ["a", "b", "c"], "grade": [], "two": ["no", "yes"]}
@@ -267,6 +269,25 @@ def test_task_scores_need_tasks_with_the_same_classes(served):
             task_scores(served, tasks, **read(served))
     with pytest.raises(ValueError, match="unknown task 'five'"):
         task_scores(served, ["two", "five"], **read(served))
+
+
+def test_task_entropies_are_those_of_the_single_task_models(served, paths, tiny_model_dir):
+    found = task_entropies(served, ["three", "two"], **read(served))
+    assert list(found) == ["three", "two"]
+    for name, unsure in found.items():
+        with torch.no_grad():
+            shares = alone(paths[name], tiny_model_dir)(**read(served)).logits.double().softmax(-1)
+        expected = scipy.stats.entropy(shares, axis=1, base=len(TASKS[name]))
+        assert unsure.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    for tasks in (None, ["two"], ["grade", "two"]):
+        with pytest.raises(ValueError, match="two tasks with 2 classes or more; classes by task"):
+            task_entropies(served, tasks, **read(served))
+
+
+def test_called_measures_each_task_by_its_own_habit():
+    """b is always higher than a, and only once higher than it mostly is; c never says anything."""
+    scores = pd.DataFrame({"a": [1.0, 2, 3, 2], "b": [9.0, 7.5, 8, 7], "c": [5.0] * 4}, index=list("wxyz"))
+    assert called(scores).to_dict() == {"w": "b", "x": "a", "y": "a", "z": "a"}
 
 
 @pytest.fixture
