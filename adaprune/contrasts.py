@@ -48,14 +48,14 @@ def contrast(records: pd.DataFrame, ours: dict[str, Any], theirs: dict[str, Any]
 
     What a kind does not name is the default (recipe tuned, scope encoder, no ablation ...); budget, task, seed and
     sparsity are whatever both sides of a pair have. A method without mask pairs with every sparsity. Empty where there
-    is no pair.
+    is no pair. Of a run that several folders hold the last one counts, by the folder's name.
 
     Args:
         records: of `records.table`.
         ours, theirs: fields of `Run` and their values.
     """
     keys = sorted({*BUDGET, "task", "sparsity", "seed"} - ours.keys() - theirs.keys())
-    sides = [select(records, ours), select(records, theirs)]
+    sides = [select(records, fields).drop_duplicates(keys, keep="last") for fields in (ours, theirs)]
     if any(not METHODS[side.get("method", "adaprune")].mask for side in (ours, theirs)):
         keys = [name for name in keys if name != "sparsity"]
         sides[1] = sides[1].drop_duplicates(keys)

@@ -122,6 +122,9 @@ def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
     assert len(contrasts.contrast(records, {}, {"method": "features"})) == 1  # seed 1 and the wide scope have none
     assert len(contrasts.contrast(records, {}, {"method": "magnitude"})) == 1
     assert contrasts.verdict(contrasts.contrast(records, {}, {"method": "imp"})) == "not tested"
+    twice = pd.concat([records, records.assign(score=records["score"] + 1)])  # the same runs in a second folder
+    again = contrasts.contrast(twice, {"ablation": "shuffle"}, {"ablation": "head"})
+    assert again["score"].tolist() == [score + 1 for score in pairs["score"]]
     made = pd.DataFrame(
         {"task": ["a", "a", "b", "b"], "score": [0.8, 0.81, 0.7, 0.72], "score_theirs": [0.5, 0.52, 0.4, 0.4]}
     )
@@ -182,3 +185,9 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     rows = [line for line in lines if line.startswith("| ") and line[2].isdigit()]
     assert len(rows) == 18 and sum("**not tested**" in row for row in rows) >= 8
     assert any("No pre-trained weight is changed" in row and "**confirmed**" in row for row in rows)
+
+
+@pytest.mark.parametrize("name", ["05_ablations", "08_claims"])
+def test_all_committed_records_together_are_read(name, tmp_path):
+    code, _, error = papermill(name, tmp_path, results_dir=str(ROOT / "results"), figures_dir="pictures")
+    assert code == 0, error
