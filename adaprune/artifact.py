@@ -201,9 +201,7 @@ def _head(tensors: Mapping[str, Tensor]) -> AdaptationHead:
     return head
 
 
-def _stored(
-    masks: Mapping[str, Tensor], head: Mapping[str, Tensor], plain: bool
-) -> tuple[dict[str, Tensor], dict[str, dict]]:
+def _stored(masks: Mapping[str, Tensor], head: Mapping[str, Tensor], plain: bool) -> tuple[dict, dict]:
     """The tensors of the file, and what the card says of them under ``tensors`` and ``head``."""
     stored, described = {}, {"tensors": {}, "head": {}}
     for name, mask in masks.items():

@@ -218,7 +218,7 @@ def report(
     layers = blocks(found, heads)
     through = {layer: effective(parts, heads) for layer, parts in layers.items()}
     largest = max(float(weights[name].abs().max()) for name in found) if weights else math.nan
-    rows = []
+    rows, of_heads, ffn = [], [], []
     for name, array in tqdm(found.items(), desc="topology", unit="matrix", disable=not progress):
         layer, part = layer_of(name), component_of(name)
         row = {"name": name, "layer": -1 if layer is None else layer, "component": part}
@@ -231,7 +231,6 @@ def report(
             strength = weight if part != EMBED or weight is None else weight.T[:, columns]
             line = math.nan if weight is None else persistence(some, strength, largest)
             rows.append({**row, "component": part + suffix, **_of_matrix(some, kept), "persistence": line})
-    of_heads, ffn = [], []
     for layer, parts in layers.items():
         size = len(parts["query"]) // heads
         for head in range(heads):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from IPython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from transformers.utils import logging
 
@@ -76,8 +77,10 @@ def test_a_name_from_a_cell_above_is_asked_for(monkeypatch, capsys):
         InteractiveShell.clear_instance()
 
 
-def test_outside_a_notebook_nothing_happens():
+def test_outside_a_notebook_only_the_bars_go(capsys):
+    assert get_ipython() is None
     try:
         exercises.begin()
+        assert not logging.is_progress_bar_enabled() and capsys.readouterr() == ("", "")
     finally:
         logging.enable_progress_bar()

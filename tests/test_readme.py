@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from adaprune import contrasts
@@ -94,6 +95,31 @@ def test_the_table_of_ablations_says_what_the_records_say():
         told = [math.nan if cell == "-" else float(cell) for cell in cells]
         assert told == pytest.approx(means, abs=5.1e-4, nan_ok=True), name
         assert int(seeds) == of_task.size().min(), name
+
+
+def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
+    folder = ROOT / "figures" / "topology"
+    masks, overlaps, starts = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "starts"))
+    part = README.split("### Sub-networks, and what the method needs\n")[1].split("\n## ")[0]
+    learned = starts[starts["start"] == "|w|"].groupby("sparsity")["with magnitude"].mean()
+    assert f"At 0.5 the two share {learned[0.5]:.2f}" in part and f"at 0.9 {learned[0.9]:.2f} (" in part
+    pairs = overlaps[overlaps["differs in"] == "method"].groupby("sparsity")["jaccard"].mean()
+    assert f"share {pairs[0.2]:.2f} at 0.2 and {pairs[0.99]:.2f} at 0.99" in part
+    dead = masks[masks["asked"] == 0.99].groupby("method")[["dead heads", "dead FFN neurons", "dead head units"]].mean()
+    assert "0.8 of the FFN neurons" in part and round(dead.loc["adaprune", "dead FFN neurons"], 1) == 0.8
+    assert f"{dead.loc['adaprune', 'dead heads']:.0f} of 72 heads" in part
+    assert (
+        dead.loc["adaprune", "dead head units"] > 0.5 and dead.loc[["imp", "gmp"], "dead heads"].between(13, 15).all()
+    )
+    back = pd.read_csv(folder / "recovery.csv").groupby("run")["share"].last()
+    assert f"{back.min():.2f} to {back.max():.2f} of what is kept" in part
+    records = table(ROOT / "results" / "topology")
+    plain = contrasts.select(records, {}).groupby(["task", "sparsity"])["score"].mean()
+    magnitude = contrasts.select(records, {"method": "magnitude"}).groupby(["task", "sparsity"])["score"].mean()
+    (a, b), (c, d) = [(plain["stsb", at], magnitude["stsb", at]) for at in (0.5, 0.9)]
+    assert f"on STS-B are {a:.2f} against {b:.2f}, and {c:.2f} against {d:.2f}" in part
+    assert f"not here, {a:.3f} against {plain['stsb', 0.2]:.3f}" in part
+    assert f"on SST-2 `adaprune` has {plain['sst2', 0.99]:.2f}" in part
 
 
 def test_the_list_of_tried_settings_says_what_the_records_say():
