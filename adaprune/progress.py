@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -15,9 +16,9 @@ def show_progress(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def _bar(**settings) -> tqdm:
+def bar(iterable: Iterable | None = None, **settings) -> tqdm:
     """A bar on one line. What is not a terminal keeps each refresh as a line: there one in 5 seconds is enough."""
-    return tqdm(position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)
+    return tqdm(iterable, position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)
 
 
 class _Bars(TrainerCallback):
@@ -30,7 +31,7 @@ class _Bars(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         hidden = not state.is_world_process_zero
-        self.training = _bar(
+        self.training = bar(
             total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=hidden
         )
 
@@ -46,7 +47,7 @@ class _Bars(TrainerCallback):
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.evaluation is None:
             hidden = not state.is_world_process_zero
-            self.evaluation = _bar(
+            self.evaluation = bar(
                 total=len(eval_dataloader), desc="evaluating", unit="batch", leave=False, disable=hidden
             )
         self.evaluation.update()

@@ -18,9 +18,9 @@ from scipy.linalg import eigh
 from scipy.sparse import csgraph
 from threadpoolctl import threadpool_limits
 from torch import Tensor
-from tqdm import tqdm
 
 from adaprune.counting import COMPONENTS, EMBED, component_of, layer_of
+from adaprune.progress import bar
 
 ATTENTION, FFN = ("query", "key", "value", "attention_output"), ("ffn_in", "ffn_out")
 LEAST_DEGREE = 3  # mean degree from which on the Ramanujan criterion says something
@@ -219,7 +219,7 @@ def report(
     through = {layer: effective(parts, heads) for layer, parts in layers.items()}
     largest = max(float(weights[name].abs().max()) for name in found) if weights else math.nan
     rows, of_heads, ffn = [], [], []
-    for name, array in tqdm(found.items(), desc="topology", unit="matrix", disable=not progress):
+    for name, array in bar(found.items(), desc="topology", unit="matrix", disable=not progress):
         layer, part = layer_of(name), component_of(name)
         row = {"name": name, "layer": -1 if layer is None else layer, "component": part}
         weight = None if weights is None else weights[name].detach().float().numpy()
