@@ -14,8 +14,9 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
-# Runs small as it stands; 01_adapt trains and goes through papermill, teach/ through tests/test_teach.py, with answers.
-SMALL_NOTEBOOKS := notebooks/00_start_here.ipynb
+# Run small as they stand, on committed records; 01_adapt trains and goes through papermill, teach/ through
+# tests/test_teach.py, with answers; 04 and 07 need masks.
+ON_RECORDS := 00_start_here 02_compare 03_sparsity 05_ablations 06_recipe_study 08_claims
 
 # What papermill and editors leave behind; language_info itself stays, tools need it.
 STRIP := $(PY) -m nbstripout \
@@ -43,7 +44,7 @@ export TQDM_MININTERVAL := 10
 # The site executes what runs small, on committed records or on nothing; copies that `make run` and `make masks` left are shown too.
 SITE := runs/html
 SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/*.ipynb)) \
-	$(patsubst %,runs/site/%.ipynb,00_start_here 02_compare 05_ablations 06_recipe_study 08_claims)
+	$(ON_RECORDS:%=runs/site/%.ipynb)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -107,7 +108,7 @@ test: env data lint  ## run every check: style, notebooks, doctests, tests
 	$(PAPERMILL) notebooks/01_adapt.ipynb runs/test/01_adapt.ipynb $(TINY_PARAMETERS) -p results_dir runs/test/results
 	@ls runs/test/results/*.json > /dev/null
 	$(PY) -m pytest -q --durations=10 --nbval-lax --nbval-current-env --nbval-cell-timeout=180 \
-		tests adaprune $(SMALL_NOTEBOOKS)
+		tests adaprune $(ON_RECORDS:%=notebooks/%.ipynb)
 
 lint: env  ## check style and that notebooks carry no outputs
 	$(PY) -m ruff check .
@@ -119,10 +120,9 @@ format: env  ## bring code and notebooks into the suite's form
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
 
-runs/site/02_compare.ipynb: SITE_PARAMETERS := -p results_dir results/recipe
 runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py results/*) | $(READY)
 	@mkdir -p $(@D)
-	$(PAPERMILL) $< $@ $(SITE_PARAMETERS)
+	$(PAPERMILL) $< $@
 
 # What the site and the browser test need besides, installed when one of them is asked for.
 $(VENV)/.extra-%: $(READY)
@@ -133,7 +133,7 @@ site: $(VENV)/.extra-site $(SITE_NOTEBOOKS)  ## build the static site in runs/ht
 	$(PY) docs/build_site.py $(SITE)
 	$(PY) docs/check_site.py $(SITE)
 
-test-browser: $(VENV)/.extra-browser  ## run notebooks in a real JupyterLab, driven by a headless Chromium
+test-browser: $(VENV)/.extra-browser data  ## run notebooks in a real JupyterLab, driven by a headless Chromium
 	$(PY) -m pytest -q -rs --durations=10 tests/in_browser.py
 
 lab: env  ## open the notebooks in JupyterLab

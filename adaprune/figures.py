@@ -7,6 +7,7 @@ markers say it once more, hollow where weights were trained.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,21 +128,22 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     return dress(ax, grid="both")
 
 
-def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float]) -> Axes:
+def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: Collection[str]) -> Axes:
     """Fig. 2 of the paper: score against sparsity, a line a way of adapting; level lines for methods without mask.
 
     Args:
         ax: the panel; one task, model and number of training rows.
         points: of `adaprune.comparison.curves`: way, method, sparsity (missing without mask), mean, low, high.
         sparsities: the places on the axis, evenly spaced, so that panels side by side have the same.
+        ways: all that the figure shows, so that each has one line style in all its panels; begin with the method.
     """
     places = {sparsity: place for place, sparsity in enumerate(sorted(sparsities))}
-    end, number_of = max(len(places) - 1, 1), dict.fromkeys(STYLES, 0)
+    end = max(len(places) - 1, 1)
     for (method, way), line in points.sort_values("sparsity").groupby(["method", "way"]):
         (colour, marker), intact = STYLES[method], METHODS[method].weights_intact
         look = {"color": colour, "marker": marker, "mfc": colour if intact else "white", "ms": 7, "label": way}
-        dashes = (LINE_STYLES * 9)[number_of[method]]
-        number_of[method] += 1
+        alike = sorted(other for other in ways if other.split()[0] == method)
+        dashes = LINE_STYLES[alike.index(way) % len(LINE_STYLES)]
         if METHODS[method].mask:
             spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
             ax.errorbar(line["sparsity"].map(places), line["mean"], spread, ls=dashes, lw=1.5, capsize=3, **look)

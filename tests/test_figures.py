@@ -166,7 +166,7 @@ def points() -> pd.DataFrame:
 
 def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
     fig, ax = plt.subplots()
-    figures.draw_curves(ax, points(), [0.99, 0.5, 0.9])
+    figures.draw_curves(ax, points(), [0.99, 0.5, 0.9], set(points()["way"]))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0.5", "0.9", "0.99"]
     lines = {line.get_label(): line for line in ax.lines}
     assert lines["finetune"].get_xydata().tolist() == [[0, 0.9], [2, 0.9]]
@@ -180,6 +180,17 @@ def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
     figures.share_legend(fig)
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
     assert shown == ["adaprune", "adaprune recipe paper", "finetune", "movement_finetune"]
+
+
+def test_a_way_has_one_line_style_in_all_panels_of_a_figure():
+    fig, axes = plt.subplots(1, 2)
+    ways = [f"adaprune epochs {n}" for n in range(40)]
+    for ax, shown in zip(axes, (ways[:2], ways[1:]), strict=True):
+        rows = pd.DataFrame({"way": shown, "method": "adaprune", "sparsity": 0.5, "mean": 0.8, "low": 0.8, "high": 0.8})
+        figures.draw_curves(ax, rows, [0.5], ways)
+    left, right = ({bars.get_label(): bars.lines[0].get_linestyle() for bars in ax.containers} for ax in axes)
+    assert left[ways[1]] == right[ways[1]] != left[ways[0]]
+    assert len(right) == 39
 
 
 def test_a_way_is_named_by_what_matters():

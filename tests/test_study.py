@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 import adaprune
 from adaprune.records import read_record, record_path, table, write_record
@@ -188,4 +189,7 @@ def test_the_sparsity_notebook_cuts_what_has_theta_and_reads_what_had(small, tmp
     theta.unlink()
     assert "0 with theta at hand" in execute("03_sparsity.ipynb", tmp_path, **asked)
     assert picture.read_bytes() == first and Path("out", "one_run.csv").read_bytes() == stored
+    Path("out", "one_run.csv").unlink()
+    with pytest.raises(CellExecutionError, match="out has no theta and no one_run.csv: make some"):
+        execute("03_sparsity.ipynb", tmp_path, **asked)
     assert len(table("out")) == 2
