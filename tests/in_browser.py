@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from adaprune import Run, adapt
@@ -99,7 +100,7 @@ def make_masks(root: Path) -> None:
             adapt(Run(task=task, method=method, sparsity=level, results_dir="runs/small", **asked))
     for name, values in SMALL.items():
         path = root / "notebooks" / name
-        nbformat.write(parameterize_notebook(nbformat.read(path, as_version=4), values), path)
+        nbformat.write(parameterize_notebook(load_notebook_node(str(path)), values), path)
 
 
 def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
