@@ -102,7 +102,7 @@ def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
     if plan.dropout >= 0:
         set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
-    model = AdaptedModel.for_task(encoder.model, task.num_labels)
+    model = AdaptedModel.for_task(encoder.model, task.num_labels, run.head)
     if not task.labels:  # start a regression at the mean label, not at 0
         torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
     splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}

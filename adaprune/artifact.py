@@ -194,7 +194,8 @@ def _head(tensors: Mapping[str, Tensor]) -> AdaptationHead:
             raise ValueError("not all are float32, or one is empty")
         outputs, width = tensors["output.weight"].shape
         with torch.device("meta"):  # draws no random numbers
-            head = AdaptationHead(len(tensors["mix"]), width, outputs)
+            kind = "mlp" if "hidden.weight" in tensors else "linear"
+            head = AdaptationHead(len(tensors["mix"]), width, outputs, kind)
         head.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, assign=True)
     except _HOSTILE as error:
         raise ValueError(f"the head's tensors are not those of an AdaptationHead: {error}") from None

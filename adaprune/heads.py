@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+Kind = Literal["mlp", "linear"]
 
 
 class AdaptationHead(nn.Module):
@@ -13,25 +17,26 @@ class AdaptationHead(nn.Module):
         z = sum_l softmax(a)_l h_l,    y = V relu(U z + b) + c        (paper, experimental set-up)
 
     with ``h_l`` the first token's vector after Transformer layer l = 1 ... L. The embedding layer's
-    [CLS] is left out: it is the same for every sentence.
+    [CLS] is left out: it is the same for every sentence. Of kind ``linear``: y = V z + c.
 
     Args:
         layers: L, the number of Transformer layers of the encoder.
         width: size of a hidden vector; the ReLU layer has the same.
         outputs: number of classes, or 1 for regression.
+        kind: ``mlp``, the paper's, or ``linear``, without the ReLU layer.
     """
 
-    def __init__(self, layers: int, width: int, outputs: int):
+    def __init__(self, layers: int, width: int, outputs: int, kind: Kind = "mlp"):
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers))
-        self.hidden = nn.Linear(width, width)
+        self.hidden = nn.Linear(width, width) if kind == "mlp" else None
         self.output = nn.Linear(width, outputs)
 
     def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
         """Logits, shape (batch, outputs), from L tensors of shape (batch, tokens, width)."""
         first = torch.stack([layer[:, 0] for layer in layers], dim=-1)  # (batch, width, L)
         mixed = first @ self.mix.softmax(-1).to(first.dtype)
-        return self.output(torch.relu(self.hidden(mixed)))
+        return self.output(mixed if self.hidden is None else torch.relu(self.hidden(mixed)))
 
 
 class AdaptedModel(nn.Module):
@@ -48,10 +53,10 @@ class AdaptedModel(nn.Module):
         self.config = encoder.config
 
     @classmethod
-    def for_task(cls, encoder: nn.Module, outputs: int) -> AdaptedModel:
-        """``encoder`` with a fresh head of the paper's shape for ``outputs`` classes (1 = regression)."""
+    def for_task(cls, encoder: nn.Module, outputs: int, kind: Kind = "mlp") -> AdaptedModel:
+        """``encoder`` with a fresh head of this kind for ``outputs`` classes (1 = regression)."""
         config = encoder.config
-        return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs))
+        return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs, kind))
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Training mode; an encoder in which nothing is trained stays in evaluation mode, without dropout."""

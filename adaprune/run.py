@@ -107,6 +107,7 @@ class Run(BaseModel):
     surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
     reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
     theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
+    head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
     head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
     dropout: float = Field(-1.0, ge=-1, lt=1, description="hidden dropout while training; -1: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")

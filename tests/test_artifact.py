@@ -44,9 +44,9 @@ def masks_of(encoder: nn.Module, density: float = 0.5, scope: str = "encoder+emb
     return {name: torch.rand(module.weight.shape, generator=generator) < density for name, module in modules}
 
 
-def head_of(outputs: int = 3, layers: int = 2, width: int = 32) -> dict[str, torch.Tensor]:
+def head_of(outputs: int = 3, layers: int = 2, width: int = 32, kind: str = "mlp") -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
-    head = AdaptationHead(layers, width, outputs)
+    head = AdaptationHead(layers, width, outputs, kind)
     nn.init.normal_(head.mix)
     return head.state_dict()
 
@@ -197,13 +197,13 @@ def test_card_that_json_cannot_hold(tmp_path):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-@pytest.mark.parametrize("scope", ["encoder", "encoder+embeddings"])
-def test_logits_are_those_of_the_masked_layers_to_the_last_bit(tmp_path, family, scope):
+@pytest.mark.parametrize(("scope", "kind"), [("encoder", "mlp"), ("encoder", "linear"), ("encoder+embeddings", "mlp")])
+def test_logits_are_those_of_the_masked_layers_to_the_last_bit(tmp_path, family, scope, kind):
     encoder = encoder_of(family)
     masks = masks_of(encoder, scope=scope)
-    path = save_mask(tmp_path / "a.safetensors", masks, head_of(), CARD, encoder)
-    model = AdaptedModel.for_task(encoder, 3)
-    model.head.load_state_dict(head_of())
+    path = save_mask(tmp_path / "a.safetensors", masks, head_of(kind=kind), CARD, encoder)
+    model = AdaptedModel.for_task(encoder, 3, kind)
+    model.head.load_state_dict(head_of(kind=kind))
     set_masks(encoder, masks)
     ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(3))
     attention = torch.ones_like(ids)

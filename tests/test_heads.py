@@ -32,6 +32,18 @@ def test_a_fresh_head_weighs_all_layers_alike():
     torch.testing.assert_close(head(tuple(layers)), head((mean, mean, mean)))
 
 
+def test_a_linear_head_by_hand():
+    # Halves of (4, 8) and (0, -4) are (2, 2); y = 7 * 2 + 3 * 2 + 0.5, and no ReLU: with -z it is -20 + 0.5.
+    head = AdaptationHead(layers=2, width=2, outputs=1, kind="linear")
+    with torch.no_grad():
+        head.output.weight.copy_(torch.tensor([[7.0, 3.0]]))
+        head.output.bias.fill_(0.5)
+    states = (torch.tensor([[[4.0, 8.0]]]), torch.tensor([[[0.0, -4.0]]]))
+    torch.testing.assert_close(head(states), torch.tensor([[20.5]]))
+    torch.testing.assert_close(head(tuple(-state for state in states)), torch.tensor([[-19.5]]))
+    assert set(head.state_dict()) == {"mix", "output.weight", "output.bias"}
+
+
 def test_head_has_the_papers_size():
     # 12 mixing weights, 768 * 768 + 768 hidden, 768 * 2 + 2 out: about 0.5 % of BERT-base's 109.5 million.
     size = sum(parameter.numel() for parameter in AdaptationHead(12, 768, 2).parameters())

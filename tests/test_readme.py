@@ -29,6 +29,7 @@ ABLATED = {
     "theta starts uniform": {"initial_theta": "uniform"},
     "t_s = 0.1": {"temperature": 0.1},
     "t_s = 0.01": {"temperature": 0.01},
+    "linear head": {"head": "linear"},
     "embeddings in scope": {"scope": "encoder+embeddings"},
     "embeddings in scope, unseen words too": {"scope": "encoder+embeddings", "prune_unseen": True},
 }  # rows of the table of ablations -> fields of their runs

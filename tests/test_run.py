@@ -191,6 +191,7 @@ OTHER = {
     "reach": 0.5,
     "theta_average": 0.5,
     "dropout": 0.25,
+    "head": "linear",
 }
 
 
