@@ -25,7 +25,10 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 import adaprune
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_RUN = "*Shown without results: on the machine that built these pages this notebook has not been run as it stands.*"
+NOT_RUN = (
+    "*Shown without results: on the machine that built these pages this notebook has not been run as it stands. "
+    "Figures from the project's own runs: in the table of [the first page]({readme}).*"
+)
 COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # what `make` leaves of a notebook under another name
 
 
@@ -100,7 +103,8 @@ def executed(source: Path) -> NotebookNode:
         own = [cell.source for cell in copy.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
         if own == [cell.source for cell in notebook.cells]:
             return copy
-    notebook.cells.insert(1, new_markdown_cell(NOT_RUN))
+    readme = os.path.relpath(ROOT / "README.md", source.parent)
+    notebook.cells.insert(1, new_markdown_cell(NOT_RUN.format(readme=readme)))
     return notebook
 
 
