@@ -6,7 +6,8 @@ import importlib.util
 import resource
 import shutil
 import sys
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,9 +39,10 @@ from adaprune.training import evaluate, predict
 def adapt(run: Run) -> dict:
     """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
 
-    A run whose record exists is not run again: its record is returned. An interrupted one continues from its last
-    checkpoint. Record and mask file appear at the end only, in ``run.results_dir``. Under ``accelerate launch`` every
-    process calls this; the main one writes, all return the record.
+    A run whose record exists is not run again: its record is returned, but refused if its recipe was another version's
+    or its rows were others, where the data are at hand. An interrupted run continues from its last checkpoint. Record
+    and mask file appear at the end only, in ``run.results_dir``. Under ``accelerate launch`` every process calls this;
+    the main one writes, all return the record.
 
     Raises:
         ValueError: the run cannot be done as asked; the message names the culprit and the choices.
@@ -49,6 +51,7 @@ def adapt(run: Run) -> dict:
     """
     finished = find_record(run)
     if finished is not None:
+        _check_unchanged(finished, run)
         return finished
     _check_machine(run)
     check_ablation(run)
@@ -58,7 +61,9 @@ def adapt(run: Run) -> dict:
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
-    surroundings = environment(model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed)
+    surroundings = environment(
+        model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(plan_for(run))
+    )
     base = tensor_hashes(encoder.model)
     job = prepare(run, task, encoder)
     with processes.main_process_first():
@@ -133,6 +138,19 @@ def score(job: Job, task: TaskData) -> dict:
         validation.update({name + suffix: value for name, value in metrics.items()})
     selection = evaluate(job.model, job.sentences, "selection", job.settings)
     return {"validation": validation, "selection": selection, "primary": task.primary}
+
+
+def _check_unchanged(record: dict, run: Run) -> None:
+    """ValueError where the run, though its fields are the same, would not be that of ``record`` today."""
+    plan, made = asdict(plan_for(run)), record["environment"]
+    then = made.get("plan", {})  # older records do not say
+    changed = [f"{n} was {then[n]!r}, is {value!r}" for n, value in plan.items() if n in then and then[n] != value]
+    with suppress(FileNotFoundError):  # a record can be read without its data
+        if Path(run.data_dir, run.task).exists():
+            data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
+            changed += ["the data have changed"] if made["data_fingerprint"] not in (None, data) else []
+    if changed:
+        raise ValueError(f"{record_path(run)}: {'; '.join(changed)}: choose another results_dir, or delete the record")
 
 
 def _check_machine(run: Run) -> None:

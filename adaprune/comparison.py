@@ -33,7 +33,8 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
 
     A way is the method and those of its settings that are not the `usual` ones. A method without mask has
-    neither sparsity nor scope (both missing), so such a run at another sparsity is the same run.
+    neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. Of a run that several
+    folders hold the last one counts, by the folder's name, as in `contrasts.contrast`.
     """
     masked = records["method"].map(lambda method: METHODS[method].mask)
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
@@ -45,7 +46,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
         return " ".join([row["method"], *_phrases(own)])
 
     runs = runs.assign(way=[call(row) for row in runs.to_dict("records")])
-    return runs.drop_duplicates(["task", *SETTING, "way", "sparsity", "seed"], ignore_index=True)
+    return runs.drop_duplicates(["task", *SETTING, "way", "sparsity", "seed"], keep="last", ignore_index=True)
 
 
 def usual(runs: pd.DataFrame) -> dict[str, Any]:

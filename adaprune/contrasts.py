@@ -10,9 +10,10 @@ import pandas as pd
 
 from adaprune.records import read_record
 from adaprune.run import METHODS, RESULT_NEUTRAL, Run
-from adaprune.statistics import SIGNIFICANT, paired_test
+from adaprune.statistics import SIGNIFICANT, holm, within_cells_test
 
 BUDGET = ("model", "max_train_examples", "epochs", "batch_size", "precision", "max_length")
+CELL = ("task", "sparsity", *BUDGET)  # pairs that agree here differ in their seeds alone
 
 
 def mask_counts(records: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
@@ -47,41 +48,69 @@ def contrast(records: pd.DataFrame, ours: dict[str, Any], theirs: dict[str, Any]
     """Two kinds of runs in pairs that differ in nothing else: the fields, ``score``, ``score_theirs``, ``difference``.
 
     What a kind does not name is the default (recipe tuned, scope encoder, no ablation ...); budget, task, seed and
-    sparsity are whatever both sides of a pair have. A method without mask pairs with every sparsity. Empty where there
-    is no pair. Of a run that several folders hold the last one counts, by the folder's name.
+    sparsity are whatever both sides of a pair have. Both lie in one folder, which is one experiment: a recipe's own
+    settings may have changed between two. A method without mask pairs with every sparsity. Of a pair that several
+    folders hold the last one counts, by the folder's name. Empty where there is no pair.
 
     Args:
         records: of `records.table`.
         ours, theirs: fields of `Run` and their values.
     """
-    keys = sorted({*BUDGET, "task", "sparsity", "seed"} - ours.keys() - theirs.keys())
-    sides = [select(records, fields).drop_duplicates(keys, keep="last") for fields in (ours, theirs)]
+    keys = sorted({*CELL, "seed"} - ours.keys() - theirs.keys())
+    placed = records.assign(folder=[Path(file).parent.as_posix() for file in records["record"]])
+    sides = [select(placed, fields) for fields in (ours, theirs)]
     if any(not METHODS[side.get("method", "adaprune")].mask for side in (ours, theirs)):
         keys = [name for name in keys if name != "sparsity"]
-        sides[1] = sides[1].drop_duplicates(keys)
-    pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_theirs"))
+        sides[1] = sides[1].drop_duplicates([*keys, "folder"])
+    pairs = sides[0].merge(sides[1], on=[*keys, "folder"], suffixes=("", "_theirs"))
+    pairs = pairs.drop_duplicates([*CELL, "seed"], keep="last", ignore_index=True)
     return pairs.assign(difference=pairs["score"] - pairs["score_theirs"])
 
 
-def verdict(pairs: pd.DataFrame, sign: int = 1, margin: float = 0.0) -> str:
-    """What the pairs of `contrast` say of a claim that their difference has this sign and is larger than the margin.
+def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]]) -> list[str]:
+    """What pairs say of each claim that their difference has a sign (1 or -1) and is larger than a margin.
 
-    "not tested" without pairs; "confirmed" if every task's mean difference is so and the paired t-test over all
-    pairs has p < 0.05; "not confirmed" if a task's is not; else "right sign, not significant".
+    "not tested" without pairs; "not confirmed" if the mean difference of any cell (one task, sparsity and budget) is
+    not so; "confirmed" if all are and p < 0.05, by `statistics.within_cells_test` and Holm's correction over the
+    claims; else "right sign, not significant", as where no cell has two seeds. The test speaks of the tasks and
+    sparsities measured: two or three tasks cannot say what others would do.
+
+    Args:
+        claims: for each the pairs of `contrast`, the sign and the margin.
     """
+    p = holm([_p(*claim) for claim in claims])
+    return [
+        "not tested"
+        if pairs.empty
+        else "not confirmed"
+        if exceptions(pairs, sign, margin)
+        else "confirmed"
+        if corrected < SIGNIFICANT
+        else "right sign, not significant"
+        for (pairs, sign, margin), corrected in zip(claims, p, strict=True)
+    ]
+
+
+def exceptions(pairs: pd.DataFrame, sign: int, margin: float) -> list[str]:
+    """The cells whose mean difference is not of this sign and larger than the margin, by task and sparsity."""
+    means = sign * pairs.groupby(list(CELL))["difference"].mean()
+    return [f"{task} at {sparsity:g}" for task, sparsity, *_ in means.index[~(means > margin)]]
+
+
+def _p(pairs: pd.DataFrame, sign: int, margin: float) -> float:
     if pairs.empty:
-        return "not tested"
-    if not (sign * pairs.groupby("task")["difference"].mean() > margin).all():
-        return "not confirmed"
-    p = paired_test(pairs["score"], pairs["score_theirs"] + sign * margin)
-    return "confirmed" if p < SIGNIFICANT else "right sign, not significant"
+        return float("nan")
+    return within_cells_test(pairs["difference"] - sign * margin, pairs.groupby(list(CELL)).ngroup())
 
 
 def evidence(pairs: pd.DataFrame) -> str:
-    """The numbers behind `verdict`: for each task the mean of both sides and the number of pairs."""
-    means = pairs.groupby("task")[["score", "score_theirs"]].mean()
-    sizes = pairs.groupby("task").size()
-    return "; ".join(f"{task} {a:.3f} against {b:.3f} ({sizes[task]})" for task, a, b in means.itertuples()) or "-"
+    """The numbers behind `verdicts`: for each task the mean of both sides, the number of pairs and the sparsities."""
+    told = []
+    for task, of_task in pairs.groupby("task"):
+        ours, theirs = of_task["score"].mean(), of_task["score_theirs"].mean()
+        levels = ", ".join(f"{level:g}" for level in sorted(set(of_task["sparsity"])))
+        told.append(f"{task} {ours:.3f} against {theirs:.3f} ({len(of_task)}, at {levels})")
+    return "; ".join(told) or "-"
 
 
 def judged(holds: Sequence[bool]) -> str:

@@ -64,6 +64,36 @@ def paired_test(ours: ArrayLike, theirs: ArrayLike) -> float:
     return float(stats.ttest_rel(ours, theirs).pvalue)
 
 
+def within_cells_test(differences: ArrayLike, cells: ArrayLike) -> float:
+    """The double-tailed p-value that the mean over cells of the mean difference in each is 0, seeds being the noise.
+
+        t = mean_c(m_c) / (s sqrt(sum_c 1/n_c) / C),   s^2 = sum_c sum_i (d_ci - m_c)^2 / (N - C),   N - C degrees
+
+    of freedom: n_c differences with mean m_c in each of C cells, N in all. The cells are as they are (fixed effects): a
+    difference that is large in one and small in another is no noise. NaN where no cell has two, or none spreads.
+
+    Args:
+        differences: ours - theirs, (pairs,).
+        cells: what each is of, a task and its setting, (pairs,).
+
+    Raises:
+        ValueError: lengths that differ.
+
+    >>> round(within_cells_test([0.1, 0.2, 0.7, 0.8], ["a", "a", "b", "b"]), 4)
+    0.0061
+    """
+    d, cells = np.asarray(differences, dtype=float), np.asarray(cells)
+    if d.shape != cells.shape:
+        raise ValueError(f"every difference is of one cell, got {d.shape} and {cells.shape}")
+    groups = [d[cells == cell] for cell in np.unique(cells)]
+    freedom = d.size - len(groups)
+    if freedom < 1 or max(np.ptp(group) for group in groups) < NO_SPREAD:
+        return float("nan")
+    variance = sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom
+    error = np.sqrt(variance * sum(1 / group.size for group in groups)) / len(groups)
+    return float(2 * stats.t.sf(abs(np.mean([group.mean() for group in groups])) / error, freedom))
+
+
 def holm(p_values: ArrayLike) -> np.ndarray:
     """p-values (tests,) corrected for their number by Holm's step-down rule; NaN is no test, stays and does not count.
 

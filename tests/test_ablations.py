@@ -121,21 +121,37 @@ def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
     assert len(pairs) == 1 and pairs["difference"].item() == pairs["score"].item() - pairs["score_theirs"].item()
     assert len(contrasts.contrast(records, {}, {"method": "features"})) == 1  # seed 1 and the wide scope have none
     assert len(contrasts.contrast(records, {}, {"method": "magnitude"})) == 1
-    assert contrasts.verdict(contrasts.contrast(records, {}, {"method": "imp"})) == "not tested"
-    twice = pd.concat([records, records.assign(score=records["score"] + 1)])  # the same runs in a second folder
+    twice = pd.concat([records, records.assign(score=records["score"] + 1, record="z/" + records["record"])])
     again = contrasts.contrast(twice, {"ablation": "shuffle"}, {"ablation": "head"})
-    assert again["score"].tolist() == [score + 1 for score in pairs["score"]]
-    made = pd.DataFrame(
-        {"task": ["a", "a", "b", "b"], "score": [0.8, 0.81, 0.7, 0.72], "score_theirs": [0.5, 0.52, 0.4, 0.4]}
+    assert again["score"].tolist() == [score + 1 for score in pairs["score"]]  # of two folders the last
+    apart = records.assign(
+        record=["a/" * (kind == "head") + file for kind, file in records[["ablation", "record"]].values]
     )
+    assert contrasts.contrast(apart, {"ablation": "shuffle"}, {"ablation": "head"}).empty  # two experiments
+
+
+def test_verdicts_on_made_pairs():
+    made = pd.DataFrame({"task": list("aabb"), "sparsity": 0.5, "score": [0.8, 0.81, 0.7, 0.72],
+                         "score_theirs": [0.5, 0.52, 0.4, 0.4], **dict.fromkeys(contrasts.BUDGET, 0)})  # fmt: skip
     made["difference"] = made["score"] - made["score_theirs"]
+    said = contrasts.verdicts([(made, 1, 0.0), (made, -1, 0.0), (made, 1, 0.299), (made[:1], 1, 0.0), (made[:0], 1, 0)])
+    assert said == ["confirmed", "not confirmed", "not confirmed", "right sign, not significant", "not tested"]
+    assert contrasts.exceptions(made, 1, 0.299) == ["a at 0.5"] and not contrasts.exceptions(made, 1, 0.29)
+    mixed = made.assign(sparsity=[0.5, 0.5, 0.5, 0.9], difference=[0.3, 0.31, 0.3, -0.1])  # b at 0.9 goes the other way
+    assert contrasts.verdicts([(mixed, 1, 0.0)]) == ["not confirmed"]
+    weak = made.assign(difference=[0.1, 0.3, 0.1, 0.3])  # t = 0.2 / 0.0707 = 2.83, 2 degrees: p = 0.106
+    assert contrasts.verdicts([(weak, 1, 0.0)]) == ["right sign, not significant"]
+    edge = made.assign(difference=[0.1, 0.2, 0.1, 0.2])  # t = 0.15 / 0.0354 = 4.24: p = 0.051
+    sure = made.assign(difference=[0.19, 0.21, 0.19, 0.21])
+    close = made.assign(difference=[0.11, 0.19, 0.11, 0.19])  # p = 0.034 alone, 0.068 beside another of its kind
+    assert contrasts.verdicts([(close, 1, 0.0)]) == ["confirmed"]
+    assert (
+        contrasts.verdicts([(sure, 1, 0.0), (close, 1, 0.0), (edge, 1, 0.0)])[1:] == ["right sign, not significant"] * 2
+    )
+    assert contrasts.evidence(mixed) == "a 0.805 against 0.510 (2, at 0.5); b 0.710 against 0.400 (2, at 0.5, 0.9)"
     assert [contrasts.judged(each) for each in ([], [True, True], [True, False])] == [
         "not tested", "confirmed", "not confirmed"
     ]  # fmt: skip
-    assert contrasts.verdict(made) == "confirmed" and contrasts.verdict(made, -1) == "not confirmed"
-    assert contrasts.verdict(made, margin=0.299) == "not confirmed"  # of task a: 0.295
-    assert contrasts.verdict(made[:1]) == "right sign, not significant"
-    assert contrasts.evidence(made) == "a 0.805 against 0.510 (2); b 0.710 against 0.400 (2)"
 
 
 def papermill(name: str, folder: Path, **parameters: object) -> tuple[int, str, str]:
@@ -183,7 +199,7 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     assert code == 0, error
     lines = (tmp_path / "pictures" / "claims.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ") and line[2].isdigit()]
-    assert len(rows) == 18 and sum("**not tested**" in row for row in rows) >= 8
+    assert len(rows) == 19 and sum("**not tested**" in row for row in rows) >= 8
     assert any("No pre-trained weight is changed" in row and "**confirmed**" in row for row in rows)
 
 

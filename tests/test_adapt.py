@@ -168,6 +168,24 @@ def test_a_finished_run_is_not_run_again(ask, monkeypatch):
     assert adaprune.adapt(run.model_copy(update={"checkpoint_steps": 7})) == first
 
 
+def test_a_finished_run_of_other_rows_or_another_recipe_is_refused(ask, ten_sentences):
+    run = ask(method="features")
+    first = adaprune.adapt(run)
+    assert first["environment"]["plan"]["batch_size"] == 4 and first["environment"]["plan"]["epochs"] == 1
+    data = ten_sentences / "train.csv"
+    before = data.read_text()
+    data.write_text(before.replace("dull", "flat"))
+    with pytest.raises(ValueError, match="the data have changed: choose another results_dir"):
+        adaprune.adapt(run)
+    data.unlink()
+    assert adaprune.adapt(run) == first  # a record needs no data
+    data.write_text(before)
+    path = Path(run.results_dir, f"{run.name}.json")
+    path.write_text(path.read_text().replace('"reach": 0.4', '"reach": 0.7'))
+    with pytest.raises(ValueError, match=r"reach was 0.7, is 0.4: choose another results_dir, or delete the record"):
+        adaprune.adapt(run)
+
+
 def test_the_seed_decides(ask):
     masks = []
     for seed, folder in ((0, "a"), (0, "b"), (1, "c")):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adaprune.statistics import holm, interval, paired_test, retention
+from adaprune.statistics import holm, interval, paired_test, retention, within_cells_test
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -100,3 +100,26 @@ def test_holm_lies_between_none_and_bonferroni():
 def test_retention():
     assert retention(0.4, 0.8) == 0.5
     assert math.isnan(retention(0.4, 0.0)) and math.isnan(retention(0.4, -0.1)) and math.isnan(retention(0.4, math.nan))
+
+
+def test_within_cells_test_by_regression():
+    """The cells' means of a linear model with one level a cell, as `lstsq` gives it, and the contrast's t."""
+    cells = np.array([0, 0, 0, 1, 1, 2])  # the last cell has one seed: it counts, and says nothing of the noise
+    d = np.array([0.2, 0.4, 0.3, -0.1, 0.1, 0.5])
+    design = np.eye(3)[cells]
+    means, (residual,), *_ = np.linalg.lstsq(design, d)
+    weights = np.full(3, 1 / 3)
+    error = np.sqrt(residual / 3 * weights @ np.linalg.inv(design.T @ design) @ weights)
+    assert within_cells_test(d, cells) == pytest.approx(2 * stats.t.sf(weights @ means / error, 3))
+
+
+def test_within_cells_test_of_one_cell_is_students():
+    d = [0.3, 0.1, 0.4, 0.2]
+    assert within_cells_test(d, ["a"] * 4) == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+
+
+def test_within_cells_test_needs_seeds_that_spread():
+    assert math.isnan(within_cells_test([0.1, 0.2], ["a", "b"])) and math.isnan(within_cells_test([], []))
+    assert math.isnan(within_cells_test([0.1, 0.1, 0.5, 0.5], ["a", "a", "b", "b"]))
+    with pytest.raises(ValueError, match="every difference is of one cell"):
+        within_cells_test([0.1, 0.2], ["a"])
