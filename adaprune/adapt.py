@@ -49,9 +49,7 @@ def adapt(run: Run) -> dict:
         OSError: data, model or results folder cannot be reached.
         FloatingPointError: the loss is no longer finite.
     """
-    finished = find_record(run)
-    if finished is not None:
-        _check_unchanged(finished, run)
+    if (finished := _finished(run)) is not None:
         return finished
     _check_machine(run)
     check_ablation(run)
@@ -140,8 +138,11 @@ def score(job: Job, task: TaskData) -> dict:
     return {"validation": validation, "selection": selection, "primary": task.primary}
 
 
-def _check_unchanged(record: dict, run: Run) -> None:
-    """ValueError where the run, though its fields are the same, would not be that of ``record`` today."""
+def _finished(run: Run) -> dict | None:
+    """The run's record, if it has one; ValueError where the same fields would not be the same run today."""
+    record = find_record(run)
+    if record is None:
+        return None
     plan, made = asdict(plan_for(run)), record["environment"]
     then = made.get("plan", {})  # older records do not say
     changed = [f"{n} was {then[n]!r}, is {value!r}" for n, value in plan.items() if n in then and then[n] != value]
@@ -151,6 +152,7 @@ def _check_unchanged(record: dict, run: Run) -> None:
             changed += ["the data have changed"] if made["data_fingerprint"] not in (None, data) else []
     if changed:
         raise ValueError(f"{record_path(run)}: {'; '.join(changed)}: choose another results_dir, or delete the record")
+    return record
 
 
 def _check_machine(run: Run) -> None:
