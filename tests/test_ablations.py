@@ -199,7 +199,7 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     assert code == 0, error
     lines = (tmp_path / "pictures" / "claims.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ") and line[2].isdigit()]
-    assert len(rows) == 19 and sum("**not tested**" in row for row in rows) >= 8
+    assert len(rows) == 21 and sum("**not tested**" in row for row in rows) >= 8
     assert any("No pre-trained weight is changed" in row and "**confirmed**" in row for row in rows)
 
 
