@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from adaprune.checkpoints import read_bytes, write_bytes
 from adaprune.coding import decode, encode
 from adaprune.counting import count_kept
 from adaprune.encoders import tensor_hash, tensor_hashes
@@ -77,11 +78,14 @@ def save_mask(
 
     Raises:
         ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold.
+        FileExistsError: the .json beside it is no card.
         OSError: the folder cannot be written.
     """
     path, beside = _paths(path)
     if "labels" not in card or {"format", "base", "tensors", "head", "file_sha256"} & set(card):
         raise ValueError(f"card: labels must, format, base, tensors, head, file_sha256 must not be given: {[*card]}")
+    if os.path.lexists(beside) and not _is_card(beside):
+        raise FileExistsError(f"{beside} is no mask's card, yet would be replaced by one: move it, or rename the mask")
     _check_masks(masks, encoder)
     stored, described = _stored(masks, head, plain)
     whole = {**card, "format": FORMAT, "base": tensor_hashes(encoder), **described}
@@ -91,8 +95,8 @@ def save_mask(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)  # so that no card ever stands beside another's mask
-        _write(path, content)
-        _write(beside, json.dumps({**whole, "file_sha256": _digest(content)}, indent=1).encode() + b"\n")
+        write_bytes(path, content)
+        write_bytes(beside, json.dumps({**whole, "file_sha256": _digest(content)}, indent=1).encode() + b"\n")
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror or error}): make room or choose another folder") from error
     return path
@@ -105,10 +109,10 @@ def load_mask(path: str | Path) -> Mask:
         ValueError, OSError: a damaged or foreign file, or another's card beside it; no such file. Names the file.
     """
     path, beside = _paths(path)
-    mask = _decode(path, content := _read(path, MAX_FILE))
+    mask = _decode(path, content := read_bytes(path, MAX_FILE))
     if os.path.lexists(beside):
         try:
-            found = _digest(json.loads(_read(beside, MAX_HEADER)))
+            found = _digest(json.loads(read_bytes(beside, MAX_HEADER)))
         except _HOSTILE as error:
             found = str(error)
         if found != _digest({**mask.card, "file_sha256": _digest(content)}):
@@ -128,9 +132,12 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
         model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
 
     Raises:
-        ValueError: another base (names the tensor), masked layers still attached, a mask or head that does not fit.
+        ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
+            mask or head that does not fit.
     """
     encoder = model.encoder if isinstance(model, AdaptedModel) else model
+    if any(hasattr(module, "mask_name") for module in encoder.modules()):  # its tasks need the weights as they are
+        raise ValueError("a MaskedEncoder serves this encoder: add_task(name, mask) there, or load the base again")
     head = fitting_head(encoder, mask)
     adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
     if adapted.head.output.out_features != head.output.out_features:
@@ -166,8 +173,10 @@ def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
 
 
 def check_base(encoder: nn.Module, mask: Mask) -> None:
-    """ValueError, with the tensor's name, where ``encoder`` is not the base that the mask was made for."""
-    state = encoder.state_dict()
+    """ValueError, with what differs, where ``encoder`` is not the base that the mask was made for."""
+    heads, state = encoder.config.num_attention_heads, encoder.state_dict()
+    if (expected := mask.card.get("heads", heads)) != heads:  # no tensor tells them apart
+        raise ValueError(f"mask made for another base: one of {expected} attention heads a layer, this one has {heads}")
     for name, expected in mask.card["base"].items():
         if name not in state or tensor_hash(state[name]) != expected:
             raise ValueError(
@@ -272,24 +281,11 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     return Path(path), Path(path).with_suffix(".json")
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; ValueError where it is none or larger than ``limit``."""
-    if path.exists() and not (path.is_file() and path.stat().st_size <= limit):
-        raise ValueError(f"{path} is not a file of at most {limit} bytes")
-    return path.read_bytes()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Puts a file in place once all of it is on the disk."""
-    temporary = path.with_name(f".mask-{os.urandom(8).hex()}.tmp")  # same disk: replacing is atomic
+def _is_card(path: Path) -> bool:
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return {"file_sha256", "tensors"} <= json.loads(read_bytes(path, MAX_HEADER)).keys()
+    except (OSError, *_HOSTILE):
+        return False
 
 
 def _digest(content: bytes | dict) -> str:

@@ -43,6 +43,26 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str)
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
 
 
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A regular file's bytes; ValueError where it is none or larger than ``limit``."""
+    if path.exists() and not (path.is_file() and path.stat().st_size <= limit):
+        raise ValueError(f"{path} is not a file of at most {limit} bytes")
+    return path.read_bytes()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Puts a file in place once all of it is on the disk."""
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # same disk: replacing is atomic
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
     """Copies the tensors of ``save_trained`` back into ``model``; returns the facts.
 
@@ -78,13 +98,17 @@ def claim(folder: Path, **origin: str | int) -> None:
     """Makes ``folder`` the place for the checkpoints of a run on ``origin``: its data, its model, its processes.
 
     Raises:
-        ValueError: there are checkpoints or finished stages of another origin, which this run must not continue.
+        ValueError: there are checkpoints or finished stages of another origin, which this run must not continue; or
+            the note of their origin is damaged.
     """
     note = folder / ORIGIN
     begun = last_whole(folder) is not None or any(folder.rglob("stage-*.safetensors")) or any(folder.rglob(SEAL))
     if note.is_file() and begun:
-        before = json.loads(note.read_text())
-        changed = [name for name, value in origin.items() if before.get(name) != value]
+        try:
+            before = json.loads(note.read_text())
+            changed = [name for name, value in origin.items() if before.get(name) != value]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{note} is damaged ({error}): delete the folder {folder} to start over") from None
         if changed:
             raise ValueError(
                 f"the interrupted run in {folder} had another {changed[0]} ({before.get(changed[0])}, now "

@@ -167,7 +167,8 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
         ValueError: no folder, no record in it, or a damaged one.
     """
     folder = Path(results_dir)
-    files = [path for path in folder.rglob("*.json") if _may_be_record(path.relative_to(folder))]
+    found = (path for path in folder.rglob("*.json") if not path.is_dir())
+    files = [path for path in found if _may_be_record(path.relative_to(folder))]
     if not files:
         lack = "holds no records" if folder.is_dir() else "is not a folder"
         raise ValueError(

@@ -146,8 +146,10 @@ class MaskedEncoder(nn.Module):
                 named); nothing has then been added.
             OSError: no such file or repository.
         """
-        if not re.fullmatch(_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
             raise ValueError(f"a task's name has letters, digits, - and _, at most 100, got {name!r}")
+        if f"{name}.json".lower() == INDEX:  # some file systems know no capitals
+            raise ValueError(f"task {name!r} would have its card in {INDEX}, the index of tasks: choose another name")
         if name in self.tasks:
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
         mask = source if isinstance(source, Mask) else load_mask(_mask_file(name, source, revision))

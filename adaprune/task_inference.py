@@ -23,12 +23,15 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
     is like: one that is sure of everything wins everywhere, see `called`.
 
     Raises:
-        ValueError: tasks without one number of classes, or fewer than two.
+        ValueError: tasks without one number of classes or one kind of head, or fewer than two.
     """
     chosen = {name: served.task(name) for name in tasks or served.tasks}
     outputs = {name: task.config.num_labels for name, task in chosen.items()}
     if len(chosen) < 2 or len(set(outputs.values())) > 1 or 1 in outputs.values():
         raise ValueError(f"give at least two tasks with one number of classes, 2 or more; classes by task: {outputs}")
+    kinds = {name: "linear" if task.head.hidden is None else "mlp" for name, task in chosen.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"give tasks whose heads are of one kind, mlp or linear; kinds by task: {kinds}")
     share = 1 / len(chosen)
     masked = {name for task in chosen.values() for name in task.places}
     modules = maskable(served.encoder, "encoder+embeddings").items()

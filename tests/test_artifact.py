@@ -286,6 +286,18 @@ def test_other_bases(saved):
     assert_refused(adapted.encoder, mask, "another base: .*word_embeddings")  # no second mask on top
 
 
+def test_a_base_that_differs_in_the_number_of_attention_heads_alone(tmp_path):
+    encoder, other = (
+        encoder_of(),
+        AutoModel.from_config(BertConfig(**{**TINY, "num_attention_heads": 4}, intermediate_size=48)),
+    )
+    other.load_state_dict(encoder.state_dict())
+    card = {**CARD, "heads": 2}
+    mask = load_mask(save_mask(tmp_path / "a.safetensors", masks_of(encoder), head_of(), card, encoder))
+    assert_refused(other.eval(), mask, "another base: one of 2 attention heads a layer, this one has 4")
+    apply_mask(encoder, mask)
+
+
 def test_unfit_models(saved):
     mask, encoder = load_mask(saved), encoder_of()
     assert_refused(AdaptedModel.for_task(encoder, 2), mask, "3 outputs")
@@ -554,6 +566,15 @@ def test_a_new_mask_replaces_an_old_one(saved):
     assert same(load_mask(saved).masks, masks_of(encoder, 0.1))
 
 
+@pytest.mark.parametrize("content", ['{"tensors": {}}', '["file_sha256", "tensors"]', "{", ""])
+def test_what_is_no_card_is_not_replaced(tmp_path, content):
+    encoder, other = encoder_of(), tmp_path / "a.json"
+    other.write_text(content)
+    with pytest.raises(FileExistsError, match=r"a\.json is no mask's card"):
+        save_mask(tmp_path / "a.safetensors", masks_of(encoder), head_of(), CARD, encoder)
+    assert other.read_text() == content and list(tmp_path.iterdir()) == [other]
+
+
 def test_paths_that_cannot_be(saved, tmp_path):
     encoder = encoder_of()
     rest = (masks_of(encoder), head_of(), CARD, encoder)
@@ -561,7 +582,7 @@ def test_paths_that_cannot_be(saved, tmp_path):
     folder.mkdir()
     with pytest.raises(OSError, match="folder.safetensors"):
         save_mask(folder, *rest)
-    assert not list(tmp_path.glob(".mask*"))
+    assert not list(tmp_path.glob(".*.tmp"))
     with pytest.raises(ValueError, match="folder.safetensors is not a file"):
         load_mask(folder)
     with pytest.raises(OSError, match="cannot write .*make room or choose another folder"):
@@ -585,8 +606,12 @@ def test_an_unwritable_folder_is_named(saved, monkeypatch):
     """By a refusing `open`, since a superuser may write into any folder."""
     encoder, before = encoder_of(), saved.read_bytes()
 
-    def refuse(self, *args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(self))
+    real = Path.open
+
+    def refuse(self, mode="r", *args, **kwargs):
+        if "x" in mode:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(OSError, match=f"cannot write {saved} .Permission denied"):

@@ -172,6 +172,14 @@ def test_checkpoints_of_other_data_are_not_continued(tmp_path):
         claim(tmp_path, data="a", model="m", processes=1)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_note_of_origin_is_named(tmp_path, content):
+    seal(checkpoint(tmp_path, 1))
+    (tmp_path / "origin.json").write_text(content)
+    with pytest.raises(ValueError, match=r"origin\.json is damaged .*: delete the folder .* to start over"):
+        claim(tmp_path, data="a")
+
+
 def test_optimiser_state_comes_back_without_pickled_code(model, tmp_path):
     """As the Trainer does it: torch.save, and torch.load with weights_only; the shared threshold keeps its place."""
 

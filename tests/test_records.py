@@ -285,6 +285,7 @@ def test_table_by_hand(tmp_path):
     fill(tmp_path, [{"method": "features"}, {"seed": 10}, {"seed": 2, "sparsity": 0.25}, {"task": "cola"}])
     fill(tmp_path / "masks", [{"seed": 3}])
     fill(tmp_path / ".hidden", [{"seed": 4}])
+    (tmp_path / "folder.json").mkdir()
     rows = table(tmp_path)
     assert rows[["task", "method", "sparsity", "seed"]].values.tolist() == [
         ["cola", "adaprune", 0.5, 0],

@@ -12,7 +12,7 @@ from transformers import pipeline
 
 from adaprune import MaskedEncoder, apply_mask, load_encoder, load_mask, save_mask
 from adaprune.encoders import tensor_hashes
-from adaprune.heads import AdaptationHead
+from adaprune.heads import AdaptationHead, AdaptedModel
 from adaprune.masks import maskable
 from adaprune.serving import INDEX
 from adaprune.task_inference import called, task_entropies, task_scores
@@ -22,13 +22,13 @@ TASKS = {"good_bad": ["bad", "good"], "three": ["a", "b", "c"], "grade": [], "tw
 SENTENCES = ["a fine film", "dull and long", "see it twice", "the cast is wasted , cold and flat"]
 
 
-def make_mask(folder, encoder, name, labels, seed, scope="encoder", model="tiny", **said):
+def make_mask(folder, encoder, name, labels, seed, scope="encoder", model="tiny", kind="mlp", **said):
     """A mask file of random bits and a random head, which is not near 0."""
     generator = torch.Generator().manual_seed(seed)
     modules = maskable(encoder, scope).items()
     masks = {weight: torch.rand(module.weight.shape, generator=generator) < 0.5 for weight, module in modules}
     config = encoder.config
-    head = AdaptationHead(config.num_hidden_layers, config.hidden_size, len(labels) or 1).state_dict()
+    head = AdaptationHead(config.num_hidden_layers, config.hidden_size, len(labels) or 1, kind).state_dict()
     head = {p: torch.randn(value.shape, generator=generator) for p, value in head.items()}
     card = {
         "task": name,
@@ -170,9 +170,12 @@ def test_bad_input(served, paths, tmp_path, tiny_model_dir):
     batch = read(served)
     with pytest.raises(ValueError, match="'two' is there already"):
         served.add_task("two", paths["two"])
-    for unfit in ("", "a.b", "../up", "a b", "x" * 101):
+    for unfit in ("", "a.b", "../up", "a b", "x" * 101, 3, None):
         with pytest.raises(ValueError, match="letters, digits"):
             served.add_task(unfit, paths["two"])
+    for taken in ("adaprune", "AdaPrune"):
+        with pytest.raises(ValueError, match=f"'{taken}' would have its card in adaprune.json, the index of tasks"):
+            served.add_task(taken, paths["two"])
     with pytest.raises(ValueError, match="unknown task 'five': the tasks are good_bad, three, grade, two"):
         served(**batch, tasks=["two", "two", "five", "two"])
     for wrong in (["two"], "good", ["two"] * 5):
@@ -200,6 +203,15 @@ def test_bad_input(served, paths, tmp_path, tiny_model_dir):
     served.add_task("good_bad", paths["good_bad"])
     assert served.active_task == "good_bad"
     assert served(**batch, tasks=["two"] * 4).logits.shape == (4, 2)
+
+
+def test_the_base_of_many_tasks_is_not_made_that_of_one(served, paths):
+    batch, mask = read(served), load_mask(paths["two"])
+    before = served(**batch).logits
+    for model in (served.encoder, AdaptedModel.for_task(served.encoder, 2)):
+        with pytest.raises(ValueError, match="a MaskedEncoder serves this encoder: add_task"):
+            apply_mask(model, mask)
+    assert torch.equal(served(**batch).logits, before)
 
 
 def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_model_dir):
@@ -263,9 +275,13 @@ def test_task_scores_are_the_slope_of_the_entropy(served, tiny_model_dir):
     assert set(scores) == set(names) and scores["two"] != scores["good_bad"]
 
 
-def test_task_scores_need_tasks_with_the_same_classes(served):
+def test_task_scores_need_tasks_with_the_same_classes_and_heads(served, tmp_path):
     for tasks in (None, ["two"], ["two", "three"], ["grade", "two"]):
         with pytest.raises(ValueError, match="one number of classes"):
+            task_scores(served, tasks, **read(served))
+    served.add_task("plain", make_mask(tmp_path, served.encoder, "plain", ["no", "yes"], 9, kind="linear"))
+    for tasks in (["two", "plain"], ["plain", "two"]):
+        with pytest.raises(ValueError, match="heads are of one kind, mlp or linear.*'plain': 'linear'"):
             task_scores(served, tasks, **read(served))
     with pytest.raises(ValueError, match="unknown task 'five'"):
         task_scores(served, ["two", "five"], **read(served))
