@@ -4,7 +4,7 @@
 
 Each row is a process of its own, so one that fails or is killed stops no other; its output is
 runs/<name of the table>/<run name>.log. A row that was interrupted continues from its checkpoint when the study is
-started again. Rows with a teacher start after all others. Exits with 1 where a row failed.
+started again. Rows with a teacher start after those without, ablations last. Exits with 1 where a row failed.
 """
 
 from __future__ import annotations
@@ -66,9 +66,17 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
 
     print(progress.line(), flush=True)
     with ThreadPoolExecutor(jobs) as pool:
-        for taught in (False, True):  # a teacher may be a row of the same sweep
-            list(pool.map(do, [(n, run) for n, run in enumerate(to_do) if bool(run.teacher) is taught]))
+        for wave in range(3):
+            list(pool.map(do, [(n, run) for n, run in enumerate(to_do) if wave_of(run) == wave]))
     return failed
+
+
+def wave_of(run: Run) -> int:
+    """Whom a row waits for: 0 nobody, 1 teachers, 2 also the runs, taught or not, that ablations start from.
+
+    All of them may be rows of the same sweep.
+    """
+    return 2 if run.ablation else 1 if run.teacher else 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -59,6 +59,18 @@ def test_pupils_wait_for_their_teachers(tmp_path, monkeypatch):
     assert started[:2] == [("job_started", 2), ("job_finished", 2)] and len(started) == 6
 
 
+def test_ablations_wait_for_the_runs_they_start_from(tmp_path, monkeypatch):
+    """Each of the three waves is over before the next starts, whatever the order of the rows."""
+    monkeypatch.setattr(study, "ADAPT", "import sys")
+    seen = []
+    monkeypatch.setattr(study.Progress, "note", lambda self, event, n: seen.append((event, n)) or "")
+    plain, taught = {"results_dir": str(tmp_path)}, {"results_dir": str(tmp_path), "teacher": "x.json"}
+    runs = [Run(**more, ablation=a) for a in ("head", "") for more in (taught, plain)]
+    assert study.study(runs, 4, "", tmp_path / "logs") == []
+    assert [n for event, n in seen if event == "job_started"][:2] == [3, 2]
+    assert seen[:4] == [("job_started", 3), ("job_finished", 3), ("job_started", 2), ("job_finished", 2)]
+
+
 def test_a_device_is_what_the_process_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     seen = {
