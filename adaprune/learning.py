@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
-from safetensors.torch import save_file
 from torch import Tensor
 
 from adaprune.allocation import counts, shares
+from adaprune.checkpoints import last_whole, write_tensors
 from adaprune.counting import EMBED, component_of
 from adaprune.heads import AdaptedModel
 from adaprune.job import Fit, Job, Outcome, Settings
@@ -53,6 +53,8 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
     )
     if run.snapshots:
         control = Snapshots(control, list(parameters), mask_path(run).with_suffix(""), max(1, steps // run.snapshots))
+        if PartialState().is_main_process and last_whole(job.settings.folder) is None:  # nothing to be continued
+            control.clear()
     control.check(parameters.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
     if plan.scores:
         control.update(0, parameters.values(), threshold_of(encoder))
@@ -78,14 +80,18 @@ class Snapshots:
     def __getattr__(self, name: str):
         return getattr(self.control, name)
 
+    def clear(self) -> None:
+        """Removes what an earlier run of the same name left, whose steps may be others."""
+        for file in self.folder.glob("[0-9]*.*"):
+            file.unlink()
+
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
         """Moves the threshold as the control does; whether training should stop."""
         stop = self.control.update(step, thetas, threshold)
         if step % self.every == 0 and PartialState().is_main_process:
             levels = threshold.expand(len(self.names)).tolist()
             masks = {n: (t.detach() > level).cpu() for n, t, level in zip(self.names, thetas, levels, strict=True)}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(masks, self.folder / f"{step}.safetensors")
+            write_tensors(self.folder / f"{step}.safetensors", masks)
         return stop
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from scipy.stats import chi2
 from torch import Tensor
@@ -157,9 +158,14 @@ def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
     """The masks that a run with ``snapshots`` left in ``<results_dir>/masks/<run name>``, by step.
 
     Raises:
-        ValueError: no snapshots there.
+        ValueError: no snapshots there, or a damaged one: names the file.
     """
-    found = {int(file.stem): load_file(file) for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()}
+    found = {}
+    for file in (file for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()):
+        try:
+            found[int(file.stem)] = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): delete it and the run's record, adapt anew") from error
     if not found:
         raise ValueError(f"{folder} holds no snapshots: adapt the run anew with snapshots=8")
     return dict(sorted(found.items()))

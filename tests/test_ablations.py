@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import networkx as nx
 import pandas as pd
 import pytest
 import torch
 
-from adaprune import Run, adapt, contrasts, load_mask, overlap, table
+from adaprune import Run, adapt, contrasts, learning, load_mask, overlap, table
 from adaprune.ablations import perturb, shuffled
 from adaprune.artifact import save_mask
 from adaprune.encoders import load_encoder
@@ -89,6 +90,44 @@ def test_snapshots_lead_to_the_mask_and_change_nothing(runs, tmp_path):
     assert overlap.jaccard(load_mask(mask_path(plain)), load_mask(mask_path(runs["seed 0"]))).jaccard == 1
     with pytest.raises(ValueError, match="holds no snapshots"):
         overlap.history(tmp_path)
+
+
+def test_snapshots_are_of_one_run_that_may_be_resumed(runs, tmp_path, monkeypatch):
+    run = runs["seed 0"].model_copy(update={"snapshots": 3, "checkpoint_steps": 3, "results_dir": str(tmp_path)})
+    folder, update = mask_path(run).with_suffix(""), learning.Snapshots.update
+    folder.mkdir(parents=True)
+    for left in ("5.safetensors", "7.partial"):
+        (folder / left).write_text("of an earlier run with other steps")
+
+    def kill(self, step, *rest):
+        if step == 5:
+            raise KeyboardInterrupt
+        return update(self, step, *rest)
+
+    monkeypatch.setattr(learning.Snapshots, "update", kill)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(run)
+    monkeypatch.undo()
+    early = folder / "2.safetensors"
+    before = early.stat().st_mtime_ns
+    adapt(run)
+    assert sorted(file.name for file in folder.iterdir()) == ["2.safetensors", "4.safetensors", "6.safetensors"]
+    assert early.stat().st_mtime_ns == before  # the run went on at step 3
+    reference = runs["seed 0"].model_copy(update={"snapshots": 3, "results_dir": str(tmp_path / "whole")})
+    adapt(reference)
+    found, expected = (overlap.history(mask_path(r).with_suffix("")) for r in (run, reference))
+    assert all(overlap.jaccard(found[step], expected[step]).jaccard == 1 for step in (4, 6))
+
+
+def test_a_snapshot_is_whole_or_absent(tmp_path, monkeypatch):
+    def kill(*args):
+        raise KeyboardInterrupt
+
+    control = learning.Snapshots(SimpleNamespace(update=lambda *rest: False), ["w"], tmp_path, 1)
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        control.update(1, [torch.ones(2, 2)], torch.zeros(()))
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 WRONG = {

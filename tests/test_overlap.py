@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import chi2
 from sklearn.metrics import cohen_kappa_score, jaccard_score
 
@@ -86,6 +87,16 @@ def test_recovery_by_hand():
         "step": [20, 30, 40], "kept": [2, 2, 3], "removed": [2, 1, 0], "returned": [0, 1, 1], "recovered": [0, 1, 2],
         "share": [0, 1 / 2, 2 / 3],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, 5, -1])
+def test_a_damaged_snapshot_is_named(tmp_path, size):
+    for step in (1, 2):
+        save_file(A, tmp_path / f"{step}.safetensors")
+    file = tmp_path / "2.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"2\.safetensors is damaged"):
+        overlap.history(tmp_path)
 
 
 def carded(mask, **base):
