@@ -70,13 +70,25 @@ def _phrases(settings: dict[str, Any]) -> list[str]:
 
 
 def curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean and interval for each setting, task, way and sparsity: ``mean``, ``low``, ``high``, ``seeds``."""
-    keys = [*SETTING, "task", "way", "method", "sparsity"]
+    """Mean and interval for each setting, task, way, sparsity: ``epochs``, ``mean``, ``low``, ``high``, ``seeds``."""
+    keys = [*SETTING, "task", "way", "method", "sparsity", "epochs"]  # a way has one number of epochs
     rows = [
         (*key, group["score"].mean(), *interval([group["score"]], _generator()), len(group))
         for key, group in runs.groupby(keys, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
+
+
+def budget(epochs: pd.Series, seeds: pd.Series) -> str:
+    """The epochs and numbers of seeds of what a panel shows, as least and most.
+
+    >>> budget(pd.Series([3.0, 2.0]), pd.Series([1, 1]))
+    'epochs: 2 to 3; seeds a point: 1'
+    """
+    given = epochs[epochs > 0]
+    spans = [" to ".join(f"{value:g}" for value in sorted({part.min(), part.max()})) for part in (given, seeds)]
+    lengths = ["the recipe's"] * (len(given) < len(epochs)) + spans[:1] * (len(given) > 0)
+    return f"epochs: {' or '.join(lengths)}; seeds a point: {spans[1]}"
 
 
 def retained(runs: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 A method has one colour and one marker wherever it is drawn. The colours are Okabe and Ito's, which colour-blind
 readers can tell apart, and more for more methods; no two are equally light, so that they also differ in grey; the
-markers say it once more, hollow where weights were trained.
+markers say it once more, hollow where weights were trained. Several ways of one method in one `draw_curves` share its
+colour and differ in marker and dashes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ STYLES = {
 }
 INK, LINES = "#404040", "#D0D0D0"
 LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other settings
+OTHER_MARKERS = ("D", "v", "s", "p", "^")  # of the same method's further ways
+MANY_TICKS = 8  # from here on side by side they run into each other
 LEAST_SPAN = 0.1  # of a score's axis
 # Bytes must depend on the data alone: no date, no version, no random ids.
 _METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
@@ -135,23 +138,27 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
         ax: the panel; one task, model and number of training rows.
         points: of `adaprune.comparison.curves`: way, method, sparsity (missing without mask), mean, low, high.
         sparsities: the places on the axis, evenly spaced, so that panels side by side have the same.
-        ways: all that the figure shows, so that each has one line style in all its panels; begin with the method.
+        ways: all that the figure shows, so that each has one look in all its panels; begin with the method.
     """
     places = {sparsity: place for place, sparsity in enumerate(sorted(sparsities))}
     end = max(len(places) - 1, 1)
     for (method, way), line in points.sort_values("sparsity").groupby(["method", "way"]):
         (colour, marker), intact = STYLES[method], METHODS[method].weights_intact
-        look = {"color": colour, "marker": marker, "mfc": colour if intact else "white", "ms": 7, "label": way}
-        alike = sorted(other for other in ways if other.split()[0] == method)
-        dashes = LINE_STYLES[alike.index(way) % len(LINE_STYLES)]
+        number = sorted(other for other in ways if other.split()[0] == method).index(way)
+        markers = [marker, *(other for other in OTHER_MARKERS if other != marker)]
+        look = {"color": colour, "marker": markers[number % len(markers)], "mfc": colour if intact else "white"}
+        look |= {"ms": 7, "label": way}
+        dashes = LINE_STYLES[number % len(LINE_STYLES)]
         if METHODS[method].mask:
             spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
             ax.errorbar(line["sparsity"].map(places), line["mean"], spread, ls=dashes, lw=1.5, capsize=3, **look)
         else:
             level = line.iloc[0]
             ax.fill_between([0, end], level["low"], level["high"], color=colour, alpha=0.15, lw=0)
-            ax.plot([0, end], [level["mean"]] * 2, ls="--", lw=1.2, markevery=[1], **look)
-    ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places])
+            broken = LINE_STYLES[1 + number % (len(LINE_STYLES) - 1)]
+            ax.plot([0, end], [level["mean"]] * 2, ls=broken, lw=1.2, markevery=[1], **look)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(places) >= MANY_TICKS else {}
+    ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places], **turned)
     ax.set(xlabel="sparsity", xlim=(-0.3, end + 0.3))
     return dress(ax)
 
@@ -162,7 +169,8 @@ def share_legend(fig: Figure) -> None:
     pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     found = {label: handle for handle, label in pairs}
     labels = sorted(found, key=lambda label: (order.get(label.split()[0], len(order)), label))
-    fig.legend([found[label] for label in labels], labels, loc="outside right upper", frameon=False)
+    handles = [found[label] for label in labels]
+    fig.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=4)  # so long, dashes can be told
 
 
 def way_of(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaprune.comparison import against_adaprune, curves, retained, sections, shared, with_ways, write_table
+from adaprune.comparison import against_adaprune, budget, curves, retained, sections, shared, with_ways, write_table
 from adaprune.records import paper_results, table, write_record
 from adaprune.run import Run
 from tests.test_records import make_record
@@ -125,6 +125,16 @@ def test_curves_give_mean_interval_and_seeds(results):
     assert line["mean"] == pytest.approx(0.71) and line["seeds"] == 3
     assert 0.699 < line["low"] < 0.71 < line["high"] < 0.721
     assert math.isnan(points.loc[("random", 0.5), "low"])
+
+
+def test_the_budget_of_a_panel_tells_what_differs(results):
+    points = curves(
+        results({**SCORES, ("imp", 0.5, "rte", ("epochs", 2)): [0.5], ("imp", 0.9, "rte", ("epochs", 1.5)): [0.5]})
+    )
+    assert budget(points["epochs"], points["seeds"]) == "epochs: the recipe's or 1.5 to 2; seeds a point: 1 to 3"
+    masked = points[points["way"] == "magnitude"]  # 0 epochs of a run: as many as the recipe has
+    assert budget(masked["epochs"], masked["seeds"]) == "epochs: the recipe's; seeds a point: 3"
+    assert budget(pd.Series([3.0, 3.0]), pd.Series([2, 2])) == "epochs: 3; seeds a point: 2"
 
 
 def test_an_interval_depends_on_its_own_scores_only(results):

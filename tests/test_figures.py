@@ -177,9 +177,21 @@ def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
     assert ends.get_segments()[1].tolist() == pytest.approx(np.array([[1, 0.6], [1, 0.75]]))
     first, second = (curves[way].lines[0] for way in ("adaprune", "adaprune recipe paper"))
     assert first.get_color() == second.get_color() and first.get_linestyle() != second.get_linestyle()
+    assert first.get_marker() == "o" != second.get_marker()
     figures.share_legend(fig)
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
     assert shown == ["adaprune", "adaprune recipe paper", "finetune", "movement_finetune"]
+    assert fig.legends[0].handlelength >= 4  # shorter ones cut dash-dot to a dash
+
+
+def test_two_level_lines_of_a_method_look_unlike_and_many_sparsities_do_not_overlap():
+    fig, ax = plt.subplots(figsize=(4.5, 4.2))
+    ways = ["finetune", "finetune epochs 2"]
+    rows = pd.DataFrame({"way": ways, "method": "finetune", "sparsity": np.nan, "mean": 0.8, "low": 0.8, "high": 0.8})
+    figures.draw_curves(ax, rows, [0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 0.9999], ways)
+    one, other = ax.lines
+    assert one.get_marker() != other.get_marker() and one._dash_pattern != other._dash_pattern
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {45}
 
 
 def test_a_way_has_one_line_style_in_all_panels_of_a_figure():

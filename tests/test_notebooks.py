@@ -217,11 +217,15 @@ path.write_text(path.read_text().replace('schema_version": 1', 'schema_version":
     assert errors[0].evalue.startswith("none is not a folder: `make run` makes some")
     assert "has schema_version 7, this adaprune reads 1" in errors[1].evalue and ".json" in errors[1].evalue
     assert all(len(error.traceback) == 1 for error in errors)
+    printed_there = "".join(output.get("text", "") for cell in notebook.cells for output in cell.outputs)
+    assert "differences 2, could be tested 0, significant 0" in printed_there  # both seeds differ by the same
 
     pictures = [*(f"fig2_{task}" for task in scores), "extra_retention"]
     names = {f"{picture}.{suffix}" for picture in pictures for suffix in ("svg", "png")} | {"table_out.md"}
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert set(one) == names and one == two
+    for picture in ("fig2_mrpc", "fig2_stsb", "extra_retention"):
+        assert b"epochs: the recipe's; seeds a point: 2" in one[f"{picture}.svg"]
     assert b"the paper: BERT-base" not in one["fig2_mrpc.svg"] and len(one["fig2_stsb.svg"]) > len(one["fig2_mrpc.svg"])
 
 
