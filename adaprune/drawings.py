@@ -45,7 +45,7 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
         ax: the panel.
         samples: method -> degrees of units, (units,).
         most: the degree of a unit with nothing pruned.
-        density: of the masks, for the random one.
+        density: of the matrices that the degrees are from, for the random one.
     """
     for number, (method, found) in enumerate(samples.items()):
         x = np.sort(found)
@@ -108,28 +108,51 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
 
 
 def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Difference in score, a line an ablation, a marker a task; the mean over pairs, and a bar from least to most.
+    """Difference in score, a line an ablation at a sparsity, a marker a task; the mean over pairs, their number beside.
 
-    ``rows``: ``ablation`` (drawn in order of appearance, the first at the top), ``task``, ``difference``.
+    Bars go from the least pair to the most; a single pair has none and is hollow. A line names its sparsity where it
+    is not the one that most pairs have.
+
+    ``rows``: ``ablation`` (drawn in order of appearance, the first at the top), ``sparsity``, ``task``, ``difference``.
     """
-    names, tasks = list(dict.fromkeys(rows["ablation"])), sorted(set(rows["task"]))
+    usual, tasks = rows["sparsity"].mode()[0], sorted(set(rows["task"]))
+    names = list(dict.fromkeys(rows["ablation"]))
+    lines = set(zip(rows["ablation"], rows["sparsity"], strict=True))
+    lines = sorted(lines, key=lambda line: (names.index(line[0]), line[1] != usual, line[1]))
     for number, task in enumerate(tasks):
-        some = rows[rows["task"] == task].groupby("ablation")["difference"].agg(["mean", "min", "max"])
-        heights = [names.index(name) + (number - (len(tasks) - 1) / 2) * 0.25 for name in some.index]
-        spread = [some["mean"] - some["min"], some["max"] - some["mean"]]
+        some = rows[rows["task"] == task].groupby(["ablation", "sparsity"])["difference"]
+        some = some.agg(["mean", "min", "max", "size"])
+        heights = np.array([lines.index(key) + (number - (len(tasks) - 1) / 2) * 0.25 for key in some.index])
+        spread, single = [some["mean"] - some["min"], some["max"] - some["mean"]], (some["size"] == 1).to_numpy()
         colour, marker = list(STYLES.values())[number]
         ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2, label=task)
+        ax.plot(
+            some["mean"][single], heights[single], marker, color=colour, mfc="white", ms=6, zorder=3
+        )  # over the filled one
+        for most, height, pairs in zip(some["max"], heights, some["size"], strict=True):
+            place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(str(pairs), (most, height), **place, color=INK, fontsize=7)
     ax.axvline(0, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="difference in the main metric on the dev split", ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(range(len(lines)), [name if at == usual else f"{name}, {at:g}" for name, at in lines])
+    where = f"at sparsity {usual:g} where none is named"
+    ax.set(xlabel=f"difference in the main metric on the dev split,\n{where}", ylim=(len(lines) - 0.5, -0.5))
     return dress(ax, grid="both")
 
 
-def draw_recovery(ax: Axes, runs: dict[str, pd.DataFrame]) -> Axes:
-    """Share of the kept connections that had been pruned before, along the steps, a line a run (`overlap.recovery`)."""
-    for number, (label, rows) in enumerate(runs.items()):
-        shade, line = str(round(0.65 * number / max(1, len(runs)), 2)), LINE_STYLES[number % len(LINE_STYLES)]
-        ax.plot(rows["step"], rows["share"], color=shade, ls=line, marker="o", ms=4, label=label)
+def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """Share of the kept connections that had been pruned before, along the steps; means over seeds.
+
+    A task has one colour, a sparsity one marker and one line style.
+
+    ``rows``: those of `overlap.recovery` for each run, with its ``task`` and ``sparsity``.
+    """
+    tasks, sparsities = (sorted(set(rows[name])) for name in ("task", "sparsity"))
+    looks = list(STYLES.values())
+    for (task, sparsity), run in rows.groupby(["task", "sparsity"]):
+        mean, number = run.groupby("step")["share"].mean(), sparsities.index(sparsity)
+        look = {"color": looks[tasks.index(task)].colour, "marker": looks[number % len(looks)].marker}
+        line = LINE_STYLES[number % len(LINE_STYLES)]
+        ax.plot(mean.index, mean, ls=line, ms=5, label=f"{task} {sparsity:g}", **look)
     ax.set(xlabel="step", ylabel="share of kept connections\nthat came back", ylim=(0, None))
     ax.axhline(0, color=LINES, lw=0.8)
     return dress(ax)

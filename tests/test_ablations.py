@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,11 @@ def test_04_topology(runs, tmp_path):
     names = ("fig3_", "extra_topology.", "extra_degrees.", "extra_overlap.", "extra_recovery.", "extra_head_graphs.")
     assert all(any(picture.startswith(name) for picture in pictures) for name in names), pictures
     assert len(nx.read_graphml(tmp_path / "pictures" / "head_graph_adaprune.graphml")) == 2 * 3
+    overlaps = pd.read_csv(tmp_path / "pictures" / "overlaps.csv")
+    for pair in overlaps[["left", "right", "methods"]].itertuples(index=False):
+        assert sorted(label.split()[-2] for label in pair[:2]) == pair.methods.split(", ")
+    assert set(overlaps["methods"]) == {"adaprune, adaprune", "adaprune, magnitude"}
+    assert re.search(r"differs in methods.*method +adaprune, magnitude ", said, re.DOTALL)
     code, _, error = papermill("04_topology", tmp_path, **asked | {"sparsities": [0.99]})
     assert code != 0 and "has no run of ['adaprune', 'imp', 'magnitude']" in error
 
@@ -232,6 +238,8 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     folders = {"results_dir": runs["head"].results_dir, "figures_dir": "pictures"}
     code, said, error = papermill("05_ablations", tmp_path, **folders)
     assert code == 0, error
+    assert re.search(r"t_s 0.1 +not tested", said)
+    assert re.search(r"weights x N\(1, 0.1\) +no direction in the paper", said)
     assert "mask shuffled 1, weights x N(1, 0.001) 0, weights x N(1, 0.01) 1" in said and "not testable here" in said
     assert (tmp_path / "pictures" / "extra_ablations.svg").is_file()
     code, said, error = papermill("08_claims", tmp_path, **folders)

@@ -62,11 +62,32 @@ def test_a_block_that_lets_nothing_pass_is_hollow(ax):
     assert (fills == 1).all(axis=1).sum() == 1
 
 
-def test_differences_and_recovery(ax):
-    rows = pd.DataFrame({"ablation": ["x", "x", "y"], "task": ["t", "t", "t"], "difference": [-0.1, -0.3, 0.2]})
+def test_differences(ax):
+    """Sparsities are not mixed; the mean, its pairs as a number, hollow over filled for a single one."""
+    rows = [("x", 0.5, -0.1), ("x", 0.5, -0.3), ("x", 0.2, 0.4), ("y", 0.5, 0.2)]
+    rows = pd.DataFrame(rows, columns=["ablation", "sparsity", "difference"]).assign(task="t")
     drawings.draw_differences(ax, rows)
-    assert sorted(ax.containers[0][0].get_xdata()) == pytest.approx([-0.2, 0.2])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "y"]
-    other = plt.figure().add_subplot()
-    drawings.draw_recovery(other, {"run": pd.DataFrame({"step": [1, 2], "share": [0.0, 0.5]})})
-    assert other.lines[0].get_ydata().tolist() == [0, 0.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "x, 0.2", "y"]
+    assert "at sparsity 0.5 where none is named" in ax.get_xlabel()
+    means, heights = ax.containers[0][0].get_data()
+    assert dict(zip(heights, means, strict=True)) == pytest.approx({0: -0.2, 1: 0.4, 2: 0.2})
+    assert {text.xy[1]: (text.xy[0], text.get_text()) for text in ax.texts} == {
+        0: (-0.1, "2"),
+        1: (0.4, "1"),
+        2: (0.2, "1"),
+    }
+    (hollow,) = (line for line in ax.lines if line.get_markerfacecolor() == "white")
+    assert sorted(hollow.get_ydata()) == [1, 2] and hollow.get_zorder() > ax.containers[0][0].get_zorder()
+
+
+def test_recovery_has_a_colour_a_task_and_a_marker_a_sparsity(ax):
+    runs = [(task, at, seed, step, share * seed) for task in "ab" for at in (0.5, 0.9) for seed in (1, 2)
+            for step, share in ((1, 0.0), (2, 0.2))]  # fmt: skip
+    drawings.draw_recovery(ax, pd.DataFrame(runs, columns=["task", "sparsity", "seed", "step", "share"]))
+    lines = {line.get_label(): line for line in ax.lines[:4]}
+    assert list(lines) == ["a 0.5", "a 0.9", "b 0.5", "b 0.9"]
+    assert lines["a 0.5"].get_xydata() == pytest.approx(np.array([[1, 0], [2, 0.3]]))  # the mean over seeds
+    of_task = [(line.get_color(),) for line in lines.values()]
+    of_level = [(line.get_marker(), line.get_linestyle()) for line in lines.values()]
+    assert of_task[0] == of_task[1] != of_task[2] == of_task[3]
+    assert of_level[0] == of_level[2] and all(a != b for a, b in zip(of_level[0], of_level[1], strict=True))
