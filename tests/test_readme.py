@@ -124,8 +124,12 @@ def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
     part = README.split("### Sub-networks, and what the method needs\n")[1].split("\n## ")[0]
     learned = starts[starts["start"] == "|w|"].groupby("sparsity")["with magnitude"].mean()
     assert f"At 0.5 the two share {learned[0.5]:.2f}" in part and f"at 0.9 {learned[0.9]:.2f} (" in part
-    pairs = overlaps[overlaps["differs in"] == "method"].groupby("sparsity")["jaccard"].mean()
-    assert f"share {pairs[0.2]:.2f} at 0.2 and {pairs[0.99]:.2f} at 0.99" in part
+    kin = overlaps[overlaps["sparsity"] == 0.99].groupby(["differs in", "methods"])["jaccard"].mean()
+    methods, tasks = kin["method"], kin["task"]
+    assert f"IMP and GMP share {methods['gmp, imp']:.2f}" in part
+    assert f"{methods['adaprune, gmp']:.2f} with GMP and {methods['adaprune, imp']:.2f} with IMP" in part
+    three = [f"{tasks[f'{name}, {name}']:.2f}" for name in ("imp", "gmp", "adaprune")]
+    assert "IMP's masks share {}, GMP's {}, `adaprune`'s {}.".format(*three) in part
     dead = masks[masks["asked"] == 0.99].groupby("method")[["dead heads", "dead FFN neurons", "dead head units"]].mean()
     assert "0.8 of the FFN neurons" in part and round(dead.loc["adaprune", "dead FFN neurons"], 1) == 0.8
     assert f"{dead.loc['adaprune', 'dead heads']:.0f} of 72 heads" in part
@@ -141,6 +145,24 @@ def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
     assert f"on STS-B are {a:.2f} against {b:.2f}, and {c:.2f} against {d:.2f}" in part
     assert f"not here, {a:.3f} against {plain['stsb', 0.2]:.3f}" in part
     assert f"on SST-2 `adaprune` has {plain['sst2', 0.99]:.2f}" in part
+
+
+def test_what_is_said_of_twelve_epochs_at_099():
+    folder = ROOT / "figures" / "topology_long"
+    masks, overlaps, back = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "recovery"))
+    part = " ".join(README.split("### Sub-networks, and what the method needs\n")[1].split("\n## ")[0].split())
+    kin = overlaps.groupby(["differs in", "methods"])["jaccard"].mean()
+    told = kin["method", "adaprune, gmp"], kin["task", "adaprune, adaprune"]
+    assert "it shares {:.2f} with GMP, between tasks {:.2f}, and".format(*told) in part
+    last = back.groupby("run")["share"].last()
+    shares = [last[last.index.str.startswith(task)].mean() for task in ("stsb", "sst2", "mnli")]
+    assert "{:.2f} (STS-B), {:.2f} (SST-2) and {:.2f} (MNLI) of what it keeps".format(*shares) in part
+    dead = masks.groupby("method")["dead heads"].mean()
+    assert f"with 12 epochs {dead['adaprune']:.0f} (GMP {dead['gmp']:.0f})" in part
+    score = table(ROOT / "results" / "topology_long").groupby(["task", "method"])["score"].mean().round(2)
+    assert f"({score['stsb', 'adaprune']} with 12 epochs, GMP {score['stsb', 'gmp']})" in part
+    assert f"with 12 epochs {score['sst2', 'adaprune']} and GMP {score['sst2', 'gmp']}," in part
+    assert f"`adaprune` has {score['mnli', 'adaprune']} and GMP {score['mnli', 'gmp']}; chance" in part
 
 
 def test_the_list_of_tried_settings_says_what_the_records_say():
