@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from adaprune.run import Run
+from adaprune.run import METHODS, Run
 
 PAPER_EPOCHS = {"mnli": 2.0, "sst2": 3.0, "stsb": 5.0}  # other tasks: 3, our choice
 
@@ -110,23 +110,42 @@ METHOD_SETTINGS: dict[str, dict] = {
     "bernoulli": {**_SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True},
     "lora": {"learning_rate": 1e-3},
 }
-OWN = ("control", "initial_theta", "temperature", "surrogate")  # of adaprune alone: fixed elsewhere, or no theta
-LEARNED = ("theta_average", "head_warmup", "keep_theta")  # of methods that learn a mask
+
+# Field -> the methods that read it; fields that are not here are for all. A run that gave one to another method would
+# bear another name than the same run without it.
+_MASKED = tuple(name for name, kind in METHODS.items() if kind.mask)
+_LEARNED = ("adaprune", *(name for name, settings in METHOD_SETTINGS.items() if settings.get("scores")))
+_TRAINED = (*_LEARNED, *TRAIN_WEIGHTS)  # methods that train anything but the head
+_ONE_RATE = ("finetune", "gmp_finetune", "imp_finetune")  # head and weights alike at ``learning_rate``
+READ_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("control", "initial_theta", "temperature", "surrogate"), ("adaprune",)),
+    **dict.fromkeys(("step_rule", "penalty", "recovery", "theta_average", "head_warmup"), _LEARNED),
+    **dict.fromkeys(("keep_theta", "snapshots"), _LEARNED),
+    **dict.fromkeys(("minimum_kept", "prune_unseen"), _MASKED),
+    **dict.fromkeys(("learning_rate", "dropout"), _TRAINED),
+    "head_learning_rate": tuple(name for name in METHODS if name not in _ONE_RATE),
+    "allocation": (*_LEARNED, "magnitude"),
+    "reach": (*_LEARNED, "gmp", "gmp_finetune"),
+    "imp_rule": ("imp", "imp_finetune"),
+}
 
 
 def plan_for(run: Run) -> Plan:
-    """The recipe's settings for ``run``, with what the run asks for in their place."""
+    """The recipe's settings for ``run``, with what the run asks for in their place.
+
+    Raises:
+        ValueError: a field that the run's method does not read; names those that do.
+    """
     if run.recipe == "paper":
         plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs))
     else:
         plan = TUNED_WEIGHTS if run.method in TRAIN_WEIGHTS else TUNED
     plan = replace(plan, **METHOD_SETTINGS.get(run.method, {}))
     changed = {name: value for name, value in run if value != Run.model_fields[name].default}
-    asked = {name: changed[name] for name in asdict(plan) if name in changed}
-    taken = [name for name in OWN if name in asked and run.method != "adaprune"]
-    if taken:
-        raise ValueError(f"{taken[0]} is a setting of adaprune, {run.method} has none or its own: leave it out")
-    idle = [name for name in LEARNED if name in changed and run.method != "adaprune" and not plan.scores]
-    if idle:
-        raise ValueError(f"{idle[0]} is for methods that learn a mask, {run.method} does not: leave it out")
-    return replace(plan, **asked)
+    for name, value in changed.items():
+        if run.method not in (readers := READ_BY.get(name, METHODS)):
+            raise ValueError(
+                f"{name}={value!r} would change nothing in method {run.method!r}: leave it out, or choose a method "
+                f"that reads it ({', '.join(readers)})"
+            )
+    return replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})

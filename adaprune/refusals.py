@@ -44,6 +44,8 @@ def _sentence(culprit: Any, fields: Mapping[str, FieldInfo]) -> str:
         return f"{name} must be a finite number, {got}"
     if kind == "string_pattern_mismatch":
         return f"{name} must not be empty, {got}"
+    if kind == "share":  # of Run's own check
+        return f"{name} must {culprit['msg']}, {got}"
     if kind.startswith(("greater_than", "less_than")):
         return f"{name} must {_range(field.metadata)}, {got}"
     return f"{name}: {culprit['msg']}, {got}"

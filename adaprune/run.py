@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from adaprune.refusals import explain
 
@@ -109,7 +110,7 @@ class Run(BaseModel):
     theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
     head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
     head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
-    dropout: float = Field(-1.0, ge=-1, lt=1, description="hidden dropout while training; -1: the recipe's")
+    dropout: float = Field(-1.0, description="hidden dropout while training; -1: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
     allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
     minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
@@ -140,6 +141,13 @@ class Run(BaseModel):
                 f"the run's name has {size} bytes, file names allow {NAME_BYTES}: give task and "
                 f"model by a shorter path, got task {self.task!r} and model {self.model!r}"
             )
+
+    @field_validator("dropout")
+    @classmethod
+    def _is_share(cls, value: float) -> float:
+        if value != -1 and not 0 <= value < 1:
+            raise PydanticCustomError("share", "be -1 (the recipe's) or lie in [0, 1)")
+        return value
 
     @classmethod
     def from_namespace(cls, namespace: Mapping[str, Any]) -> Run:

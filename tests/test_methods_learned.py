@@ -386,9 +386,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "smp", "control": "penalty"}, "control is a setting of adaprune, smp has none or its own"),
-        ({"method": "edge_popup", "initial_theta": "normal"}, "initial_theta is a setting of adaprune"),
-        ({"method": "magnitude", "control": "penalty"}, "control is a setting of adaprune"),
+        ({"method": "smp", "control": "penalty"}, "control='penalty' would change nothing in method 'smp'"),
+        ({"method": "edge_popup", "initial_theta": "normal"}, "initial_theta='normal' would change nothing"),
+        ({"method": "magnitude", "control": "penalty"}, "control='penalty' would change nothing"),
         ({"recipe": "paper", "allocation": "equal"}, "allocation needs control='cubic', got 'feedback'"),
         ({"method": "movement", "minimum_kept": 400, "sparsity": 0.9}, "lower minimum_kept or the sparsity"),
     ],

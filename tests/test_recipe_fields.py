@@ -1,6 +1,8 @@
 """What the recipe study tries: starts of theta from sentences, its average, a warm head, dropout, another slope."""
 
 import copy
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from adaprune.optim import AdaPrune
 from adaprune.recipes import TUNED, plan_for
 from adaprune.run import Run
 from adaprune.schedules import averaged, sparsity_of
+from adaprune.sweeps import read_sweep
 from adaprune.tasks import load_task
 from adaprune.theta import SCORED, initial_theta, theta_in_order
 
@@ -190,14 +193,37 @@ def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
 
 
 WRONG = [
-    ({"method": "smp", "surrogate": "identity"}, "surrogate is a setting of adaprune, smp has none or its own"),
-    ({"method": "magnitude", "theta_average": 0.9}, "theta_average is for methods that learn a mask, magnitude"),
-    ({"method": "features", "head_warmup": 1.0}, "head_warmup is for methods that learn a mask"),
-    ({"method": "finetune", "keep_theta": True}, "keep_theta is for methods that learn a mask"),
-]
+    ({"method": "smp", "surrogate": "identity"}, r"surrogate='identity' would .* in method 'smp': .* \(adaprune\)"),
+    ({"method": "magnitude", "theta_average": 0.9}, r"theta_average=0.9 would .* 'magnitude': .* \(adaprune, mov"),
+    ({"method": "finetune", "keep_theta": True}, "keep_theta=True would change nothing in method 'finetune'"),
+    *(
+        ({"method": method, "allocation": "equal"}, f"allocation='equal' would change nothing in method '{method}'")
+        for method in ("features", "finetune", "random", "wanda", "snip", "gmp", "imp", "gmp_finetune", "lora")
+    ),
+    *(
+        ({"method": "features", name: value}, f"{name}={value!r} would change nothing in method 'features'")
+        for name, value in (
+            ("recovery", False), ("penalty", 3.0), ("minimum_kept", 5), ("imp_rule", "original"), ("head_warmup", 1.0),
+            ("step_rule", "sgd"), ("reach", 0.5), ("snapshots", 2), ("prune_unseen", True), ("learning_rate", 0.1),
+            ("dropout", 0.1),
+        )
+    ),
+    ({"method": "wanda", "dropout": 0.1}, "dropout=0.1 would change nothing in method 'wanda'"),
+    ({"method": "imp", "reach": 0.5}, r"reach=0.5 .* \(adaprune, .*, gmp, gmp_finetune\)"),
+    ({"method": "gmp", "imp_rule": "original"}, r"imp_rule='original' .* \(imp, imp_finetune\)"),
+    ({"method": "finetune", "head_learning_rate": 0.1}, "head_learning_rate=0.1 would change nothing in .*'finetune'"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "told"), WRONG)
 def test_settings_without_effect_are_refused(fields, told):
     with pytest.raises(ValueError, match=told):
         plan_for(Run(**fields))
+
+
+def test_every_committed_run_gives_only_what_its_method_reads():
+    root = Path(__file__).parents[1]
+    runs = [run for path in root.glob("sweeps/*.tsv") for run in read_sweep(path)]
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in root.glob("results/**/*~*.json"))
+    runs += [Run(**record["run"]) for record in records if "run" in record]
+    assert len(runs) > 1000 and {plan_for(run).epochs > 0 for run in runs} == {True}

@@ -67,6 +67,8 @@ def test_wrong_types_are_named(field, value, expected):
         ("epochs", -1, "must be at least 0, got -1"),
         ("max_length", 7, "must lie in [8, 512], got 7"),
         ("max_length", 513, "must lie in [8, 512], got 513"),
+        ("dropout", -0.5, "must be -1 (the recipe's) or lie in [0, 1), got -0.5"),
+        ("dropout", 1, "must be -1 (the recipe's) or lie in [0, 1), got 1"),
         ("gradient_accumulation", 0, "must be at least 1, got 0"),
         ("task", "", "must not be empty, got ''"),
         ("model", "  ", "must not be empty, got '  '"),
