@@ -21,7 +21,7 @@ from adaprune.artifact import save_mask
 from adaprune.checkpoints import claim, write_tensors
 from adaprune.counting import EMBED, component_of, summary
 from adaprune.diet import kept_rows, lessons
-from adaprune.encoders import Encoder, load_encoder, set_dropout, tensor_hash, tensor_hashes
+from adaprune.encoders import Encoder, load_encoder, most_tokens, set_dropout, tensor_hash, tensor_hashes
 from adaprune.heads import AdaptedModel
 from adaprune.job import Job, Outcome, Sentences, Settings
 from adaprune.masks import detach, maskable
@@ -100,8 +100,16 @@ def adapt(run: Run) -> dict:
 
 
 def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
-    """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed."""
-    plan = plan_for(run)
+    """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed.
+
+    Raises:
+        ValueError: ``max_length`` is more than the model has positions for, or see `plan_for`.
+    """
+    plan, most = plan_for(run), most_tokens(encoder.model)
+    if most is not None and run.max_length > most:
+        raise ValueError(
+            f"max_length must be at most {most}, the positions of model {run.model!r}, got {run.max_length}"
+        )
     if plan.dropout >= 0:
         set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_HUB_ERRORS = (hub_errors.HFValidationError, hub_errors.StrictDataclassError)  # neither is an OSError or ValueError
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"
 
 
@@ -42,7 +43,8 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
 
     Raises:
         OSError: the model cannot be reached or read, with what to do.
-        ValueError: the bundled weights are not the official ones, tensors are missing, or the model is no encoder.
+        ValueError: the bundled weights are not the official ones, tensors are missing, or the model is no encoder:
+            it has a decoder, or its first token sees none of the tokens after it.
     """
     source = _minilm_folder() if model == MINILM else model
     try:
@@ -54,7 +56,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-    except (OSError, ValueError, SafetensorError, hub_errors.HFValidationError) as error:
+    except (OSError, ValueError, SafetensorError, *_HUB_ERRORS) as error:
         raise OSError(
             f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Offline, use model='minilm' (bundled), a "
             "local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
@@ -68,8 +70,13 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-    encoder.requires_grad_(False)
-    return Encoder(encoder.eval(), tokenizer, model, _revision(source, config), _licence(source, revision))
+    encoder.requires_grad_(False).eval()
+    if not _first_sees_later(encoder):
+        raise ValueError(
+            f"model {model!r} ({config.model_type}) is not an encoder: its first token, which the head reads, "
+            "sees none of the tokens after it"
+        )
+    return Encoder(encoder, tokenizer, model, _revision(source, config), _licence(source, revision))
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -77,6 +84,16 @@ def set_dropout(encoder: nn.Module, share: float) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
             module.p = share
+
+
+def most_tokens(encoder: nn.Module) -> int | None:
+    """How many tokens ``encoder`` has positions for; None where positions are relative.
+
+    Of a table with a padding row (RoBERTa, MPNet), positions start after that row.
+    """
+    tables = [module for name, module in encoder.named_modules() if name.endswith("position_embeddings")]
+    sizes = [t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables]
+    return min(sizes, default=None)
 
 
 def tensor_hashes(module: nn.Module) -> dict[str, str]:
@@ -92,6 +109,13 @@ def tensor_hash(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+@torch.no_grad()
+def _first_sees_later(encoder: nn.Module) -> bool:
+    """Whether the first token's vector depends on the tokens after it; under causal attention it does not."""
+    one, other = (encoder(input_ids=torch.tensor([ids]))[0][:, 0] for ids in ([2, 3, 4], [2, 5, 6]))
+    return not torch.equal(one, other)
 
 
 def _minilm_folder() -> str:

@@ -43,6 +43,7 @@ def runs(tmp_path_factory, tiny_model_dir) -> dict[str, Run]:
     for split, rows in SENTENCES.items():
         (folder / "ten" / f"{split}.csv").write_text(rows, encoding="utf-8")
     common = {"task": str(folder / "ten"), "model": str(tiny_model_dir), "epochs": 2, "batch_size": 4}
+    common["max_length"] = 16
     made = {name: Run(**common, results_dir=str(folder / "out"), **changed) for name, changed in CHANGES.items()}
     with pytest.raises(ValueError, match="is missing: adapt the run without ablation first"):
         adapt(made["head"])

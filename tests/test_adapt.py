@@ -384,6 +384,8 @@ def test_a_sparsity_that_cannot_be_reached_is_refused_before_a_step(ask):
 
 
 def test_minima_beyond_the_sparsity_are_refused(ask):
+    with pytest.raises(ValueError, match="max_length must be at most 32, the positions of model 'tiny', got 33"):
+        adaprune.adapt(ask(max_length=33))
     with pytest.raises(ValueError, match="lower minimum_kept or the sparsity"):
         adaprune.adapt(ask(minimum_kept=400, sparsity=0.9))
 

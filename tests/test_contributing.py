@@ -85,7 +85,7 @@ rows = {"sentence1": [f"a film {n}" for n in range(40)], "sentence2": ["a movie"
 pathlib.Path("paws").mkdir()
 for split in ("train", "validation"):
     pd.DataFrame(rows).to_parquet(f"paws/{split}.parquet")
-run = Run(task="paws", method="smallest", model=sys.argv[1], data_dir=".", epochs=1, results_dir="out")
+run = Run(task="paws", method="smallest", model=sys.argv[1], data_dir=".", epochs=1, max_length=16, results_dir="out")
 record = adapt(run)
 assert set(record["metrics"]["validation"]) == {"accuracy", "f1"} and record["mask"]["sparsity"] == 0.5
 ax = drawings.draw_cost(plt.subplots()[1], table("out"))

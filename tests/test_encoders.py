@@ -6,12 +6,22 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertTokenizerFast, T5Config, T5Model
+from transformers import (
+    BertTokenizerFast,
+    DebertaV2Config,
+    DebertaV2Model,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    T5Config,
+    T5Model,
+)
 
 from adaprune import encoders
-from adaprune.encoders import MINILM_SHA256, load_encoder, tensor_hash, tensor_hashes
+from adaprune.encoders import MINILM_SHA256, load_encoder, most_tokens, tensor_hash, tensor_hashes
 from adaprune.masks import attach, maskable
-from tests.tiny import MADE, batch, encoder
+from tests.tiny import MADE, SHAPE, batch, encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{index}" for index in range(55))]
 
@@ -113,8 +123,14 @@ def unknown_family(folder):
     file.write_text(json.dumps({**settings, "model_type": "nonesuch"}), encoding="utf-8")
 
 
+def width_in_words(folder):
+    file = folder / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**settings, "hidden_size": "x"}), encoding="utf-8")
+
+
 @pytest.mark.parametrize(
-    "damage", [no_config, no_weights, truncated_weights, empty_weights, broken_config, unknown_family]
+    "damage", [no_config, no_weights, truncated_weights, empty_weights, broken_config, unknown_family, width_in_words]
 )
 def test_a_damaged_folder_is_refused_by_name(damage, folder):
     damage(folder)
@@ -152,6 +168,44 @@ def test_an_encoder_decoder_is_refused(tmp_path):
     model = T5Model(T5Config(vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
     with pytest.raises(ValueError, match="T5Model.* is not an encoder"):
         load_encoder(str(save(model, tmp_path / "t5")))
+
+
+DECODERS = {
+    "llama": lambda: LlamaModel(LlamaConfig(**SHAPE, intermediate_size=48)),
+    "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4)),
+}
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_causal_attention_is_refused_by_what_the_first_token_sees(tmp_path, family):
+    model = DECODERS[family]()
+    assert not model.config.is_encoder_decoder and not getattr(model.config, "is_decoder", False)
+    with pytest.raises(
+        ValueError, match=rf"\({family}\) is not an encoder: its first token, .* sees none of the tokens"
+    ):
+        load_encoder(str(save(model, tmp_path / family)))
+
+
+# Lengths.
+
+
+@pytest.mark.parametrize("family", MADE)
+def test_most_tokens_are_as_many_as_the_model_takes(family):
+    model = encoder(family)
+    most = most_tokens(model)
+    assert most == (38 if family in ("roberta", "mpnet") else 40)
+    model(input_ids=torch.full((1, most), 7))
+    with pytest.raises((RuntimeError, IndexError)):
+        model(input_ids=torch.full((1, most + 1), 7))
+
+
+def test_relative_positions_have_no_end():
+    config = {**SHAPE, "intermediate_size": 48, "max_position_embeddings": 40}
+    model = DebertaV2Model(
+        DebertaV2Config(**config, relative_attention=True, position_biased_input=False, pos_att_type=["p2c", "c2p"])
+    )
+    assert most_tokens(model) is None
+    model(input_ids=torch.full((1, 80), 7))
 
 
 # Identity of tensors.

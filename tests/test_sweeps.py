@@ -189,7 +189,14 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
     wrong = ten_sentences.parent / "none"
     rows = [f"{ten_sentences} {method} 0" for method in ("features", "random", "adaprune")]
     path = sweep("task method seed", *rows, f"{wrong} features 0")
-    common = [f"sweep={path}", f"model={tiny_model_dir}", "epochs=2", "batch_size=4", "results_dir=out"]
+    common = [
+        f"sweep={path}",
+        f"model={tiny_model_dir}",
+        "epochs=2",
+        "batch_size=4",
+        "max_length=16",
+        "results_dir=out",
+    ]
     asked = ("-c2", "--config", *common)
     first = snakemake(tmp_path, *asked)
     wait = random.uniform(10, 40)
