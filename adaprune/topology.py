@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.linalg import eigh
 from scipy.sparse import csgraph
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from adaprune.counting import COMPONENTS, EMBED, component_of, layer_of
 from adaprune.progress import bar
+from adaprune.spectra import composed, degrees, spectrum
 
 ATTENTION, FFN = ("query", "key", "value", "attention_output"), ("ffn_in", "ffn_out")
-LEAST_DEGREE = 3  # mean degree from which on the Ramanujan criterion says something
 
 
 class Report(NamedTuple):
@@ -38,9 +38,11 @@ def arrays(mask: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """The mask's matrices as boolean arrays (outputs, inputs), tables turned; accepts what has ``masks``, as a file's.
 
     Raises:
-        ValueError: no matrix, one that is not boolean and 2-dimensional, nothing kept, or everything kept.
+        ValueError: no mask; no matrix, one that is not boolean and 2-dimensional, nothing kept, or everything kept.
     """
     masks = getattr(mask, "masks", mask)
+    if not isinstance(masks, Mapping):
+        raise ValueError(f"a mask is a dict name -> boolean tensor or what load_mask returns, got {mask!r:.99}")
     found = {}
     for name, tensor in masks.items():
         array = np.asarray(tensor)
@@ -85,18 +87,19 @@ def blocks(found: Mapping[str, np.ndarray], heads: int) -> dict[int, dict[str, n
 
 
 def heads_of(mask: Mapping[str, Tensor], heads: int | None) -> int:
-    """Attention heads of a layer: as given, or else as the card of the mask file says; ValueError where it does not."""
+    """Attention heads of a layer: as given, or else as the card of the mask file says.
+
+    Raises:
+        ValueError: neither says it, or what is said is no whole number.
+    """
     told = getattr(mask, "card", {}).get("heads") if heads is None else heads
-    if not isinstance(told, int):
+    if told is None:
         raise ValueError(
             "nothing says how many heads a layer has: give heads=, config.num_attention_heads of the model"
         )
-    return told
-
-
-def degrees(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In-degree of each output (outputs,) and out-degree of each input (inputs,) of a matrix."""
-    return array.sum(axis=1), array.sum(axis=0)
+    if isinstance(told, bool) or not isinstance(told, Integral):
+        raise ValueError(f"heads must be a whole number, got {told!r}")
+    return int(told)
 
 
 def inner(parts: Mapping[str, np.ndarray], names: tuple[str, ...], units: slice = slice(None)) -> list[np.ndarray]:
@@ -126,49 +129,6 @@ def connected_components(array: np.ndarray) -> tuple[int, int]:
     """Number of connected components of a matrix's bipartite graph, and the nodes of the largest; lone nodes count."""
     count, labels = csgraph.connected_components(_bipartite(sparse.coo_array(array)), directed=False)
     return count, int(np.bincount(labels).max())
-
-
-def singular_values(array: np.ndarray, k: int = 2) -> np.ndarray:
-    """The k largest singular values of a mask as a 0-1 matrix, largest first, from the smaller Gram matrix."""
-    a = array.astype(np.float32)
-    gram = a @ a.T if len(a) <= a.shape[1] else a.T @ a  # whole numbers below 2^24: exact
-    return _roots(gram, k)
-
-
-def composed(first: np.ndarray, second: np.ndarray, k: int = 2) -> np.ndarray:
-    """The k largest singular values of first^T second, largest first; both are (units of a head, width).
-
-    With (Q_h, K_h) its entries count the paths from an input of the query to one of the key through the head, with
-    (O_h^T, V_h) those from the head's input to its output. Never forms the (width, width) product:
-
-        sigma(A^T B)^2 = eig(L^T (B B^T) L),   A A^T = L L^T
-    """
-    a, b = first.astype(float), second.astype(float)
-    values, vectors = np.linalg.eigh(a @ a.T)
-    root = vectors * np.sqrt(values.clip(0))
-    return _roots(root.T @ (b @ b.T) @ root, k)
-
-
-def spectrum(array: np.ndarray) -> dict[str, float]:
-    """Top singular values of a mask beside the Ramanujan bound and the value of a random graph of as many edges.
-
-        gap = mu_1 - mu_2;   ramanujan = sqrt(d_out - 1) + sqrt(d_in - 1) - mu_2,   d: mean degrees
-        alone = 2 sqrt(mu_1 - 1) - mu_2;   mu2_random = sqrt(p (1 - p)) (sqrt(m) + sqrt(n))
-
-    Isolated nodes are dropped first, which leaves m outputs, n inputs and density p. Positive ``ramanujan``: a better
-    expander than the bound asks. mu2_random is the edge of the bulk of an m x n Bernoulli(p) matrix (Bai and Yin 1988);
-    masks with mu_2 above it have structure. Both criteria (Hoang et al., ICLR 2023) are NaN below a mean degree of 3.
-    """
-    mu1, mu2 = (*singular_values(array), 0.0)[:2]
-    into, out = degrees(array)
-    m, n, kept = np.count_nonzero(into), np.count_nonzero(out), int(into.sum())
-    if not kept:
-        return dict.fromkeys(("mu1", "mu2", "gap", "ramanujan", "alone", "mu2_random"), math.nan)
-    p, enough = kept / (m * n), min(kept / m, kept / n) >= LEAST_DEGREE
-    bound = math.sqrt(kept / m - 1) + math.sqrt(kept / n - 1) - mu2 if enough else math.nan
-    alone = 2 * math.sqrt(mu1 - 1) - mu2 if enough else math.nan
-    random = math.sqrt(p * (1 - p)) * (math.sqrt(m) + math.sqrt(n))
-    return {"mu1": mu1, "mu2": mu2, "gap": mu1 - mu2, "ramanujan": bound, "alone": alone, "mu2_random": random}
 
 
 def persistence(array: np.ndarray, weight: np.ndarray, largest: float, p: float = 2.0) -> float:
@@ -212,10 +172,12 @@ def report(
         progress: show the bar.
 
     Raises:
-        ValueError: see `arrays`, `blocks` and `heads_of`.
+        ValueError: see `arrays`, `blocks` and `heads_of`; weights or words seen that do not fit the mask.
     """
     found, heads = arrays(mask), heads_of(mask, heads)
     layers = blocks(found, heads)
+    _check_weights(found, weights)
+    _check_seen(found, seen)
     through = {layer: effective(parts, heads) for layer, parts in layers.items()}
     largest = max(float(weights[name].abs().max()) for name in found) if weights else math.nan
     rows, of_heads, ffn = [], [], []
@@ -246,6 +208,32 @@ def sparsity_by(matrices: pd.DataFrame, key: str) -> pd.Series:
     rank = {component: place for place, component in enumerate(COMPONENTS)}
     order = sorted(sums.index, key=lambda group: rank.get(group, -1))  # layers stay as they are
     return (1 - sums["kept"] / sums["total"])[order]
+
+
+def _check_weights(found: Mapping[str, np.ndarray], weights: Mapping[str, Tensor] | None) -> None:
+    """ValueError where ``weights``, if any, lack a matrix of `arrays`, have it in another shape, or are all 0."""
+    if weights is None:
+        return
+    for name, array in found.items():
+        shape = array.T.shape if component_of(name) == EMBED else array.shape
+        if name not in weights:
+            raise ValueError(f"weights have no {name}, which the mask has")
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(f"{name}: the weights have shape {tuple(weights[name].shape)}, the mask {shape}")
+    if not any(weights[name].any() for name in found):
+        raise ValueError("weights are 0 in all matrices of the mask: their persistence has no scale")
+
+
+def _check_seen(found: Mapping[str, np.ndarray], seen: np.ndarray | None) -> None:
+    """ValueError where ``seen``, if any, is not a boolean for each word of the table."""
+    for name, array in found.items():
+        if seen is None or component_of(name) != EMBED:
+            continue
+        told, words = np.asarray(seen), array.shape[1]
+        if told.dtype != bool or told.shape != (words,):
+            raise ValueError(
+                f"seen must be boolean of shape ({words},), the words of {name}, got {told.dtype} {told.shape}"
+            )
 
 
 def _of_matrix(array: np.ndarray, effective_kept: int) -> dict[str, float]:
@@ -284,12 +272,6 @@ def _of_head(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, float
     spectra = [(*composed(*pair), 0.0)[:2] for pair in ((query, key), (output, value))]
     names = ("qk_mu1", "qk_mu2", "vo_mu1", "vo_mu2")
     return {"dead_query_key_units": dead, **dict(zip(names, (v for pair in spectra for v in pair), strict=True))}
-
-
-def _roots(gram: np.ndarray, k: int) -> np.ndarray:
-    size = len(gram)
-    values = eigh(gram.astype(float), eigvals_only=True, subset_by_index=[max(0, size - k), size - 1])
-    return np.sqrt(values[::-1].clip(0))
 
 
 def _bipartite(edges: sparse.coo_array) -> sparse.csr_array:

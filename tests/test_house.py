@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: "run refusals datafiles movie_reviews metrics coding exercises",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
-    "records recipes job checkpoints ranks progress sampler statistics theory",
+    "records recipes job checkpoints ranks progress sampler spectra statistics theory",
     2: "training learning oneshot stages weights artifact comparison contrasts teachers",
     3: "methods diet sweeps ablations topology overlap graphs serving",
     4: "adapt nested figures drawings sketches task_inference",
