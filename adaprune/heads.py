@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,17 @@ class AdaptationHead(nn.Module):
         width: size of a hidden vector; the ReLU layer has the same.
         outputs: number of classes, or 1 for regression.
         kind: ``mlp``, the paper's, or ``linear``, without the ReLU layer.
+
+    Raises:
+        ValueError: another kind, or no output.
     """
 
     def __init__(self, layers: int, width: int, outputs: int, kind: Kind = "mlp"):
         super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+        if outputs < 1:
+            raise ValueError(f"outputs must be at least 1, got {outputs}")
         self.mix = nn.Parameter(torch.zeros(layers))
         self.hidden = nn.Linear(width, width) if kind == "mlp" else None
         self.output = nn.Linear(width, outputs)

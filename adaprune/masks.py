@@ -228,14 +228,19 @@ def keep_top(scores: Mapping[str, Tensor], density: float, minimum_kept: int = 0
         position.
 
     Raises:
-        ValueError: density outside [0, 1], a score that is not a number, or minima that exceed k.
+        ValueError: no scores, density outside [0, 1], a score that is not a real number, or minima below 0 or
+            in all above k.
 
     >>> keep_top({"w": torch.tensor([0.1, 0.9, 0.5, 0.2])}, density=0.5)
     {'w': tensor([False,  True,  True, False])}
     """
     if not 0 <= density <= 1:
         raise ValueError(f"density must lie in [0, 1], got {density}")
+    if not scores:
+        raise ValueError("scores must hold at least one tensor, got none: there is nothing to keep")
     for name, score in scores.items():
+        if score.dtype == torch.bool or score.is_complex():
+            raise ValueError(f"{name}: scores must be real numbers, got {score.dtype}")
         if torch.isnan(score).any():
             raise ValueError(f"{name}: a score is not a number")
     sizes = [score.numel() for score in scores.values()]
@@ -258,7 +263,9 @@ def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[s
 
 
 def check_minimum(scores: Mapping[str, Tensor], density: float, minimum_kept: int) -> list[int]:
-    """How many each tensor must keep; ValueError where that is more in all than ``density`` allows."""
+    """How many each tensor must keep; ValueError where that is below 0, or more in all than ``density`` allows."""
+    if minimum_kept < 0:
+        raise ValueError(f"minimum_kept must not be negative, got {minimum_kept}")
     sizes = [score.numel() for score in scores.values()]
     minima = [min(minimum_kept, size) for size in sizes]
     if sum(minima) > round(density * sum(sizes)):

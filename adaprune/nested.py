@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,12 +43,11 @@ def evaluate_at(
         ``validation_<metric>`` (dev split), ``selection_score``, as in `records.table`.
 
     Raises:
-        ValueError: a sparsity out of range; a run whose matrices are cut each for itself; another base or other data
-            than the run's; a damaged file.
+        ValueError: sparsities that are no list, or one out of range; no number of epochs; a run whose matrices are cut
+            each for itself; another base or other data than the run's; a damaged file.
         OSError: no record, no mask file, or theta was not kept.
     """
-    if wrong := [sparsity for sparsity in sparsities if not 0 <= sparsity < 1]:
-        raise ValueError(f"sparsities must lie in [0, 1), got {wrong[0]}")
+    _check(sparsities, refit_head_epochs)
     path = record_path(record) if isinstance(record, Run) else Path(record)
     found = read_record(path)
     run = Run(**found["run"]).model_copy(update={"data_dir": data_dir or found["run"]["data_dir"]})
@@ -79,3 +80,13 @@ def evaluate_at(
             rows.append(row | {f"validation_{name}": value for name, value in metrics["validation"].items()})
     detach(encoder.model)
     return pd.DataFrame(rows)
+
+
+def _check(sparsities: Sequence[float], refit_head_epochs: float) -> None:
+    """ValueError where these, which notebooks pass on as they are, are no numbers or out of range."""
+    if isinstance(sparsities, str) or not isinstance(sparsities, Collection):
+        raise ValueError(f"sparsities must be a list of numbers in [0, 1), got {sparsities!r}")
+    if wrong := [level for level in sparsities if not (isinstance(level, Real) and 0 <= level < 1)]:
+        raise ValueError(f"sparsities must lie in [0, 1), got {wrong[0]!r}")
+    if not (isinstance(refit_head_epochs, Real) and 0 <= refit_head_epochs < math.inf):
+        raise ValueError(f"refit_head_epochs must be a number, 0 or more, got {refit_head_epochs!r}")

@@ -129,7 +129,8 @@ class AdaPrune(torch.optim.Optimizer):
 
     The penalty is the same for every theta, so it is added to the group's shared ``threshold`` instead, and theta is
     read relative to it: the same masks without a pass over the weights. Sparse gradients (embedding rows) update
-    their rows only.
+    their rows only. A row's averages are corrected for their start at 0 by the steps of the whole table, as in dense
+    Adam, so that the later a row is first seen, the longer its step: 25 alpha at step 1,001 under betas (0, 0.999).
 
     Args:
         params: parameters or groups. A group that holds theta sets ``masked=True``, and ``threshold`` to the

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ def bound(T: np.ndarray | float, c: float, G: float, C: float, distance: float =
     np.float64(2.193)
     """
     T = np.asarray(T, dtype=float)
-    if not (T >= 1).all():
-        raise ValueError(f"T counts steps and must be at least 1, got {T.min()}")
+    if wrong := T[~((T >= 1) & (T < math.inf))].tolist():
+        raise ValueError(f"T counts steps and must be at least 1 and finite, got {wrong[0]}")
     _check(c=c)
     _check(or_zero=True, G=G, C=C, distance=distance)
     return distance / (c * np.sqrt(T)) + c * G**2 * (1 + C) * (1 + np.log(T)) / T
@@ -49,7 +50,7 @@ def constant(t_l: float, t_s: float, M: float) -> float:
         C = t_l t_s (1 / (t_l t_s) - 2 gmax(t_l) gmax(t_s) + t_l t_s / 16^2)
 
     It is no less than (1 - t_l t_s g(t_l theta) g(t_s theta))^2 with g the sigmoid's slope, wherever |theta| <= M.
-    Raises ValueError for a temperature that is not positive, or a negative M.
+    Raises ValueError for a temperature that is not positive and finite, or an M that is negative or not finite.
 
     >>> constant(4, 4, M=0), round(constant(1e5, 1, M=1) / 1e7, 1)
     (0.0, 3.9)
@@ -88,9 +89,10 @@ def logistic(d: int = 10, rows: int = 200, seed: int = 0) -> Problem:
         L(v) = mean_n [ log(1 + exp(z_n)) - y_n z_n ],   z = x (w0 * v),   P(y = 1) = sigmoid(x (w0 * (1, 0, 1, ...)))
 
     Inputs are -1 or 1, so that ||dL/dv|| of any row and any v is at most G = ||w0||. Raises ValueError where d is
-    outside 1 ... 14.
+    no whole number in 1 ... 14, or rows none from 1 on.
     """
     _check_size(d)
+    _check_whole(rows=rows)
     generator = torch.Generator().manual_seed(seed)
     w0 = torch.randn(d, dtype=torch.float64, generator=generator)
     w0 = w0.sign() * (0.3 + 0.5 * w0.abs())
@@ -109,8 +111,9 @@ def two_layers(hidden: int = 4, rows: int = 200, seed: int = 0) -> Problem:
 
         z = relu(x (W1 * v_1)^T) (w2 * v_2),   y = 1[z > 0] under a mask drawn at random
 
-    Raises ValueError where d is outside 1 ... 14.
+    Raises ValueError where hidden or rows is no whole number from 1 on, or d is above 14.
     """
+    _check_whole(hidden=hidden, rows=rows)
     _check_size(3 * hidden)
     generator = torch.Generator().manual_seed(seed)
     w0 = 2 * torch.randn(3 * hidden, dtype=torch.float64, generator=generator)
@@ -167,9 +170,10 @@ def descend(
     Each run draws ``batch`` rows a step and starts, as the paper's theta, from N(0.01, 0.001^2). ``looks`` are the
     numbers of steps after which theta is noted, the largest ends it. Raises ValueError for a value out of range.
     """
-    _check(c=c, t_l=t_l, t_s=t_s, runs=runs, batch=batch)
-    if not looks or sorted({*looks}) != list(looks) or looks[0] < 1:
-        raise ValueError(f"looks are rising numbers of steps, one or more and each at least 1, got {list(looks)}")
+    _check(c=c, t_l=t_l, t_s=t_s)
+    _check_whole(runs=runs, batch=batch)
+    if not (len(looks) and all(map(_is_whole, looks)) and sorted({*looks}) == list(looks)):
+        raise ValueError(f"looks are rising whole numbers of steps, one or more and each at least 1, got {list(looks)}")
     generator = torch.Generator().manual_seed(seed)
     theta = initial_theta({"": torch.empty(runs, len(problem.w0))}, "normal", generator)[""].double()
     noted, M = [], 0.0
@@ -191,10 +195,21 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _check(or_zero: bool = False, **values: float) -> None:
     for name, value in values.items():
-        if not (value > 0 or (or_zero and value == 0)):
-            raise ValueError(f"{name} must {'not be negative' if or_zero else 'be positive'}, got {value}")
+        if not (0 < value < math.inf or (or_zero and value == 0)):
+            raise ValueError(f"{name} must {'not be negative' if or_zero else 'be positive'}, and finite, got {value}")
+
+
+def _is_whole(value: int) -> bool:
+    """Whether a value is a whole number from 1 on, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
+def _check_whole(**values: int) -> None:
+    for name, value in values.items():
+        if not _is_whole(value):
+            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
 def _check_size(d: int) -> None:
-    if not isinstance(d, int) or not 1 <= d <= MOST_WEIGHTS:
+    if not _is_whole(d) or d > MOST_WEIGHTS:
         raise ValueError(f"d, the number of weights, must be a whole number in 1 ... {MOST_WEIGHTS}, got {d!r}")

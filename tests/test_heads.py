@@ -44,6 +44,14 @@ def test_a_linear_head_by_hand():
     assert set(head.state_dict()) == {"mix", "output.weight", "output.bias"}
 
 
+@pytest.mark.parametrize(
+    ("outputs", "kind", "said"), [(2, "MLP", "mlp, linear, got 'MLP'"), (0, "mlp", "at least 1, got 0")]
+)
+def test_no_such_head(outputs, kind, said):
+    with pytest.raises(ValueError, match=said):
+        AdaptationHead(2, 16, outputs, kind=kind)
+
+
 def test_head_has_the_papers_size():
     # 12 mixing weights, 768 * 768 + 768 hidden, 768 * 2 + 2 out: about 0.5 % of BERT-base's 109.5 million.
     size = sum(parameter.numel() for parameter in AdaptationHead(12, 768, 2).parameters())

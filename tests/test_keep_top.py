@@ -79,6 +79,15 @@ def test_not_a_number_is_refused_by_name():
         keep_top(scores_of([1.0], [0.0, torch.nan]), 0.5)
 
 
+def test_scores_that_rank_nothing_and_a_negative_minimum_are_refused():
+    with pytest.raises(ValueError, match="scores must hold at least one tensor"):
+        keep_top({}, 0.5)
+    with pytest.raises(ValueError, match="s1: scores must be real numbers, got torch.bool"):
+        keep_top(scores_of([1.0], [True, False]), 0.5)
+    with pytest.raises(ValueError, match="minimum_kept must not be negative, got -1"):
+        keep_top(scores_of([1.0, 2.0]), 0.5, minimum_kept=-1)
+
+
 @pytest.mark.parametrize("density", [-0.01, 1.01, float("nan"), float("inf")])
 def test_density_outside_the_unit_interval_is_refused(density):
     with pytest.raises(ValueError, match=r"density must lie in \[0, 1\]"):

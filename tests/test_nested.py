@@ -72,6 +72,14 @@ def test_what_cannot_be_cut_is_told(ask, tmp_path):
     for wrong in (1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"sparsities must lie in \[0, 1\), got"):
             evaluate_at(run, [0.5, wrong])
+    for wrong in (0.5, "0.5", None):
+        with pytest.raises(ValueError, match="sparsities must be a list of numbers in .*, got"):
+            evaluate_at(run, wrong)
+    with pytest.raises(ValueError, match=r"sparsities must lie in \[0, 1\), got '0.5'"):
+        evaluate_at(run, ["0.5"])
+    for wrong in (-1, float("nan"), float("inf"), "2"):
+        with pytest.raises(ValueError, match="refit_head_epochs must be a number, 0 or more, got"):
+            evaluate_at(run, [0.5], refit_head_epochs=wrong)
     with pytest.raises(FileNotFoundError, match="none"):
         evaluate_at("out/none.json", [0.5])
     features = ask(method="features", keep_theta=False)

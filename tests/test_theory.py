@@ -119,7 +119,7 @@ def test_descents_differ_by_run_and_seed_and_stay_below_the_bound():
     looks = [1, 10, 100, 1000]
     done, other = (theory.descend(problem, 1.0, 4.0, 4.0, looks, runs=8, seed=seed) for seed in (0, 1))
     assert not torch.equal(done.thetas[:, 0], done.thetas[:, 1]) and not torch.equal(done.thetas, other.thetas)
-    assert torch.equal(done.thetas, theory.descend(problem, 1.0, 4.0, 4.0, looks, runs=8).thetas)
+    assert torch.equal(done.thetas, theory.descend(problem, 1.0, 4.0, 4.0, np.array(looks), runs=8).thetas)
     lowest = theory.relaxed_optimum(problem)[1]
     gaps = torch.stack([problem.whole((4 * theta).sigmoid()) for theta in done.thetas]).mean(1) - lowest
     limit = theory.bound(np.array(looks), 1.0, float(problem.w0.norm()), theory.constant(4, 4, done.M))
@@ -129,18 +129,32 @@ def test_descents_differ_by_run_and_seed_and_stay_below_the_bound():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: theory.bound(0, 1, 1, 1), "T counts steps and must be at least 1, got 0"),
-        (lambda: theory.bound(9, 0, 1, 1), "c must be positive, got 0"),
-        (lambda: theory.bound(9, 1, -1, 1), "G must not be negative, got -1"),
-        (lambda: theory.bound(9, 1, 1, math.nan), "C must not be negative, got nan"),
-        (lambda: theory.constant(0, 1, 1), "t must be positive, got 0"),
-        (lambda: theory.gmax(1, -1), "M must not be negative, got -1"),
+        (lambda: theory.bound(0, 1, 1, 1), "T counts steps and must be at least 1 and finite, got 0"),
+        (lambda: theory.bound(9, 0, 1, 1), "c must be positive, and finite, got 0"),
+        (lambda: theory.bound(9, 1, -1, 1), "G must not be negative, and finite, got -1"),
+        (lambda: theory.bound(9, 1, 1, math.nan), "C must not be negative, and finite, got nan"),
+        (
+            lambda: theory.bound(np.array([9, math.inf]), 1, 1, 1),
+            "T counts steps and must be at least 1 and finite, got inf",
+        ),
+        (lambda: theory.bound(9, math.inf, 1, 1), "c must be positive, and finite, got inf"),
+        (lambda: theory.constant(0, 1, 1), "t must be positive, and finite, got 0"),
+        (lambda: theory.gmax(1, -1), "M must not be negative, and finite, got -1"),
         (lambda: theory.logistic(15), "whole number in 1 ... 14, got 15"),
         (lambda: theory.logistic("ten"), "whole number in 1 ... 14, got 'ten'"),
         (lambda: theory.two_layers(5), "whole number in 1 ... 14, got 15"),
         (lambda: theory.descend(theory.logistic(2), 1, 1, 1, [], 1), "one or more"),
-        (lambda: theory.descend(theory.logistic(2), 1, 1, 1, [5, 2], 1), "rising numbers of steps"),
-        (lambda: theory.descend(theory.logistic(2), 1, 1, 0, [1], 1), "t_s must be positive, got 0"),
+        (lambda: theory.descend(theory.logistic(2), 1, 1, 1, [5, 2], 1), "rising whole numbers of steps"),
+        (lambda: theory.descend(theory.logistic(2), 1, 1, 0, [1], 1), "t_s must be positive, and finite, got 0"),
+        (lambda: theory.descend(theory.logistic(2), math.inf, 1, 1, [1], 1), "c must be positive, and finite, got inf"),
+        (lambda: theory.descend(theory.logistic(2), 1, 1, 1, [1.5], 1), "rising whole numbers of steps"),
+        (
+            lambda: theory.descend(theory.logistic(2), 1, 1, 1, [1], 1.5),
+            "runs must be a whole number, at least 1, got 1.5",
+        ),
+        (lambda: theory.logistic(True), "whole number in 1 ... 14, got True"),
+        (lambda: theory.logistic(3, rows=0), "rows must be a whole number, at least 1, got 0"),
+        (lambda: theory.two_layers(2, rows=-1), "rows must be a whole number, at least 1, got -1"),
     ],
 )
 def test_nonsense_is_refused_in_a_sentence(call, said):
