@@ -39,10 +39,9 @@ from adaprune.training import evaluate, predict
 def adapt(run: Run) -> dict:
     """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
 
-    A run whose record exists is not run again: its record is returned, but refused if its recipe was another version's
-    or its rows were others, where the data are at hand. An interrupted run continues from its last checkpoint. Record
-    and mask file appear at the end only, in ``run.results_dir``. Under ``accelerate launch`` every process calls this;
-    the main one writes, all return the record.
+    A finished run's record is returned as it is, but refused if recipe or rows (where at hand) have changed since. An
+    interrupted run continues from its last checkpoint. Record and mask file appear at the end only, in
+    ``run.results_dir``. Under ``accelerate launch`` every process calls this; the main one writes, all return it.
 
     Raises:
         ValueError: the run cannot be done as asked; the message names the culprit and the choices.
