@@ -9,6 +9,7 @@ from IPython import get_ipython
 from transformers.utils import logging
 
 ORDER = "Cells build on those above: choose Run > Run All Above Selected Cell, then run this one again."
+EXACT = 1e-9  # a whole number, as a division of floats gives it; no neighbour
 
 
 def begin() -> None:
@@ -29,7 +30,7 @@ def check(answer: Any, right: Any, hint: str, within: float = 1e-3) -> None:
         answer: a number, or what numpy makes an array of.
         right: the value it has to have, or a function that says of an answer whether it is right.
         hint: for who is not there yet.
-        within: how far, relative to ``right``, a number may be off.
+        within: how far, relative to ``right``, a number may be off; `EXACT` for whole numbers.
 
     Raises:
         AssertionError: not right; ends with the hint.

@@ -8,7 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from transformers.utils import logging
 
 from adaprune import exercises
-from adaprune.exercises import check
+from adaprune.exercises import EXACT, check
 
 EMPTY = "Yours to fill in: put your answer in place of the dots above, and run this cell again.\n"
 
@@ -58,6 +58,15 @@ def test_how_close_is_close_enough():
     with pytest.raises(AssertionError):
         check(1.0005, 1, "a hint", within=1e-6)
     check(np.float32(0.1), 0.1, "a hint")
+
+
+@pytest.mark.parametrize("right", [32, 184_756, 1_061_683, 50_000])
+def test_a_whole_number_has_no_neighbours(right):
+    for answer in (right, float(right), np.int64(right), np.float32(right), torch.tensor(right), right / 7 * 7):
+        check(answer, right, "a hint", within=EXACT)
+    for answer in (right - 1, right + 1, right + 0.03):
+        with pytest.raises(AssertionError, match="Not yet"):
+            check(answer, right, "a hint", within=EXACT)
 
 
 def test_a_name_from_a_cell_above_is_asked_for(monkeypatch, capsys):

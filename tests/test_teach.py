@@ -11,19 +11,35 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "notebooks" / "teach").glob("*.ipynb"))
 
-RIGHT = {  # by hand
-    "1_masks": ["[[False, True, False], [True, False, False]]", "1_061_683", "32"],
-    "2_learning_a_mask": ["-1", "50_000", "10"],
-    "3_near_optimal": ["9 / 16", "184_756", "0.67"],
-    "4_subnetworks_as_graphs": ["[[1, 0], [0, 1]]", "2 / 5", "12"],
-    "5_read_the_paper_with_us": ["0.0051", "0.76513", "0.01"],
+RIGHT = {  # by hand; one answer or several to an exercise
+    "1_masks": [
+        ["[[False, True, False], [True, False, False]]", "[[0, 1, 0], [1, 0, 0]]"],
+        ["1_061_683", "round(0.1 * 10_616_832)"],
+        ["32", "32.0"],
+    ],
+    "2_learning_a_mask": [["-1"], ["50_000", "0.01 / 2e-7", "torch.tensor(50_000)"], ["10"]],
+    "3_near_optimal": [["9 / 16"], ["184_756", "math.comb(20, 10)", "np.float64(184_756)"], ["0.67"]],
+    "4_subnetworks_as_graphs": [
+        ["[[1, 0], [0, 1]]", "np.eye(2, dtype=bool)", "torch.eye(2)"],
+        ["2 / 5"],
+        ["12", "12.0"],
+    ],
+    "5_read_the_paper_with_us": [["0.0051"], ["0.76513"], ["0.01"]],
 }
 WRONG = {
-    "1_masks": ["[[False, True, True], [True, False, False]]", "1_061_600", "'many'"],
-    "2_learning_a_mask": ["-4", "5_000", "1"],
-    "3_near_optimal": ["1", "2**20", "5"],
-    "4_subnetworks_as_graphs": ["[[1, 1], [0, 0]]", "2 / 7", "1"],
-    "5_read_the_paper_with_us": ["0.01", "0.5", "3.84"],
+    "1_masks": [
+        ["[[False, True, True], [True, False, False]]", "[[0, 0.9995, 0], [1, 0, 0]]"],
+        ["1_061_600", "1_061_682", "1_061_684"],
+        ["'many'", "32.03"],
+    ],
+    "2_learning_a_mask": [["-4"], ["5_000", "50_040"], ["1"]],
+    "3_near_optimal": [["1"], ["2**20", "184_755", "184_757"], ["5"]],
+    "4_subnetworks_as_graphs": [
+        ["[[1, 1], [0, 0]]", "[[2, -1], [0, 1]]", "[[0.5, 0.5], [0, 1]]"],
+        ["2 / 7"],
+        ["1", "12.01"],
+    ],
+    "5_read_the_paper_with_us": [["0.01"], ["0.5"], ["3.84"]],
 }
 NONSENSE = {
     "1_masks": {"sparsity = 1.5": "sparsity must lie in [0, 1), got 1.5", "sentence = 3": "sentence must be text"},
@@ -69,10 +85,10 @@ def test_runs_and_judges(path):
     name, (setting, *start) = path.stem, code(path)[:3]
     answered = [
         re.sub(r"= \.\.\.  # .*", f"= {answer}", source)
-        for source, *answers in zip(exercises(path), RIGHT[name], WRONG[name], strict=True)
-        for answer in answers
+        for source, right, wrong in zip(exercises(path), RIGHT[name], WRONG[name], strict=True)
+        for answer in (*right, *wrong)
     ]
-    nonsense = [part for wrong in NONSENSE[name] for part in (setting, wrong, *start)]
+    nonsense = [part for value in NONSENSE[name] for part in (setting, value, *start)]
     sources = [*code(path), *answered, "a_name_from_nowhere", *nonsense]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     resources = {"metadata": {"path": str(path.parent)}}
@@ -90,10 +106,12 @@ def test_runs_and_judges(path):
     ran = [outcome() for _ in code(path)]
     assert [error for _, error in ran if error] == []
     assert all(text.startswith("Yours to fill in") for text, _ in ran[-3:])
-    for _ in range(3):
-        assert outcome() == ("Right.\n", "")
-        text, error = outcome()
-        assert not text and error.startswith("Not ")
+    for right, wrong in zip(RIGHT[name], WRONG[name], strict=True):
+        for answer in right:
+            assert (answer, *outcome()) == (answer, "Right.\n", "")
+        for answer in wrong:
+            text, error = outcome()
+            assert not text and error.startswith("Not "), answer
     assert "Run All Above" in outcome()[1]
     for sentence in NONSENSE[name].values():
         errors = [outcome()[1] for _ in range(4)]
