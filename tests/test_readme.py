@@ -144,7 +144,7 @@ def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
     (a, b), (c, d) = [(plain["stsb", at], magnitude["stsb", at]) for at in (0.5, 0.9)]
     assert f"on STS-B are {a:.2f} against {b:.2f}, and {c:.2f} against {d:.2f}" in part
     assert f"not here, {a:.3f} against {plain['stsb', 0.2]:.3f}" in part
-    assert f"on SST-2 `adaprune` has {plain['sst2', 0.99]:.2f}" in part
+    assert f"On SST-2 `adaprune` has {plain['sst2', 0.99]:.2f}" in part
 
 
 def test_what_is_said_of_twelve_epochs_at_099():
