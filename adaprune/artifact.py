@@ -29,10 +29,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from adaprune.checkpoints import read_bytes, write_bytes
 from adaprune.coding import decode, encode
 from adaprune.counting import count_kept
 from adaprune.encoders import tensor_hash, tensor_hashes
+from adaprune.files import read_bytes, write_bytes
 from adaprune.heads import AdaptationHead, AdaptedModel
 from adaprune.masks import maskable, thetas_of
 

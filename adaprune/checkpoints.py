@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from adaprune.files import write_bytes
+
 SEAL = "whole.json"  # file -> bytes; written last, so a killed save leaves none
 ORIGIN = "origin.json"  # what the checkpoints of a folder come from
 
@@ -41,26 +43,6 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by an error of its own
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; ValueError where it is none or larger than ``limit``."""
-    if path.exists() and not (path.is_file() and path.stat().st_size <= limit):
-        raise ValueError(f"{path} is not a file of at most {limit} bytes")
-    return path.read_bytes()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Puts a file in place once all of it is on the disk."""
-    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # same disk: replacing is atomic
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
@@ -115,17 +97,13 @@ def claim(folder: Path, **origin: str | int) -> None:
                 f"{origin[changed[0]]}): delete that folder to start over"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"origin.{os.getpid()}.partial"  # each process of a run writes the same
-    temporary.write_text(json.dumps(origin))
-    os.replace(temporary, note)
+    write_bytes(note, json.dumps(origin).encode())  # each process of a run writes the same
 
 
 def seal(folder: Path) -> None:
     """Marks a finished checkpoint folder with the size of every file in it."""
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != SEAL}
-    temporary = folder / "seal.partial"
-    temporary.write_text(json.dumps(sizes))
-    os.replace(temporary, folder / SEAL)
+    write_bytes(folder / SEAL, json.dumps(sizes).encode())
 
 
 def drop(folder: Path, step: int) -> None:

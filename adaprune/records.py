@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pandas as pd
 import torch
 from pydantic import ValidationError
 
+from adaprune.files import write_bytes
 from adaprune.run import NAMED, RESULT_NEUTRAL, Run
 from adaprune.schema import SCHEMA_VERSION, Cost, Record
 
@@ -84,8 +83,10 @@ def check_writable(results_dir: str | Path) -> None:
     Raises:
         OSError: the folder cannot be made or written, or its disk is full.
     """
-    with _temporary(Path(results_dir)) as temporary:
-        _write_through(temporary, "\n" * 4096)
+    folder = Path(results_dir)
+    with _writing_into(folder):
+        write_bytes(folder / ".writable", b"\n" * 4096)
+        (folder / ".writable").unlink(missing_ok=True)  # another run may have been faster
 
 
 def write_record(record: dict[str, Any], run: Run) -> Path:
@@ -105,9 +106,9 @@ def write_record(record: dict[str, Any], run: Run) -> Path:
     path = record_path(run)
     _validated(plain, "record")
     ordered = {key: plain[key] for key in Record.model_fields}
-    with _temporary(path.parent) as temporary:
-        _write_through(temporary, json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(temporary, path)
+    text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with _writing_into(path.parent):
+        write_bytes(path, text.encode())
     return path
 
 
@@ -245,28 +246,16 @@ def _jsonable(value: Any, where: str) -> Any:
 
 
 @contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A hidden path in the folder, which is made; gone afterwards. Tells OSError in one sentence."""
-    temporary = folder / f".record-{secrets.token_hex(8)}.tmp"  # same disk: replacing is atomic
+def _writing_into(folder: Path) -> Iterator[None]:
+    """Makes the folder, and tells an OSError there or within in one sentence."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        yield
     except OSError as error:
         raise OSError(
             f"cannot write into results_dir {str(folder)!r} ({error.strerror or error}): make room "
             "or choose another results_dir"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _write_through(path: Path, text: str) -> None:
-    """Writes a new file down to the disk: a full one shows here, not at some later flush."""
-    with open(path, "x", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _version(package: str) -> str | None:

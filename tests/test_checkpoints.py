@@ -118,7 +118,7 @@ def test_the_newest_by_number_counts_and_the_unsealed_go(tmp_path):
     for step in (8, 10, 9):
         seal(checkpoint(tmp_path, step))
     unfinished = checkpoint(tmp_path, 11)
-    (unfinished / "seal.partial").write_text("{")  # killed while sealing
+    (unfinished / ".0a1b.tmp").write_text("{")  # killed while sealing
     assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
     assert not unfinished.exists()
     assert (tmp_path / "checkpoint-9").exists()

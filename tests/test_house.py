@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "run refusals datafiles movie_reviews metrics coding exercises",
+    0: "run refusals files datafiles movie_reviews metrics coding exercises",
     1: "masks counting allocation theta optim schedules heads encoders tasks schema "
     "records recipes job checkpoints ranks progress sampler spectra statistics theory",
     2: "training learning oneshot stages weights artifact comparison contrasts teachers",
