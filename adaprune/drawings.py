@@ -126,9 +126,8 @@ def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
         spread, single = [some["mean"] - some["min"], some["max"] - some["mean"]], (some["size"] == 1).to_numpy()
         colour, marker = list(STYLES.values())[number]
         ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2, label=task)
-        ax.plot(
-            some["mean"][single], heights[single], marker, color=colour, mfc="white", ms=6, zorder=3
-        )  # over the filled one
+        over = {"mfc": "white", "zorder": 3}  # over the filled one
+        ax.plot(some["mean"][single], heights[single], marker, color=colour, ms=6, **over)
         for most, height, pairs in zip(some["max"], heights, some["size"], strict=True):
             place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(str(pairs), (most, height), **place, color=INK, fontsize=7)

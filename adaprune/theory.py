@@ -196,7 +196,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def _check(or_zero: bool = False, **values: float) -> None:
     for name, value in values.items():
         if not (0 < value < math.inf or (or_zero and value == 0)):
-            raise ValueError(f"{name} must {'not be negative' if or_zero else 'be positive'}, and finite, got {value}")
+            raise ValueError(f"{name} must be finite and {'not negative' if or_zero else 'positive'}, got {value}")
 
 
 def _is_whole(value: int) -> bool:
