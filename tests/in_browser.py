@@ -23,7 +23,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from adaprune import Run, adapt
-from tests.conftest import SENTENCES
+from tests.small_data import SENTENCES
 
 sync_playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra adaprune[browser]").sync_playwright
 

@@ -18,7 +18,7 @@ from adaprune.ablations import perturb, shuffled
 from adaprune.artifact import save_mask
 from adaprune.encoders import load_encoder
 from adaprune.records import mask_path
-from tests.conftest import SENTENCES
+from tests.small_data import SENTENCES
 from tests.test_topology import random_mask
 
 ROOT = Path(__file__).resolve().parents[1]
