@@ -15,7 +15,7 @@ READY := $(VENV)/.installed
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
 # Run small as they stand, on committed records; 01_adapt trains and goes through papermill, teach/ through
-# tests/test_teach.py, with answers; 04 and 07 need masks.
+# tests/teach/test_lessons.py, with answers; 04 and 07 need masks.
 ON_RECORDS := 00_start_here 02_compare 03_sparsity 05_ablations 06_recipe_study 08_claims
 
 # What papermill and editors leave behind; language_info itself stays, tools need it.

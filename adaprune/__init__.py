@@ -12,16 +12,12 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks: our bars are plain text, on purpose
 
 from adaprune.adapt import adapt
-from adaprune.artifact import Mask, apply_mask, load_mask, save_mask
-from adaprune.encoders import load_encoder
-from adaprune.heads import AdaptationHead, AdaptedModel
-from adaprune.masks import attach, keep_top
+from adaprune.data import load_task
+from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask
+from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.nested import evaluate_at
-from adaprune.optim import AdaPrune
-from adaprune.records import table
-from adaprune.run import Run
-from adaprune.serving import MaskedEncoder
-from adaprune.tasks import load_task
+from adaprune.runs import Run, table
+from adaprune.training import AdaptationHead, AdaptedModel, load_encoder
 
 __all__ = [
     "AdaPrune",

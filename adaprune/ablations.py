@@ -7,13 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from adaprune.artifact import load_mask
-from adaprune.encoders import tensor_hashes
-from adaprune.job import Job, Outcome
+from adaprune.deploy import load_mask
 from adaprune.masks import set_masks
-from adaprune.records import mask_path
-from adaprune.run import Run
-from adaprune.training import fit_head
+from adaprune.runs import Run, mask_path
+from adaprune.training import Job, Outcome, fit_head, tensor_hashes
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -17,23 +17,43 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from adaprune.ablations import ablate, check_ablation
-from adaprune.artifact import save_mask
-from adaprune.checkpoints import claim, write_tensors
-from adaprune.counting import EMBED, component_of, summary
-from adaprune.diet import kept_rows, lessons
-from adaprune.encoders import Encoder, load_encoder, most_tokens, set_dropout, tensor_hash, tensor_hashes
-from adaprune.heads import AdaptedModel
-from adaprune.job import Job, Outcome, Sentences, Settings
-from adaprune.masks import detach, maskable
+from adaprune.data import TaskData, load_task, tokenize
+from adaprune.deploy import save_mask
+from adaprune.masks import EMBED, component_of, detach, maskable, ranks, summary, theta_path
 from adaprune.methods import METHODS
-from adaprune.ranks import ranks, theta_path
-from adaprune.recipes import plan_for
-from adaprune.records import check_writable, environment, find_record, mask_path, read_record, record_path, write_record
-from adaprune.run import Run
-from adaprune.stages import together
-from adaprune.tasks import TaskData, load_task, tokenize
-from adaprune.teachers import read_logits, write_logits
-from adaprune.training import evaluate, predict
+from adaprune.runs import (
+    Run,
+    check_writable,
+    environment,
+    find_record,
+    mask_path,
+    plan_for,
+    read_record,
+    record_path,
+    write_record,
+)
+from adaprune.training import (
+    AdaptedModel,
+    Encoder,
+    Job,
+    Outcome,
+    Sentences,
+    Settings,
+    claim,
+    evaluate,
+    kept_rows,
+    lessons,
+    load_encoder,
+    most_tokens,
+    predict,
+    read_logits,
+    set_dropout,
+    tensor_hash,
+    tensor_hashes,
+    together,
+    write_logits,
+    write_tensors,
+)
 
 
 def adapt(run: Run) -> dict:

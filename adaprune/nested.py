@@ -12,16 +12,11 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from adaprune.adapt import prepare, score
-from adaprune.artifact import check_base, load_mask
-from adaprune.counting import count_kept
-from adaprune.encoders import load_encoder
-from adaprune.masks import detach, keep_top, set_masks
-from adaprune.ranks import read_ranks
-from adaprune.recipes import plan_for
-from adaprune.records import read_record, record_path
-from adaprune.run import Run
-from adaprune.tasks import load_task
-from adaprune.training import fit_head
+from adaprune.data import load_task
+from adaprune.deploy import check_base, load_mask
+from adaprune.masks import count_kept, detach, keep_top, read_ranks, set_masks
+from adaprune.runs import Run, plan_for, read_record, record_path
+from adaprune.training import fit_head, load_encoder
 
 
 def evaluate_at(

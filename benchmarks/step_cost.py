@@ -26,14 +26,10 @@ import torch
 from transformers import BertConfig, BertModel, TrainingArguments
 from transformers.utils import logging
 
-from adaprune.encoders import load_encoder
-from adaprune.heads import AdaptedModel
-from adaprune.learning import optimiser_for
-from adaprune.masks import attach, maskable, thetas_of, threshold_of
-from adaprune.optim import RULES, AdaPrune
-from adaprune.recipes import TUNED
-from adaprune.records import environment
-from adaprune.theta import initial_theta
+from adaprune.masks import RULES, AdaPrune, attach, initial_theta, maskable, thetas_of, threshold_of
+from adaprune.methods.learning import optimiser_for
+from adaprune.runs import TUNED, environment
+from adaprune.training import AdaptedModel, load_encoder
 
 REFERENCE = "finetune"
 VARIANTS = (REFERENCE, "forward_backward", "features", "adaprune", "adaprune_embeddings")

@@ -18,9 +18,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from adaprune.records import find_record
-from adaprune.run import Run
-from adaprune.sweeps import Progress, read_sweep
+from adaprune.report.sweeps import Progress, read_sweep
+from adaprune.runs import Run, find_record
 
 ADAPT = "import json, sys; from adaprune import Run, adapt; adapt(Run(**json.loads(sys.argv[1])))"
 

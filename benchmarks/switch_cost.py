@@ -28,13 +28,10 @@ from scipy.stats import entropy
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from adaprune.artifact import load_mask, save_mask
-from adaprune.coding import decode, encode
-from adaprune.encoders import Encoder
-from adaprune.heads import AdaptationHead
+from adaprune.deploy import MaskedEncoder, decode, encode, load_mask, save_mask
 from adaprune.masks import maskable
-from adaprune.records import environment
-from adaprune.serving import MaskedEncoder
+from adaprune.runs import environment
+from adaprune.training import AdaptationHead, Encoder
 
 SHAPES = {
     "bert-base": {},

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from adaprune.masks import maskable
-from adaprune.records import environment
+from adaprune.runs import environment
 from adaprune.topology import report
 
 SPARSITIES = (0.5, 0.99)

@@ -54,7 +54,9 @@ def build(out: Path) -> list[Path]:
     warnings.filterwarnings("ignore", "Error parsing type annotation")  # of names for type checkers only
     warnings.filterwarnings("ignore", "The module specification")  # adapt is a module and a function
     inside = (module.name for module in pkgutil.walk_packages(adaprune.__path__, "adaprune."))
-    public = (name for name in inside if name != "adaprune.schema")  # its classes stand on private ones, without a page
+    public = (
+        name for name in inside if name != "adaprune.runs.schema"
+    )  # its classes stand on private ones, without a page
     pdoc.pdoc("adaprune", *public, output_directory=out / "api")
     return done
 

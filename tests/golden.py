@@ -12,8 +12,8 @@ import torch
 import adaprune
 
 METHODS = (
-    "adaprune finetune features random magnitude movement soft_movement movement_finetune smp edge_popup threshold_mask "
-    "bernoulli wanda snip gmp imp gmp_finetune imp_finetune lora"
+    "adaprune finetune features random magnitude movement soft_movement movement_finetune smp edge_popup "
+    "threshold_mask bernoulli wanda snip gmp imp gmp_finetune imp_finetune lora"
 ).split()
 VARIANTS = [
     *({"method": method, "recipe": recipe} for method in METHODS for recipe in ("tuned", "paper")),

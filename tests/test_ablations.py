@@ -13,13 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
-from adaprune import Run, adapt, contrasts, learning, load_mask, overlap, table
+from adaprune import Run, adapt, load_mask, table
 from adaprune.ablations import perturb, shuffled
-from adaprune.artifact import save_mask
-from adaprune.encoders import load_encoder
-from adaprune.records import mask_path
+from adaprune.deploy.mask_file import save_mask
+from adaprune.methods import learning
+from adaprune.report import contrasts
+from adaprune.runs.records import mask_path
+from adaprune.topology import overlap
+from adaprune.training.encoders import load_encoder
 from tests.small_data import SENTENCES
-from tests.test_topology import random_mask
+from tests.topology.test_structure import random_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANGES = {

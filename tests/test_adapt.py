@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 
 import adaprune
-from adaprune.artifact import apply_mask, load_mask
-from adaprune.checkpoints import last_whole
-from adaprune.encoders import load_encoder, tensor_hashes
-from adaprune.masks import maskable
-from adaprune.records import read_record
-from adaprune.run import METHODS, Run
-from adaprune.training import evaluate
+from adaprune.deploy.mask_file import apply_mask, load_mask
+from adaprune.masks.layers import maskable
+from adaprune.runs.records import read_record
+from adaprune.runs.run import METHODS, Run
+from adaprune.training.checkpoints import last_whole
+from adaprune.training.encoders import load_encoder, tensor_hashes
+from adaprune.training.trainer import evaluate
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -56,7 +56,7 @@ def left_behind(run: Run) -> list[str]:
 
 def nan_at(monkeypatch, call: int) -> None:
     """Makes the loss not a number at the n-th batch."""
-    real, calls = adaprune.heads.task_loss, []
+    real, calls = adaprune.training.heads.task_loss, []
 
     def spoilt(logits, labels):
         calls.append(1)
@@ -250,7 +250,7 @@ def test_checkpoints_hold_only_what_is_trained(ask, monkeypatch):
 
 
 def test_no_checkpoints_where_none_are_asked(ask, monkeypatch):
-    monkeypatch.setattr(adaprune.training._Trainer, "_save_checkpoint", lambda *args: pytest.fail("saved"))
+    monkeypatch.setattr(adaprune.training.trainer._Trainer, "_save_checkpoint", lambda *args: pytest.fail("saved"))
     adaprune.adapt(ask(checkpoint_steps=0, method="features"))
 
 
@@ -318,7 +318,7 @@ def test_a_file_in_place_of_the_results_folder_is_refused_before_anything_is_loa
         adaprune.adapt(ask(results_dir="taken"))
 
 
-@pytest.mark.parametrize("place", ["adaprune.checkpoints.save_file", "torch.save"])
+@pytest.mark.parametrize("place", ["adaprune.training.checkpoints.save_file", "torch.save"])
 def test_a_disk_that_fills_up_leaves_no_record(ask, monkeypatch, place):
     run = ask(checkpoint_steps=1)
 

@@ -72,8 +72,11 @@ USE = """
 import pathlib, sys
 import matplotlib.pyplot as plt
 import pandas as pd
-from adaprune import Run, adapt, drawings, table
-from tests import test_figures, test_run, test_sweeps, test_tasks
+from adaprune import Run, adapt, table
+from adaprune.report import drawings
+from tests.report import test_figures, test_sweeps
+from tests.runs import test_run
+from tests.data import test_tasks
 
 test_figures.test_each_method_has_one_colour_and_one_marker()
 test_figures.test_colours_differ_in_greyscale()
@@ -95,7 +98,13 @@ assert list(ax.lines[0].get_ydata()) == [record["metrics"]["validation"]["accura
 
 def test_who_follows_it_has_a_method_a_task_and_a_figure(copy, tiny_model_dir, tmp_path):
     """One process with the copy's package: the tests that the page's changes touch, a run, its picture."""
-    names = ["adaprune/methods", "adaprune/run.py", "adaprune/figures.py", "adaprune/drawings.py", "adaprune/tasks.py"]
+    names = [
+        "adaprune/methods",
+        "adaprune/runs/run.py",
+        "adaprune/report/figures.py",
+        "adaprune/report/drawings.py",
+        "adaprune/data/tasks.py",
+    ]
     for command in (["check", *names, "notebooks/00_start_here.ipynb"], ["format", "--check", *names]):
         subprocess.run([sys.executable, "-m", "ruff", *command], cwd=copy, check=True)
     environment = {**os.environ, "PYTHONPATH": str(copy), "MPLBACKEND": "agg"}

@@ -6,10 +6,10 @@ import torch
 
 import adaprune
 from adaprune import evaluate_at
-from adaprune.masks import keep_top
-from adaprune.ranks import ranks, read_ranks, theta_path
-from adaprune.records import read_record, record_path, write_record
-from adaprune.run import Run
+from adaprune.masks.cuts import keep_top
+from adaprune.masks.ranks import ranks, read_ranks, theta_path
+from adaprune.runs.records import read_record, record_path, write_record
+from adaprune.runs.run import Run
 
 
 @pytest.fixture

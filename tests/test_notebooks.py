@@ -15,9 +15,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from adaprune import Run, load_encoder, load_mask
-from adaprune.records import read_record, write_record
-from tests.test_records import make_record
-from tests.test_serving import make_mask
+from adaprune.runs.records import read_record, write_record
+from tests.deploy.test_serving import make_mask
+from tests.runs.test_records import make_record
 
 ROOT = Path(__file__).resolve().parents[1]
 ADAPT = ROOT / "notebooks" / "01_adapt.ipynb"

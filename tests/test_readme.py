@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from adaprune import contrasts
-from adaprune.comparison import curves, retained, with_ways
-from adaprune.records import table
+from adaprune.report import contrasts
+from adaprune.report.comparison import curves, retained, with_ways
+from adaprune.runs.records import table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")

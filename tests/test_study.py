@@ -11,11 +11,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import adaprune
-from adaprune.records import read_record, record_path, table, write_record
-from adaprune.run import Run
-from adaprune.sweeps import read_sweep
+from adaprune.report.sweeps import read_sweep
+from adaprune.runs.records import read_record, record_path, table, write_record
+from adaprune.runs.run import Run
 from benchmarks import study
-from tests.test_records import make_record
+from tests.runs.test_records import make_record
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from adaprune.job import Fit, Job, Outcome
-from adaprune.learning import learn
-from adaprune.masks import maskable
-from adaprune.oneshot import activations, sensitivities_with_head
-from adaprune.stages import together
-from adaprune.theta import initial_theta, theta_in_order
+from adaprune.masks import initial_theta, maskable, theta_in_order
+from adaprune.methods.learning import learn
+from adaprune.methods.oneshot import activations, sensitivities_with_head
+from adaprune.training import Fit, Job, Outcome, together
 
 
 def adaprune(job: Job) -> Outcome:

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from adaprune.job import Job, Outcome
-from adaprune.learning import learn
 from adaprune.masks import maskable
+from adaprune.methods.learning import learn
+from adaprune.training import Job, Outcome
 
 SPREAD = 0.01  # of the start, so that no two scores are equal
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from adaprune.job import Job, Outcome
-from adaprune.training import fit_head
+from adaprune.training import Job, Outcome, fit_head
 
 
 def features(job: Job) -> Outcome:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from adaprune.job import Job, Outcome
-from adaprune.weights import fit_weights
+from adaprune.training import Job, Outcome, fit_weights
 
 
 def finetune(job: Job) -> Outcome:

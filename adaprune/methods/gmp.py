@@ -5,13 +5,22 @@ from __future__ import annotations
 import copy
 from functools import partial
 
-from adaprune.heads import AdaptedModel
-from adaprune.job import Job, Outcome, Settings
 from adaprune.masks import check_minimum, maskable, set_masks
-from adaprune.oneshot import cut
-from adaprune.stages import Result, stage, together
-from adaprune.training import fit_head, steps_in
-from adaprune.weights import GradualMagnitude, fit_weights, put_zeros
+from adaprune.methods.oneshot import cut
+from adaprune.training import (
+    AdaptedModel,
+    GradualMagnitude,
+    Job,
+    Outcome,
+    Result,
+    Settings,
+    fit_head,
+    fit_weights,
+    put_zeros,
+    stage,
+    steps_in,
+    together,
+)
 
 
 def gmp(job: Job) -> Outcome:

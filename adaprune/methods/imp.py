@@ -8,12 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from adaprune.job import Fit, Job, Outcome, Settings
 from adaprune.masks import check_minimum, maskable, set_masks
-from adaprune.oneshot import cut
-from adaprune.stages import Result, stage, together
-from adaprune.training import fit_head
-from adaprune.weights import fit_weights, put_zeros
+from adaprune.methods.oneshot import cut
+from adaprune.training import Fit, Job, Outcome, Result, Settings, fit_head, fit_weights, put_zeros, stage, together
 
 
 def imp(job: Job) -> Outcome:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from adaprune.job import Job, Outcome
 from adaprune.masks import maskable
-from adaprune.training import fit
+from adaprune.training import Job, Outcome, fit
 
 RANK, ALPHA = 8, 16
 

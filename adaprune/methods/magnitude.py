@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from adaprune.job import Job, Outcome
 from adaprune.masks import maskable, set_masks
-from adaprune.oneshot import cut, cut_layers
-from adaprune.training import fit_head
+from adaprune.methods.oneshot import cut, cut_layers
+from adaprune.training import Job, Outcome, fit_head
 
 
 def magnitude(job: Job) -> Outcome:

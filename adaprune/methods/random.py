@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from adaprune.job import Job, Outcome
-from adaprune.masks import keep_top, maskable, set_masks
-from adaprune.theta import protect
-from adaprune.training import fit_head
+from adaprune.masks import keep_top, maskable, protect, set_masks
+from adaprune.training import Job, Outcome, fit_head
 
 
 def random(job: Job) -> Outcome:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from adaprune.job import Job, Outcome
-from adaprune.learning import learn
 from adaprune.masks import maskable
+from adaprune.methods.learning import learn
+from adaprune.training import Job, Outcome
 
 
 def smp(job: Job) -> Outcome:

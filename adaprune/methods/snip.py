@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from adaprune.job import Job, Outcome
 from adaprune.masks import set_masks
-from adaprune.oneshot import cut, sensitivities_with_head
-from adaprune.stages import together
-from adaprune.training import fit_head
+from adaprune.methods.oneshot import cut, sensitivities_with_head
+from adaprune.training import Job, Outcome, fit_head, together
 
 
 def snip(job: Job) -> Outcome:

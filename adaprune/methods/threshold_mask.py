@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adaprune.job import Job, Outcome
-from adaprune.learning import learn
 from adaprune.masks import keep_top, maskable
+from adaprune.methods.learning import learn
+from adaprune.training import Job, Outcome
 
 THRESHOLD = 1e-2  # tau
 REACH = 2e-2  # a: scores start at -a at the lowest

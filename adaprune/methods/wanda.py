@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from adaprune.job import Job, Outcome
 from adaprune.masks import set_masks
-from adaprune.oneshot import activations, cut_outputs
-from adaprune.training import fit_head
+from adaprune.methods.oneshot import activations, cut_outputs
+from adaprune.training import Job, Outcome, fit_head
 
 
 def wanda(job: Job) -> Outcome:

@@ -1,0 +1,10 @@
+"""Tasks, a user's own files, and metrics: sentences and labels in, official scores out.
+
+Take from here `load_task`, `TaskData`, `tokenize` and the table of `GLUE` tasks.
+Imports no other room, and knows nothing of masks.
+"""
+
+from adaprune.data.movie_reviews import fetch_movie_reviews
+from adaprune.data.tasks import GLUE, TaskData, load_task, tokenize
+
+__all__ = ["GLUE", "TaskData", "fetch_movie_reviews", "load_task", "tokenize"]

@@ -1,0 +1,249 @@
+"""The tasks: data sets with their splits, and the official metrics.
+
+`load_task` gives every run of a task the same splits, whatever the run's seed: `train`, `selection` (held out
+of train; epochs and hyper-parameters are chosen on it) and `validation` (the dev split; only ever reported).
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from adaprune.data.datafiles import SPLIT_SEED, SUFFIXES, Rows, hold_out, read_own, read_parquet, select
+from adaprune.data.metrics import score
+from adaprune.data.movie_reviews import CLEAR_RATING, fetch_movie_reviews
+
+HUB_ID = "nyu-mll/glue"
+VALIDATION_FRACTION = 0.1  # where a task comes without a validation split
+SELECTION_FRACTION = 0.1
+
+
+class GlueTask(NamedTuple):
+    """What is particular to one GLUE task, in the hub's column and label names."""
+
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]  # by class number; empty = regression
+    metrics: tuple[str, ...]  # the official ones; the first is the primary
+
+
+# MRPC and QQP have two official metrics. Accuracy is the primary of both: a constant "yes" already has an F1
+# of 0.81 on MRPC's dev split, which hides a collapsed mask. STS-B's is Spearman, which the paper reports.
+GLUE = {
+    "cola": GlueTask(("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",)),
+    "sst2": GlueTask(("sentence",), ("negative", "positive"), ("accuracy",)),
+    "mrpc": GlueTask(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    "stsb": GlueTask(("sentence1", "sentence2"), (), ("spearman", "pearson")),
+    "qqp": GlueTask(("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    "mnli": GlueTask(("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",)),
+    "qnli": GlueTask(("question", "sentence"), ("entailment", "not_entailment"), ("accuracy",)),
+    "rte": GlueTask(("sentence1", "sentence2"), ("entailment", "not_entailment"), ("accuracy",)),
+    "wnli": GlueTask(("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
+}
+KNOWN_TASKS = (*GLUE, "movie_reviews", "movie_ratings")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task ready for use.
+
+    `splits` has `train`, `selection`, `validation` (and `validation_mismatched` for MNLI where at hand),
+    each with the columns text, text_pair (tasks on pairs only) and label (int64 class numbers, or float32).
+    `labels` are the class names by number, empty for a regression, whose `num_labels` is 1. `fingerprint` is
+    the sha256 over every row of every split, and over the class names.
+    """
+
+    name: str
+    labels: list[str]
+    num_labels: int
+    primary: str
+    metric_names: tuple[str, ...]
+    splits: dict[str, datasets.Dataset]
+    fingerprint: str
+
+    def metrics(self, predictions, labels, split: str = "validation") -> dict[str, float]:
+        """The task's metrics on raw logits.
+
+        F1 is that of class 1. A correlation with a constant, on either side, is undefined and given as 0.0.
+
+        Args:
+            predictions: logits (n, num_labels); for a regression values (n,) or (n, 1). Array or tensor.
+            labels: class numbers or values (n,), n >= 1.
+            split: of `validation_mismatched`, the metrics' names end in `_mismatched`.
+
+        Raises:
+            ValueError: shapes that do not fit, or predictions that are not finite.
+        """
+        values = score(self.metric_names, predictions, labels, self.num_labels)
+        ending = "_mismatched" if split == "validation_mismatched" else ""
+        return {name + ending: value for name, value in values.items()}
+
+
+def load_task(
+    task: str,
+    data_dir: str | os.PathLike = "",
+    max_train_examples: int = 0,
+    selection_fraction: float = SELECTION_FRACTION,
+) -> TaskData:
+    """The task's splits and metrics.
+
+    Args:
+        task: one of `KNOWN_TASKS`, or the path of the user's own file or folder (see `datafiles.read_own`).
+        data_dir: for GLUE, the folder with `<task>/train.parquet` and so on; empty = the hub.
+        max_train_examples: use only the first that many rows of train, before anything is held out; 0 = all.
+        selection_fraction: fraction of train held out as `selection`, in (0, 1); see `hold_out`.
+
+    Raises:
+        FileNotFoundError: a file that is missing, with its name.
+        OSError: data that cannot be fetched.
+        ValueError: an unknown task, or data that cannot be meant; names the culprit and the remedy.
+    """
+    if not 0 < selection_fraction < 1:
+        raise ValueError(f"selection_fraction must lie between 0 and 1, got {selection_fraction}")
+    if max_train_examples < 0 or max_train_examples == 1:
+        raise ValueError(f"max_train_examples must be 0 (all) or at least 2, got {max_train_examples}")
+    rows, labels, metric_names = _read_task(str(task), data_dir)
+    train = {column: values[: max_train_examples or None] for column, values in rows["train"].items()}
+    train, selection = hold_out(train, selection_fraction, train["label"] if labels else None)
+    if len(set(train["label"])) < 2:
+        raise ValueError(
+            f"{task}: the {len(train['label'])} training rows in use all have one label; "
+            "raise max_train_examples (0 = all), or give more rows or shuffle them"
+        )
+    rows = {**rows, "train": train, "selection": selection}
+    splits = {split: _to_dataset(columns, bool(labels)) for split, columns in rows.items()}
+    return TaskData(
+        name=str(task),
+        labels=labels,
+        num_labels=len(labels) or 1,
+        primary=metric_names[0],
+        metric_names=metric_names,
+        splits=splits,
+        fingerprint=_fingerprint(labels, splits),
+    )
+
+
+def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
+    """The split as input_ids, attention_mask, token_type_ids if the tokenizer has them, labels and length.
+
+    Texts (pairs: the longer one first) are cut at `max_length` tokens in all; nothing is padded, batches pad
+    themselves. Kept in memory; no cache file is written.
+    """
+    texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        encoded = tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)
+        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+
+    has_bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()  # a bar for each small split would bury the one of training
+    try:
+        return dataset.rename_column("label", "labels").map(
+            encode,
+            batched=True,
+            remove_columns=texts,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=f"{dataset._fingerprint}-{max_length}",  # else the tokenizer gets hashed
+        )
+    finally:
+        if has_bars:
+            datasets.enable_progress_bars()
+
+
+def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows], list[str], tuple[str, ...]]:
+    """The rows of each split but `selection`, the class names and the metrics, the primary first."""
+    if task in GLUE:
+        return _read_glue(task, data_dir), list(GLUE[task].labels), GLUE[task].metrics
+    if task in KNOWN_TASKS:
+        return _read_movies(task)
+    path = Path(task).expanduser()
+    if not path.exists() and not (path.suffix or path.name != task):
+        near = difflib.get_close_matches(task.lower(), KNOWN_TASKS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"unknown task {task!r}{hint}; choose one of {', '.join(KNOWN_TASKS)}, or give the path of a "
+            f"{', '.join(SUFFIXES)} file or of a folder with train.* and validation.*"
+        )
+    train, validation, labels = read_own(path)
+    if validation is None:
+        train, validation = hold_out(train, VALIDATION_FRACTION, train["label"] if labels else None)
+    metrics = ("accuracy", "f1_macro") if labels else ("spearman", "pearson")
+    return {"train": train, "validation": validation}, labels, metrics
+
+
+def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
+    """The rows of a GLUE task's labelled splits, from `data_dir` or else from the hub."""
+    names = {"train": "train", "validation": "validation"}
+    if task == "mnli":
+        names = {"train": "train", "validation": "validation_matched"}
+        mismatched = "validation_mismatched"
+        if not data_dir or Path(data_dir, task, f"{mismatched}.parquet").expanduser().is_file():
+            names[mismatched] = mismatched
+    columns = (*GLUE[task].columns, "label")
+    if data_dir:
+        files = {split: Path(data_dir, task, f"{name}.parquet").expanduser() for split, name in names.items()}
+        tables = {split: read_parquet(file, columns) for split, file in files.items()}
+        places = {split: str(file) for split, file in files.items()}
+    else:
+        try:
+            hub = datasets.load_dataset(HUB_ID, task)
+        except Exception as error:  # whatever the hub's client raised, the remedy is the same
+            raise OSError(
+                f"cannot load {task} from the hub's {HUB_ID} ({error}); go online, or pass data_dir, a "
+                f"folder with {', '.join(f'{task}/{name}.parquet' for name in names.values())}"
+            ) from error
+        tables = {split: hub[name].select_columns(list(columns)).to_dict() for split, name in names.items()}
+        places = {split: f"{HUB_ID} {task}/{name}" for split, name in names.items()}
+    return {split: _checked_glue(table, task, places[split]) for split, table in tables.items()}
+
+
+def _checked_glue(table: Rows, task: str, place: str) -> Rows:
+    """The table in our column names, after its texts and label codes were found to be the hub's."""
+    source = (*GLUE[task].columns, "label")
+    kind, codes = (int, range(len(GLUE[task].labels))) if GLUE[task].labels else (float, None)
+    for row, values in enumerate(zip(*(table[name] for name in source), strict=True), 1):
+        *texts, label = values
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{place}: row {row}: a text is null or not a string; get the file anew")
+        if type(label) is not kind or not (label in codes if codes else np.isfinite(label)):
+            wanted = f"one of {', '.join(map(str, codes))}" if codes else "a finite float"
+            raise ValueError(f"{place}: row {row}: label {label!r}, expected {wanted}; is this a test split?")
+    if not table["label"]:
+        raise ValueError(f"{place}: holds no rows; get the file anew")
+    names = (*("text", "text_pair")[: len(source) - 1], "label")
+    return {ours: table[theirs] for ours, theirs in zip(names, source, strict=True)}
+
+
+def _read_movies(task: str) -> tuple[dict[str, Rows], list[str], tuple[str, ...]]:
+    """The movie sentences, shuffled (the source is sorted by class); both tasks validate on the same ones."""
+    table = read_parquet(fetch_movie_reviews(), ("text", "rating"))
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(table["text"]))
+    rows = {"text": [table["text"][i] for i in order], "label": [table["rating"][i] for i in order]}
+    signs = [(rating >= CLEAR_RATING) - (rating <= -CLEAR_RATING) for rating in rows["label"]]
+    splits = dict(zip(("train", "validation"), hold_out(rows, VALIDATION_FRACTION, signs), strict=True))
+    if task == "movie_ratings":
+        return splits, [], ("spearman", "pearson")
+    for split, rows in splits.items():
+        clear = select(rows, [abs(rating) >= CLEAR_RATING for rating in rows["label"]])
+        splits[split] = {"text": clear["text"], "label": [int(rating > 0) for rating in clear["label"]]}
+    return splits, ["negative", "positive"], ("accuracy",)
+
+
+def _to_dataset(rows: Rows, has_classes: bool) -> datasets.Dataset:
+    features = {name: datasets.Value("string") for name in rows if name != "label"}
+    features["label"] = datasets.Value("int64" if has_classes else "float32")
+    return datasets.Dataset.from_dict({name: rows[name] for name in features}, datasets.Features(features))
+
+
+def _fingerprint(labels: list[str], splits: dict[str, datasets.Dataset]) -> str:
+    digest = hashlib.sha256(json.dumps(labels).encode())
+    for split in sorted(splits):
+        digest.update(json.dumps([split, splits[split].to_dict()], sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,90 @@
+"""Which task a text belongs to, when nobody says: by SupSup's one gradient over the stored masks, or by asking all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from adaprune.deploy.serving import MaskedEncoder
+from adaprune.masks import maskable
+
+
+def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, float]:
+    """How strongly a batch calls for each task, by one gradient; the highest is the task inferred.
+
+        -dH(softmax(f(x; w0 * sum_i a_i m_i, sum_i a_i p_i))) / da_i   at a_i = 1 / k       (Wortsman et al. 2020)
+
+    SupSup's rule, which asks for the task whose mask would make the output surer; here the heads p_i differ by task
+    too. H is the mean entropy over the batch, whose rows are taken to be of one task. Scores scale with what the head
+    is like: one that is sure of everything wins everywhere, see `called`.
+
+    Raises:
+        ValueError: tasks without one number of classes or one kind of head, or fewer than two.
+    """
+    chosen = {name: served.task(name) for name in tasks or served.tasks}
+    outputs = {name: task.config.num_labels for name, task in chosen.items()}
+    if len(chosen) < 2 or len(set(outputs.values())) > 1 or 1 in outputs.values():
+        raise ValueError(f"give at least two tasks with one number of classes, 2 or more; classes by task: {outputs}")
+    kinds = {name: "linear" if task.head.hidden is None else "mlp" for name, task in chosen.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"give tasks whose heads are of one kind, mlp or linear; kinds by task: {kinds}")
+    share = 1 / len(chosen)
+    masked = {name for task in chosen.values() for name in task.places}
+    modules = maskable(served.encoder, "encoder+embeddings").items()
+    base = {name: module.weight for name, module in modules if name in masked}
+    mixed = {
+        name: (w0 * sum(task.kept(name, w0) for task in chosen.values()) * share).requires_grad_()
+        for name, w0 in base.items()
+    }
+    heads = {name: dict(task.head.named_parameters()) for name, task in chosen.items()}
+    first = next(iter(chosen.values())).head
+    head = {
+        p: sum(own[p] for own in heads.values()).mul(share).requires_grad_() for p in dict(first.named_parameters())
+    }
+    asked = {**inputs, "output_hidden_states": True, "return_dict": True}
+    states = torch.func.functional_call(served.encoder, mixed, kwargs=asked).hidden_states
+    sure = torch.func.functional_call(first, head, (states[1:],)).log_softmax(-1)
+    entropy = -(sure.exp() * sure).sum(-1).mean()
+    slopes = torch.autograd.grad(entropy, [*mixed.values(), *head.values()])
+    by_weight, by_head = dict(zip(mixed, slopes, strict=False)), dict(zip(head, slopes[len(mixed) :], strict=True))
+    return {
+        name: -sum(float((by_weight[n] * w0 * task.kept(n, w0)).sum()) for n, w0 in base.items())
+        - sum(float((by_head[p] * heads[name][p]).sum()) for p in head)
+        for name, task in chosen.items()
+    }
+
+
+def task_entropies(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+    """How unsure each task's own model is of each text, as a share of the most it could be: task -> (batch,), 0 to 1.
+
+        H(softmax(f(x; w0 * m_i, p_i))) / log(classes)
+
+    One pass for each task. Classes may differ in number.
+
+    Raises:
+        ValueError: a regression, which has no entropy, or fewer than two tasks.
+    """
+    chosen = {name: served.task(name) for name in tasks or served.tasks}
+    outputs = {name: task.config.num_labels for name, task in chosen.items()}
+    if len(chosen) < 2 or 1 in outputs.values():
+        raise ValueError(f"give at least two tasks with 2 classes or more; classes by task: {outputs}")
+    rows, found = len(inputs["input_ids"]), {}
+    for name, classes in outputs.items():
+        sure = served(**inputs, tasks=[name] * rows).logits.log_softmax(-1)
+        found[name] = -(sure.exp() * sure).sum(-1) / math.log(classes)
+    return found
+
+
+def called(scores: pd.DataFrame) -> pd.Series:
+    """The task each row calls for most, every task measured by its own habit: argmax_i (s_i - mean_i) / std_i.
+
+    Args:
+        scores: a row for each text or group, a column for each task, the higher the likelier (for entropies, minus
+            them). Mean and spread are over the rows, so these must come from all the tasks; no label is used.
+    """
+    spread = scores.std(ddof=0)
+    return ((scores - scores.mean()) / spread.where(spread > 0, 1)).idxmax(axis=1)

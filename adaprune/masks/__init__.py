@@ -1,0 +1,59 @@
+"""The mathematics: masks over frozen weights, theta, the optimiser of the paper, its schedules, and counting.
+
+Take from here what a method or an analysis needs of masks: `attach`, `keep_top`, `AdaPrune`, `summary` and so on.
+Imports torch alone: no other room.
+"""
+
+from adaprune.masks.allocation import counts, shares
+from adaprune.masks.counting import COMPONENTS, EMBED, component_of, count_kept, layer_of, summary
+from adaprune.masks.cuts import check_minimum, keep_each, keep_top
+from adaprune.masks.layers import (
+    attach,
+    detach,
+    maskable,
+    masked,
+    set_masks,
+    thetas_of,
+    threshold_of,
+)
+from adaprune.masks.optim import RULES, AdaPrune, relaxed_mask, surrogate_gradient, surrogate_slope
+from adaprune.masks.ranks import ranks, read_ranks, theta_path
+from adaprune.masks.schedules import SparsityControl, averaged, cubic_sparsity, slanted_triangular, warmup_linear
+from adaprune.masks.theta import initial_theta, protect, theta_in_order
+
+__all__ = [
+    "COMPONENTS",
+    "EMBED",
+    "RULES",
+    "AdaPrune",
+    "SparsityControl",
+    "attach",
+    "averaged",
+    "check_minimum",
+    "component_of",
+    "count_kept",
+    "counts",
+    "cubic_sparsity",
+    "detach",
+    "initial_theta",
+    "keep_each",
+    "keep_top",
+    "layer_of",
+    "maskable",
+    "masked",
+    "protect",
+    "ranks",
+    "read_ranks",
+    "relaxed_mask",
+    "set_masks",
+    "shares",
+    "slanted_triangular",
+    "summary",
+    "surrogate_gradient",
+    "surrogate_slope",
+    "theta_in_order",
+    "theta_path",
+    "thetas_of",
+    "threshold_of",
+    "warmup_linear",
+]

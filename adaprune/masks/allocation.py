@@ -1,0 +1,81 @@
+"""How the kept connections are shared out where each matrix is cut for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from adaprune.masks.counting import component_of
+from adaprune.masks.cuts import check_minimum
+
+ALLOCATIONS = ("equal", "scores")
+
+
+def shares(thetas: Mapping[str, Tensor], density: float, kind: str) -> list[float]:
+    """The density of each matrix, so that all of them together have ``density``.
+
+    - ``equal``: the same in each (SMP-L, movement, edge-popup).
+    - ``scores``: within a component (all query matrices, all key matrices ...) in proportion to the mean score,
+
+          v_l = L v s_l / sum s,   s_l = mean sigmoid(theta_l)        (SMP-S: Jiang et al. 2022)
+
+      for matrices of equal size. What exceeds 1 goes to the component's other matrices, in the same proportion.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind == "equal":
+        return [density] * len(thetas)
+    if kind not in ALLOCATIONS:
+        raise ValueError(f"allocation must be one of {', '.join(ALLOCATIONS)}, got {kind!r}")
+    components: dict[str, list[str]] = {}
+    for name in thetas:
+        components.setdefault(component_of(name), []).append(name)
+    found: dict[str, float] = {}
+    for names in components.values():
+        strengths = [float(thetas[name].detach().sigmoid().mean()) for name in names]
+        found.update(
+            zip(names, proportional(strengths, [thetas[name].numel() for name in names], density), strict=True)
+        )
+    return [found[name] for name in thetas]
+
+
+def proportional(strengths: Sequence[float], sizes: Sequence[int], density: float) -> list[float]:
+    """v_l = min(1, c s_l) with the c for which sum_l n_l v_l = density sum_l n_l.
+
+    >>> proportional([6.0, 1.0, 1.0], [10, 10, 10], 0.5)
+    [1.0, 0.25, 0.25]
+    """
+    free, room = set(range(len(sizes))), density * sum(sizes)
+    found = [1.0] * len(sizes)
+    while free:
+        scale = room / max(sum(sizes[i] * strengths[i] for i in free), 1e-300)
+        full = {i for i in free if scale * strengths[i] > 1}
+        if not full:
+            return [scale * strengths[i] if i in free else 1.0 for i in range(len(sizes))]
+        room -= sum(sizes[i] for i in full)
+        free -= full
+    return found
+
+
+def counts(thetas: Mapping[str, Tensor], density: float, kind: str, minimum_kept: int = 0) -> dict[str, int]:
+    """How many connections each matrix keeps: its share in whole numbers, exactly round(density n) in all.
+
+    Fractions go to the largest remainders. Every matrix keeps ``minimum_kept`` at the least, at the cost of what
+    the others have above it.
+    """
+    sizes = [theta.numel() for theta in thetas.values()]
+    minima = check_minimum(thetas, density, minimum_kept)
+    above = [
+        max(0.0, share * size - least)
+        for share, size, least in zip(shares(thetas, density, kind), sizes, minima, strict=True)
+    ]
+    rest = round(density * sum(sizes)) - sum(minima)
+    wanted = [part * rest / max(sum(above), 1e-300) for part in above]
+    whole = [min(int(part), size - least) for part, size, least in zip(wanted, sizes, minima, strict=True)]
+    order = sorted(range(len(sizes)), key=lambda i: whole[i] - wanted[i])
+    while rest > sum(whole):
+        for i in [i for i in order if minima[i] + whole[i] < sizes[i]][: rest - sum(whole)]:
+            whole[i] += 1
+    return {name: least + part for name, least, part in zip(thetas, minima, whole, strict=True)}

@@ -1,0 +1,140 @@
+"""One-shot pruning: which sentences scores are computed on, scores from activations and gradients, and their cuts."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from adaprune.masks import EMBED, attach, component_of, counts, keep_each, keep_top, maskable, protect
+from adaprune.training import AdaptedModel, Job, Result, Settings, fit_head, stage
+
+CALIBRATION = 1024  # training sentences
+
+
+def calibration(job: Job) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Batches of at most 1,024 training sentences drawn by the run's seed; each with its share of all drawn."""
+    train = job.sentences.splits["train"]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(job.run.seed))
+    drawn = order[:CALIBRATION].tolist()
+    for start in range(0, len(drawn), job.settings.batch_size):
+        rows = [train[i] for i in drawn[start : start + job.settings.batch_size]]
+        yield job.sentences.collate(rows), len(rows) / len(drawn)
+
+
+def activations(job: Job) -> dict[str, Tensor]:
+    """|w_ij| ||x_j||_2 of every weight in scope (Sun et al. 2023), x_j input j over the calibration tokens."""
+    modules = maskable(job.model.encoder, job.run.scope)
+    norms = input_norms(job, modules)
+    norms = {name: n[:, None] if isinstance(modules[name], nn.Embedding) else n for name, n in norms.items()}
+    return {name: module.weight.detach().abs() * norms[name] for name, module in modules.items()}
+
+
+@torch.no_grad()
+def input_norms(job: Job, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """||x_j||_2 of each module's inputs over the calibration tokens, shape (inputs,); a table's inputs are one-hot."""
+    model = job.model.to(PartialState().device).eval()
+    device = next(model.parameters()).device
+    squares: dict[str, Tensor] = {}
+    present: list[Tensor] = []  # the batch's attention mask
+
+    def listen(name: str):
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0][present[0]]  # (tokens, inputs), or (tokens,) of word numbers
+            new = x.double().square().sum(0)
+            if isinstance(module, nn.Embedding):
+                new = torch.bincount(x, minlength=module.num_embeddings).double()
+            squares[name] = squares.get(name, 0) + new
+
+        return add
+
+    handles = [module.register_forward_pre_hook(listen(name)) for name, module in modules.items()]
+    for batch, _ in calibration(job):
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        present[:] = [batch["attention_mask"].bool()]
+        model(**batch)
+    for handle in handles:
+        handle.remove()
+    return {name: square.sqrt().float() for name, square in squares.items()}
+
+
+def sensitivities_with_head(job: Job) -> Result:
+    """`sensitivities` with a head that knows the task: a copy of it is trained first, for one epoch at most.
+
+    (A fresh head says nothing about a pre-trained encoder.) The job's own model stays as it is; done once.
+    """
+
+    def work(settings: Settings) -> Result:
+        warm = replace(job, model=copy.deepcopy(job.model), settings=settings)
+        done, start = fit_head(warm), time.monotonic()
+        scores = sensitivities(warm)
+        return scores, replace(done, seconds=done.seconds + time.monotonic() - start)
+
+    return stage(replace(job.settings, epochs=min(1.0, job.settings.epochs)), "sensitivities", work)
+
+
+def sensitivities(job: Job) -> dict[str, Tensor]:
+    """|w dL/dw| of every weight in scope; leaves masks of ones attached to the job's encoder."""
+    model: AdaptedModel = job.model.to(PartialState().device)
+    weights = {name: module.weight for name, module in maskable(model.encoder, job.run.scope).items()}
+    thetas = attach(model.encoder, {name: torch.ones_like(weight) for name, weight in weights.items()})
+    model.eval()
+    for batch, share in calibration(job):
+        batch = {name: tensor.to(next(model.parameters()).device) for name, tensor in batch.items()}
+        (share * model(**batch).loss).backward()
+    return {name: theta.grad.to_dense().abs() for name, theta in thetas.items()}
+
+
+def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) -> dict[str, Tensor]:
+    """The masks that keep the highest scores of all matrices together: exactly k = round(density n).
+
+    Embedding rows that training never shows are kept (see `theta.protect`), and in each matrix the run's
+    ``minimum_kept``. ``density`` is the run's where none is given.
+    """
+    density = job.density if density is None else density
+    return keep_top(protect(_here(scores), job.seen, density), density, job.run.minimum_kept)
+
+
+def cut_layers(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks that keep the same share of every matrix, exactly k = round(density n) in all."""
+    scores = protect(_here(scores), job.seen, job.density, each=True)
+    return keep_each(scores, counts(scores, job.density, "equal", job.run.minimum_kept))
+
+
+def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks that keep the same share of every output's inputs, exactly k = round(density n) in all.
+
+    Outputs are the rows of a matrix, and the columns of an embedding table (a table multiplies one-hot words). Each
+    keeps density * (its inputs) rounded down or up: up to and with output r, round(density * inputs so far) stay, so
+    that the rounding is spread evenly. Equal scores are kept in order of position.
+
+    Raises:
+        ValueError: a matrix would keep fewer than the run's ``minimum_kept``.
+    """
+    total = sum(score.numel() for score in scores.values())
+    k, before, masks = round(job.density * total), 0, {}
+    for name, score in protect(_here(scores), job.seen, job.density, each=True).items():
+        table = component_of(name) == EMBED
+        score = score.t() if table else score
+        ends = before + score.shape[1] * torch.arange(score.shape[0] + 1)
+        before = int(ends[-1])
+        quota = ((2 * k * ends + total) // (2 * total)).diff()
+        order = score.argsort(dim=1, descending=True, stable=True)
+        kept = torch.zeros(score.shape, dtype=torch.bool)
+        kept.scatter_(1, order, torch.arange(score.shape[1]) < quota[:, None])
+        masks[name] = kept.t().contiguous() if table else kept
+        if int(quota.sum()) < min(job.run.minimum_kept, score.numel()):
+            raise ValueError(
+                f"{name} keeps {int(quota.sum())} connections at a sparsity of {job.run.sparsity:g}, minimum_kept is "
+                f"{job.run.minimum_kept}: lower one of them"
+            )
+    return masks
+
+
+def _here(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: score.detach().cpu() for name, score in scores.items()}

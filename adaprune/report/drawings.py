@@ -1,0 +1,157 @@
+"""The pictures of masks: groups with error bars, degrees, overlaps, the graph of heads, ablations; see `figures`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, say
+
+STRONGEST = 2  # edges into each block that a head graph shows
+
+
+def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: list[Any]) -> Axes:
+    """Means over runs with the standard deviation as a bar, side by side for each method in each group (Fig. 3).
+
+    Args:
+        ax: the panel.
+        rows: a run's value for one group each: ``method`` and the columns named by ``group`` and ``value``.
+        group, value: names of columns.
+        order: the groups, left to right; others are left out.
+    """
+    methods = [method for method in STYLES if method in set(rows["method"])]
+    if not methods:
+        return say(ax, "no run")
+    for number, method in enumerate(methods):
+        some = rows[(rows["method"] == method) & rows[group].isin(order)].groupby(group)[value]
+        mean, spread = some.mean(), some.std(ddof=1).fillna(0)
+        places = [order.index(g) + (number - (len(methods) - 1) / 2) * 0.7 / len(methods) for g in mean.index]
+        colour, marker = STYLES[method]
+        look = {"color": colour, "marker": marker, "ms": 6, "ls": "", "capsize": 3, "label": method}
+        ax.errorbar(places, mean, spread, **look)
+    ax.set_xticks(range(len(order)), [str(g).replace("_", "\n") for g in order])
+    ax.set(xlabel=group, ylabel=value.replace("_", " "), xlim=(-0.6, len(order) - 0.4))
+    return dress(ax)
+
+
+def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: float) -> Axes:
+    """Share of units with a degree below x, a line a method, and the binomial of a random mask as a grey line.
+
+    Args:
+        ax: the panel.
+        samples: method -> degrees of units, (units,).
+        most: the degree of a unit with nothing pruned.
+        density: of the matrices that the degrees are from, for the random one.
+    """
+    for number, (method, found) in enumerate(samples.items()):
+        x = np.sort(found)
+        ax.step(x, np.arange(1, len(x) + 1) / len(x), where="post", lw=1.6, color=STYLES[method].colour,
+                ls=LINE_STYLES[number % len(LINE_STYLES)], label=method)  # fmt: skip
+    if not samples:
+        return say(ax, "no mask")
+    random = np.sort(np.random.default_rng(0).binomial(most, density, 4000))
+    ax.step(random, np.arange(1, 4001) / 4000, where="post", color=INK, lw=0.9, alpha=0.6, label="chance")
+    ax.set(xlabel=f"degree (of {most})", ylabel="share of units up to it", ylim=(0, 1.02))
+    return dress(ax, grid="both")
+
+
+def draw_matrix(ax: Axes, values: pd.DataFrame, label: str) -> Axes:
+    """A table of numbers in [0, 1] as a heat map, darker is more, with its numbers in the cells."""
+    ax.imshow(values, cmap="Greys", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(values.to_numpy()):
+        if np.isfinite(value):
+            colour = "white" if value > 0.55 else "black"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    ax.set_xticks(range(values.shape[1]), values.columns, rotation=60, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(values.shape[0]), values.index)
+    ax.set_title(label, fontsize=10)
+    ax.tick_params(colors=INK, length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) -> Axes:
+    """The graph of heads and FFN blocks, layers from bottom to top, always at the same places.
+
+    Area of a node: its density, over the densest of all panels' (``largest``); hollow: nothing passes. Squares are FFN
+    blocks. The two strongest edges into each block, the darker the more of the possible paths are left, over the
+    strongest of this graph.
+    """
+    heads = max(head for _, head in graph.nodes(data="head")) + 1
+    middle = (heads - 1) / 2  # an FFN block stands above its layer's heads, which it reads
+    places = {n: (a["head"], a["layer"]) if a["kind"] == "head" else (middle, a["layer"] + 0.5)
+              for n, a in graph.nodes(data=True)}  # fmt: skip
+    strongest = max((weight for *_, weight in graph.edges(data="weight")), default=1)
+    edges = []
+    for node in graph:
+        into = sorted(graph.in_edges(node, data="weight"), key=lambda edge: (-edge[2], edge[0]))
+        edges += into[:STRONGEST]
+    grey = [str(round(0.9 - 0.8 * weight / strongest, 3)) for *_, weight in edges]
+    nx.draw_networkx_edges(graph, places, edges, ax=ax, edge_color=grey, arrows=False, width=1.2)
+    for kind, shape in (("head", "o"), ("ffn", "s")):
+        nodes = [n for n, found in graph.nodes(data="kind") if found == kind]
+        sizes = [8 + 170 * graph.nodes[n]["density"] / largest for n in nodes]
+        fill = [STYLES[method].colour if graph.nodes[n]["alive"] else "white" for n in nodes]
+        drawn = nx.draw_networkx_nodes(graph, places, nodes, sizes, fill, shape, ax=ax, edgecolors=INK, linewidths=0.8)
+        drawn.set_zorder(3)
+    layers = sorted({layer for _, layer in graph.nodes(data="layer")})
+    ax.set_yticks([*layers, *(layer + 0.5 for layer in layers)], [*layers, *["FFN"] * len(layers)])
+    ax.set_xticks(range(heads), range(heads))
+    ax.tick_params(colors=INK, length=0, left=True, bottom=True, labelleft=True, labelbottom=True)
+    ax.set(xlabel="head", ylabel="layer", xlim=(-0.7, heads - 0.3), ylim=(layers[0] - 0.3, layers[-1] + 0.8))
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """Difference in score, a line an ablation at a sparsity, a marker a task; the mean over pairs, their number beside.
+
+    Bars go from the least pair to the most; a single pair has none and is hollow. A line names its sparsity where it
+    is not the one that most pairs have.
+
+    ``rows``: ``ablation`` (drawn in order of appearance, the first at the top), ``sparsity``, ``task``, ``difference``.
+    """
+    usual, tasks = rows["sparsity"].mode()[0], sorted(set(rows["task"]))
+    names = list(dict.fromkeys(rows["ablation"]))
+    lines = set(zip(rows["ablation"], rows["sparsity"], strict=True))
+    lines = sorted(lines, key=lambda line: (names.index(line[0]), line[1] != usual, line[1]))
+    for number, task in enumerate(tasks):
+        some = rows[rows["task"] == task].groupby(["ablation", "sparsity"])["difference"]
+        some = some.agg(["mean", "min", "max", "size"])
+        heights = np.array([lines.index(key) + (number - (len(tasks) - 1) / 2) * 0.25 for key in some.index])
+        spread, single = [some["mean"] - some["min"], some["max"] - some["mean"]], (some["size"] == 1).to_numpy()
+        colour, marker = list(STYLES.values())[number]
+        ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2, label=task)
+        over = {"mfc": "white", "zorder": 3}  # over the filled one
+        ax.plot(some["mean"][single], heights[single], marker, color=colour, ms=6, **over)
+        for most, height, pairs in zip(some["max"], heights, some["size"], strict=True):
+            place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(str(pairs), (most, height), **place, color=INK, fontsize=7)
+    ax.axvline(0, color=INK, lw=1, ls="--")
+    ax.set_yticks(range(len(lines)), [name if at == usual else f"{name}, {at:g}" for name, at in lines])
+    where = f"at sparsity {usual:g} where none is named"
+    ax.set(xlabel=f"difference in the main metric on the dev split,\n{where}", ylim=(len(lines) - 0.5, -0.5))
+    return dress(ax, grid="both")
+
+
+def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """Share of the kept connections that had been pruned before, along the steps; means over seeds.
+
+    A task has one colour, a sparsity one marker and one line style.
+
+    ``rows``: those of `overlap.recovery` for each run, with its ``task`` and ``sparsity``.
+    """
+    tasks, sparsities = (sorted(set(rows[name])) for name in ("task", "sparsity"))
+    looks = list(STYLES.values())
+    for (task, sparsity), run in rows.groupby(["task", "sparsity"]):
+        mean, number = run.groupby("step")["share"].mean(), sparsities.index(sparsity)
+        look = {"color": looks[tasks.index(task)].colour, "marker": looks[number % len(looks)].marker}
+        line = LINE_STYLES[number % len(LINE_STYLES)]
+        ax.plot(mean.index, mean, ls=line, ms=5, label=f"{task} {sparsity:g}", **look)
+    ax.set(xlabel="step", ylabel="share of kept connections\nthat came back", ylim=(0, None))
+    ax.axhline(0, color=LINES, lw=0.8)
+    return dress(ax)

@@ -1,0 +1,250 @@
+"""Every picture of the suite: ``draw_*(ax, data) -> ax`` draws one panel, `save` writes a figure, same data same bytes.
+
+A method has one colour and one marker wherever it is drawn. The colours are Okabe and Ito's, which colour-blind
+readers can tell apart, and more for more methods; no two are equally light, so that they also differ in grey; the
+markers say it once more, hollow where weights were trained. Several ways of one method in one `draw_curves` share its
+colour and differ in marker and dashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from adaprune.masks import COMPONENTS
+from adaprune.runs import METHODS
+
+
+class Style(NamedTuple):
+    """How a method is drawn."""
+
+    colour: str
+    marker: str | tuple[int, int, int]
+
+
+STYLES = {
+    "adaprune": Style("#0072B2", "o"),
+    "finetune": Style("#000000", "s"),
+    "features": Style("#E69F00", "^"),
+    "random": Style("#CC79A7", "v"),
+    "magnitude": Style("#D55E00", "D"),
+    "gmp": Style("#086528", "P"),
+    "imp": Style("#0B2FAD", "X"),
+    "movement": Style("#C7023F", "<"),
+    "soft_movement": Style("#0DB25D", ">"),
+    "smp": Style("#25CBD0", "*"),
+    "edge_popup": Style("#CD22C4", "p"),
+    "threshold_mask": Style("#1D94B2", "h"),
+    "bernoulli": Style("#FEA4F3", "8"),
+    "wanda": Style("#CDD406", "d"),
+    "snip": Style("#FE7F61", "H"),
+    "gmp_finetune": Style("#644605", (4, 1, 0)),  # stars and crosses of so many points, turned by so many degrees
+    "imp_finetune": Style("#053758", (4, 1, 45)),
+    "movement_finetune": Style("#590422", (3, 1, 0)),
+    "lora": Style("#11F3C1", (6, 1, 0)),
+}
+INK, LINES = "#404040", "#D0D0D0"
+LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other settings
+OTHER_MARKERS = ("D", "v", "s", "p", "^")  # of the same method's further ways
+MANY_TICKS = 8  # from here on side by side they run into each other
+LEAST_SPAN = 0.1  # of a score's axis
+# Bytes must depend on the data alone: no date, no version, no random ids.
+_METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+
+
+def draw_learning(ax: Axes, record: dict[str, Any]) -> Axes:
+    """Training loss along the steps, and the loss on the selection split with the main metric's value beside it."""
+    style, metric = STYLES[record["run"]["method"]], record["metrics"]["primary"]
+    training = _points(record, "loss")
+    held_out = _points(record, "selection_loss", f"selection_{metric}")
+    ax.plot(training["step"], training["loss"], color=style.colour, lw=1.5, label="training")
+    label = f"selection (with {metric.replace('_', ' ')})"
+    ax.plot(
+        held_out["step"], held_out["selection_loss"], style.marker, color=style.colour, mfc="white", ms=7, label=label
+    )
+    for step, loss, score in held_out.itertuples(index=False):
+        _number(ax, score, step, loss)
+    ax.set(xlabel="step", ylabel="loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.margins(x=0.06, y=0.15)
+    ax.legend(frameon=False, loc="best")
+    return dress(ax)
+
+
+def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
+    """Sparsity in scope along the steps, below the line of what was asked; a sentence where there is no mask."""
+    run, mask = record["run"], record["mask"]
+    if mask is None:
+        return say(ax, f"{run['method']} has no mask:\nall weights are kept")
+    style, points = STYLES[run["method"]], _points(record, "sparsity")
+    steps = record["cost"]["steps"]
+    ax.axhline(run["sparsity"], color=INK, lw=1, ls="--", label=f"asked: {run['sparsity']:g}")
+    if points.empty:  # the mask was fixed before the first step
+        ax.plot([0, steps], [mask["sparsity"]] * 2, color=style.colour, lw=2, label="fixed before training")
+    else:
+        ax.plot(points["step"], points["sparsity"], color=style.colour, lw=2, label="while learning")
+    ax.plot([steps], [mask["sparsity"]], style.marker, color=style.colour, ms=8, clip_on=False, label="final mask")
+    ax.set(xlabel="step", ylabel="sparsity", ylim=(0, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(frameon=False, loc="best")
+    return dress(ax)
+
+
+def draw_layers(ax: Axes, record: dict[str, Any]) -> Axes:
+    """Sparsity of each Transformer layer, beside the line of the whole scope; a sentence where there is no mask."""
+    layers = [] if record["mask"] is None else sorted(record["mask"]["per_layer"], key=int)
+    return _draw_groups(ax, record, "per_layer", layers, "layer")
+
+
+def draw_components(ax: Axes, record: dict[str, Any]) -> Axes:
+    """Sparsity of each component (query, key, ...) over all layers; a sentence where there is no mask."""
+    found = () if record["mask"] is None else record["mask"]["per_component"]
+    return _draw_groups(ax, record, "per_component", [name for name in COMPONENTS if name in found], "component")
+
+
+def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """One dot a run on a line for each `way_of` adapting, the best at the top, with the mean of the line's dots.
+
+    Args:
+        ax: the panel; one task and one model each, or the dots do not compare.
+        rows: of `adaprune.runs.records.table`, one or more.
+    """
+    rows = rows.assign(way=[way_of(row) for row in rows.to_dict("records")])
+    best_last = rows.groupby("way")["score"].mean().sort_values(kind="stable").index
+    heights = {way: height for height, way in enumerate(best_last)}
+    for method, score, way in zip(rows["method"], rows["score"], rows["way"], strict=True):
+        ax.plot([score], [heights[way]], STYLES[method].marker, color=STYLES[method].colour, ms=9, mec="white", mew=0.7)
+    for way, score in rows.groupby("way")["score"].mean().items():
+        _number(ax, score, score, heights[way])
+    ax.set_yticks(range(len(best_last)), best_last)
+    ax.set(xlabel=f"{rows['primary'].iloc[0].replace('_', ' ')} on the dev split", ylim=(-0.6, len(best_last) - 0.3))
+    middle, half = rows["score"].agg(["min", "max"]).mean(), (rows["score"].max() - rows["score"].min()) * 0.6
+    half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
+    ax.set_xlim(middle - half, middle + half)
+    return dress(ax, grid="both")
+
+
+def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: Collection[str]) -> Axes:
+    """Fig. 2 of the paper: score against sparsity, a line a way of adapting; level lines for methods without mask.
+
+    Args:
+        ax: the panel; one task, model and number of training rows.
+        points: of `adaprune.report.comparison.curves`: way, method, sparsity (missing without mask), mean, low, high.
+        sparsities: the places on the axis, evenly spaced, so that panels side by side have the same.
+        ways: all that the figure shows, so that each has one look in all its panels; begin with the method.
+    """
+    places = {sparsity: place for place, sparsity in enumerate(sorted(sparsities))}
+    end = max(len(places) - 1, 1)
+    for (method, way), line in points.sort_values("sparsity").groupby(["method", "way"]):
+        (colour, marker), intact = STYLES[method], METHODS[method].weights_intact
+        number = sorted(other for other in ways if other.split()[0] == method).index(way)
+        markers = [marker, *(other for other in OTHER_MARKERS if other != marker)]
+        look = {"color": colour, "marker": markers[number % len(markers)], "mfc": colour if intact else "white"}
+        look |= {"ms": 7, "label": way}
+        dashes = LINE_STYLES[number % len(LINE_STYLES)]
+        if METHODS[method].mask:
+            spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
+            ax.errorbar(line["sparsity"].map(places), line["mean"], spread, ls=dashes, lw=1.5, capsize=3, **look)
+        else:
+            level = line.iloc[0]
+            ax.fill_between([0, end], level["low"], level["high"], color=colour, alpha=0.15, lw=0)
+            broken = LINE_STYLES[1 + number % (len(LINE_STYLES) - 1)]
+            ax.plot([0, end], [level["mean"]] * 2, ls=broken, lw=1.2, markevery=[1], **look)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(places) >= MANY_TICKS else {}
+    ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places], **turned)
+    ax.set(xlabel="sparsity", xlim=(-0.3, end + 0.3))
+    return dress(ax)
+
+
+def share_legend(fig: Figure) -> None:
+    """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
+    order = {method: place for place, method in enumerate(STYLES)}  # what is no method comes last
+    pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    found = {label: handle for handle, label in pairs}
+    labels = sorted(found, key=lambda label: (order.get(label.split()[0], len(order)), label))
+    handles = [found[label] for label in labels]
+    fig.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=4)  # so long, dashes can be told
+
+
+def way_of(row: dict[str, Any]) -> str:
+    """What a run is called in figures and tables: its method, with sparsity, recipe and scope where they matter.
+
+    >>> way_of({"method": "adaprune", "sparsity": 0.5, "recipe": "paper", "scope": "encoder"})
+    'adaprune 0.5 paper'
+    >>> way_of({"method": "features", "sparsity": 0.5, "recipe": "tuned", "scope": "encoder"})
+    'features'
+    """
+    parts = [row["method"]]
+    if METHODS[row["method"]].mask:
+        parts.append(f"{row['sparsity']:g}")
+        parts += ["+embeddings"] if row["scope"] == "encoder+embeddings" else []
+    parts += ["paper"] if row["recipe"] == "paper" else []
+    return " ".join(parts)
+
+
+def save(fig: Figure, name: str, folder: str | Path = "figures") -> list[Path]:
+    """Writes ``<folder>/<name>.svg`` and ``.png`` and returns their paths; equal figures give equal bytes.
+
+    Raises:
+        ValueError: a name with a slash or a suffix.
+        OSError: the folder cannot be written.
+    """
+    if not name or Path(name).name != name or "." in name:
+        raise ValueError(f"name must be a plain file name without suffix, got {name!r}")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = [Path(folder, f"{name}.{suffix}") for suffix in _METADATA]
+    with plt.rc_context({"svg.hashsalt": name}):
+        for path in paths:
+            fig.savefig(path, metadata=_METADATA[path.suffix[1:]], dpi=150, facecolor="white")
+    return paths
+
+
+def _points(record: dict[str, Any], *columns: str) -> pd.DataFrame:
+    """The points of a record's curve that have all the columns, with their step first."""
+    names = ["step", *columns]
+    rows = [[point[name] for name in names] for point in record["curve"] if all(name in point for name in names)]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], label: str) -> Axes:
+    if not groups:
+        return say(ax, f"{record['run']['method']} has no mask:\nnothing to show by {label}")
+    style, mask = STYLES[record["run"]["method"]], record["mask"]
+    values = [mask[key][group]["sparsity"] for group in groups]
+    ax.axvline(mask["sparsity"], color=INK, lw=1, ls="--", label=f"whole scope: {mask['sparsity']:.3g}")
+    ax.hlines(range(len(groups)), mask["sparsity"], values, color=style.colour, lw=2, alpha=0.5)
+    ax.plot(values, range(len(groups)), style.marker, color=style.colour, ms=8)
+    ax.set_yticks(range(len(groups)), [group.replace("_", " ") for group in groups])
+    ax.set(xlabel="sparsity", ylabel=label, xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6))  # the first at the top
+    ax.legend(frameon=False, loc="best")
+    return dress(ax, grid="x")
+
+
+def _number(ax: Axes, value: float, x: float, y: float) -> None:
+    """Writes a score just above a point."""
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+    place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+    ax.annotate(f"{value:.3f}", (x, y), **place, color=INK, fontsize=9, bbox=behind)
+
+
+def say(ax: Axes, sentence: str) -> Axes:
+    """A panel with nothing to draw says why."""
+    ax.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, transform=ax.transAxes)
+    ax.set_axis_off()
+    return ax
+
+
+def dress(ax: Axes, grid: str = "y") -> Axes:
+    """The look all panels share: two spines, light lines behind the data."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis=grid, color=LINES, lw=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=INK, length=0)
+    return ax

@@ -1,0 +1,248 @@
+"""What is asked of one run: every parameter of the notebooks as a checked value with a readable name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from adaprune.runs.refusals import explain
+
+
+class Kind(NamedTuple):
+    """What a method leaves behind: a mask or none, and the checkpoint's weights as they were or changed."""
+
+    mask: bool
+    weights_intact: bool
+
+
+METHODS = {
+    "adaprune": Kind(mask=True, weights_intact=True),  # the paper: connections are learned away, w0 stays
+    "finetune": Kind(mask=False, weights_intact=False),  # every weight is trained
+    "features": Kind(mask=False, weights_intact=True),  # only the head is trained
+    "random": Kind(mask=True, weights_intact=True),  # connections drawn by the seed, then the head
+    "magnitude": Kind(mask=True, weights_intact=True),  # the largest |w0| stay, then the head
+    "movement": Kind(mask=True, weights_intact=True),  # scores add up -dL/dw w, the top of each matrix stays
+    "soft_movement": Kind(mask=True, weights_intact=True),  # the same with one threshold and a penalty
+    "movement_finetune": Kind(mask=True, weights_intact=False),  # movement with the weights trained too
+    "smp": Kind(mask=True, weights_intact=True),  # scores with a penalty, which also share out the matrices
+    "edge_popup": Kind(mask=True, weights_intact=True),  # random scores, a constant share of each matrix
+    "threshold_mask": Kind(mask=True, weights_intact=True),  # random scores, one threshold
+    "bernoulli": Kind(mask=True, weights_intact=True),  # masks drawn with learned probabilities
+    "wanda": Kind(mask=True, weights_intact=True),  # one-shot, |w0| times the norm of its input
+    "snip": Kind(mask=True, weights_intact=True),  # one-shot, |w0 dL/dw|
+    "gmp": Kind(mask=True, weights_intact=True),  # the paper's MP: magnitudes of a copy that trains and is pruned
+    "imp": Kind(mask=True, weights_intact=True),  # the same in rounds, from the start again after each
+    "gmp_finetune": Kind(mask=True, weights_intact=False),  # weights trained while they are pruned
+    "imp_finetune": Kind(mask=True, weights_intact=False),  # the lottery ticket: weights trained under imp's mask
+    "lora": Kind(mask=False, weights_intact=False),  # low-rank updates of the weights
+}
+
+# Always part of a run's name, in this order.
+NAMED = ("task", "method", "sparsity", "seed", "model")
+# Where a run reads and writes, how often it saves, what it keeps: two runs that differ only here have one result.
+RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to", "keep_theta", "snapshots"})
+# The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
+NAME_BYTES = 255 - len(".safetensors")
+
+Method = Literal[
+    "adaprune", "finetune", "features", "random", "magnitude",
+    "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli",
+    "wanda", "snip", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora",
+]  # fmt: skip
+Scope = Literal["encoder", "encoder+embeddings"]
+Control = Literal["", "penalty", "feedback", "cubic"]
+Start = Literal["", "constant", "normal", "uniform", "magnitude", "relative", "activation", "gradient"]
+Allocation = Literal["", "equal", "scores"]
+ImpRule = Literal["remaining", "original"]
+DataScore = Literal["random", "el2n", "grand"]
+StepRule = Literal["", "sgd", "adam", "adafactor"]
+Ablation = Literal["", "head", "shuffle"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Reporter = Literal["none", "tensorboard", "wandb"]
+Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
+
+# Plain values that IPython and papermill put beside a notebook's own.
+_KERNEL_NAMES = frozenset({"In", "Out", "PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH"})
+
+
+class Run(BaseModel):
+    """One run: a task, a method and everything else that decides the result; frozen, and checked when made.
+
+    Types are strict, because papermill checks none: ``"false"`` is no boolean and ``1e5`` no task. A whole
+    number given for a float is widened. Any misfit raises ValueError with one sentence for each culprit.
+
+    >>> Run(task="sst2", epochs=3).name
+    'task~sst2_method~adaprune_sparsity~0.5_seed~0_model~minilm_epochs~3'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    task: Text = Field("movie_reviews", description="a GLUE task, movie_reviews, or a path to your own data")
+    method: Method = Field("adaprune", description="how the mask (or the model) is found")
+    sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the weights in scope to remove")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in the run")
+    model: Text = Field("minilm", description="minilm, a Hugging Face id, or a local folder of an encoder")
+    recipe: Literal["paper", "tuned"] = Field("tuned", description="paper (the published settings) or tuned (ours)")
+    scope: Scope = Field("encoder", description="weights that can be masked: encoder or encoder+embeddings")
+    data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
+    epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
+    batch_size: int = Field(0, ge=0, description="examples in a batch; 0: the recipe's")
+    max_length: int = Field(128, ge=8, le=512, description="tokens after which a text is cut")
+    max_train_examples: int = Field(0, ge=0, description="use only the first so many training rows; 0: all")
+    learning_rate: float = Field(0.0, ge=0, description="of theta or of the weights; 0: the recipe's")
+    head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
+    results_dir: Text = Field("results", description="folder for the record and the mask file")
+    control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
+    initial_theta: Start = Field(
+        "", description="constant, normal, uniform, magnitude, relative, activation, gradient; or recipe"
+    )
+    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
+    penalty: float = Field(0.0, ge=0, description="gamma a step under control penalty; smp's lambda; 0: the recipe's")
+    temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
+    surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
+    reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
+    theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
+    head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
+    head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
+    dropout: float = Field(-1.0, description="hidden dropout while training; -1: the recipe's")
+    recovery: bool = Field(True, description="may a pruned connection come back")
+    allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
+    minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
+    prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")
+    imp_rule: ImpRule = Field("remaining", description="a round removes 20 % of the remaining or 10 % of the original")
+    teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
+    data_keep: float = Field(1.0, gt=0, le=1, description="fraction of the training rows to learn from")
+    data_score: DataScore = Field("random", description="rows that go below data_keep 1: random, hardest el2n or grand")
+    ablation: Ablation = Field(
+        "", description="this run's finished mask, as it is (head) or shuffled; head trained anew"
+    )
+    noise: float = Field(0.0, ge=0, description="of an ablation: sigma of N(1, sigma) that multiplies every weight")
+    gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")
+    precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
+    report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
+    snapshots: int = Field(0, ge=0, description="masks to save on the way to the learned one; 0: none")
+    checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
+    keep_theta: bool = Field(False, description="write theta's order, 2 bytes a weight, to cut at other sparsities")
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**{name: _plain(value) for name, value in fields.items()})
+        except ValidationError as error:
+            raise ValueError(explain(error, type(self).model_fields)) from None
+        size = len(self.name.encode())
+        if size > NAME_BYTES:
+            raise ValueError(
+                f"the run's name has {size} bytes, file names allow {NAME_BYTES}: give task and "
+                f"model by a shorter path, got task {self.task!r} and model {self.model!r}"
+            )
+
+    @field_validator("dropout")
+    @classmethod
+    def _is_share(cls, value: float) -> float:
+        if value != -1 and not 0 <= value < 1:
+            raise PydanticCustomError("share", "be -1 (the recipe's) or lie in [0, 1)")
+        return value
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> Run:
+        """The run that a notebook's variables ask for: ``Run.from_namespace(globals())``.
+
+        Args:
+            namespace: names and values. Fields are taken from it, absent ones have their defaults. Within
+                Jupyter, where it holds the history ``In``, only the names set by cells of plain assignments
+                (the parameters and what papermill injects) are judged, so that a cell can be run again
+                after later cells have made variables of their own.
+
+        Raises:
+            ValueError: a variable that is no field (papermill merely warns), or a field's value that misfits.
+        """
+        candidates = [name for name, value in namespace.items() if _is_variable(name, value)]
+        if "In" in namespace:
+            assigned = _assigned_names(namespace["In"])
+            candidates = [name for name in candidates if name in assigned]
+        unknown = [name for name in candidates if name not in cls.model_fields]
+        known = {name: namespace[name] for name in cls.model_fields if name in namespace}
+        return cls(**known, **{name: namespace[name] for name in unknown})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Run:
+        """A run that differs in the fields of ``update``, checked like any other (pydantic's own is not)."""
+        return type(self)(**{**self.model_dump(), **(update or {})})
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the run's method has a mask and leaves the weights intact."""
+        return METHODS[self.method]
+
+    @property
+    def name(self) -> str:
+        """The readable name of the run's files: five fields always, then what differs from its default.
+
+        Fields that leave the result alone (``RESULT_NEUTRAL``) are left out. In a path or a model id each
+        slash becomes ``--`` and what a file name cannot carry ``-``, and of a teacher stays what its record's name has
+        of its own; should two runs thereby share a name, `records.find_record` tells them apart.
+        """
+        others = (
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in {*NAMED, *RESULT_NEUTRAL, "teacher"} and getattr(self, name) != field.default
+        )
+        parts = [f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others)]
+        if self.teacher:
+            taught = "_" + re.split(r"[/\\]", self.teacher)[-1].removesuffix(".json")
+            for part in parts:
+                taught = re.sub(f"_{re.escape(part)}(?=_|$)", "", taught)
+            parts.append(f"teacher~{_readable(taught.removeprefix('_').replace('~', '-'))}")
+        return "_".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    """The Python value of a numpy scalar, and 0.0 for -0.0, so that equal runs have equal names."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return 0.0 if isinstance(value, float) and value == 0 else value
+
+
+def _readable(value: Any) -> str:
+    """A value as it stands in a file name: the shortest float, a path without slashes."""
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return re.sub(r"[^\w.+-]", "-", re.sub(r"[/\\]+", "--", str(value).strip("/\\")))
+
+
+def _is_variable(name: str, value: Any) -> bool:
+    """Whether a global can be a parameter: a public name, not the kernel's, with a plain value."""
+    plain = value is None or isinstance(value, (str, int, float, list, tuple, dict, set))
+    return plain and not name.startswith("_") and name not in _KERNEL_NAMES
+
+
+def _assigned_names(history: Iterable[str]) -> set[str]:
+    """The names set by those cells of an IPython history that hold nothing but ``name = plain value``."""
+    names: set[str] = set()
+    for source in history:
+        try:
+            statements = ast.parse(source).body
+        except (SyntaxError, ValueError):
+            continue
+        if all(_is_parameter(statement) for statement in statements):
+            names.update(
+                node.id
+                for statement in statements
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            )
+    return names
+
+
+def _is_parameter(statement: ast.stmt) -> bool:
+    """Whether a statement is ``name = plain value`` or a bare text."""
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant)
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+        return False
+    # papermill writes NaN as float('nan')
+    return all(node.id == "float" for node in ast.walk(statement.value) if isinstance(node, ast.Name))

@@ -1,0 +1,120 @@
+"""What a record holds: the keys of ``<results_dir>/<run name>.json``, their types, and what must agree."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from adaprune.runs.run import METHODS, NAMED, Run
+
+SCHEMA_VERSION = 1
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Metrics(_Exact):
+    """Official metrics by name on the dev split (reported) and on the held-out training rows (to choose)."""
+
+    validation: dict[str, float]
+    selection: dict[str, float]
+    primary: str
+
+    @model_validator(mode="after")
+    def _has_primary(self) -> Metrics:
+        if self.primary not in self.validation:
+            names = ", ".join(self.validation)
+            raise ValueError(f"primary {self.primary!r} is not among validation's {names}")
+        return self
+
+
+class Count(_Open):
+    """How much of some weights is removed: sparsity = 1 - kept / total."""
+
+    sparsity: float = Field(ge=0, le=1)
+    kept: int = Field(ge=0)
+    total: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Count:
+        if self.kept > self.total or abs(self.sparsity * self.total - (self.total - self.kept)) > 0.5:
+            raise ValueError(f"kept {self.kept} of {self.total} is not a sparsity of {self.sparsity}")
+        return self
+
+
+class Mask(Count):
+    """The counts of a mask: in scope, in all encoder matrices, in all weights, by component and by layer."""
+
+    scope: str
+    encoder: Count
+    all_weights: Count
+    per_component: dict[str, Count]
+    per_layer: dict[str, Count]
+
+
+class Cost(_Open):
+    """What the run took, and what its task adds to a base model that is already there.
+
+    ``shipped_bytes``: the mask file's size; without one the head and, in float32, what was trained of weights. Records
+    older than the coded mask file count the head and 1 bit a weight, and the oldest have no such number.
+    """
+
+    train_seconds: float = Field(ge=0)
+    steps: int = Field(ge=0)
+    examples_per_second: float = Field(ge=0)
+    peak_memory_bytes: int | None
+    device: str
+    shipped_bytes: int | None = None
+
+
+class Point(_Open):
+    """A point of the curve: a step, and the metrics and the sparsity known at it."""
+
+    step: int = Field(ge=0)
+
+
+class Environment(_Open):
+    """What the run ran in and on; null where something could not be known."""
+
+    packages: dict[str, str | None]
+    git_commit: str | None
+    model_revision: str | None
+    data_fingerprint: str | None
+    seed: int | None
+    threads: int
+    start_time: str
+
+
+class Record(_Exact):
+    """All of one finished run, as ``<results_dir>/<run name>.json`` holds it."""
+
+    schema_version: Literal[1]
+    run: dict[str, Any]
+    metrics: Metrics
+    mask: Mask | None
+    weights_intact: bool
+    cost: Cost
+    curve: list[Point]
+    environment: Environment
+
+    @field_validator("run")
+    @classmethod
+    def _is_run(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        missing = [name for name in NAMED if name not in fields]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} missing")
+        # A field younger than the record is absent from it: its default is what the run did.
+        return Run(**fields).model_dump()
+
+    @model_validator(mode="after")
+    def _has_its_mask(self) -> Record:
+        method = self.run["method"]
+        if METHODS[method].mask != (self.mask is not None):
+            raise ValueError(f"mask must {'not ' if METHODS[method].mask else ''}be null for method {method}")
+        return self

@@ -1,0 +1,28 @@
+"""What a mask looks like: counts by block, paths that are left, graphs, spectra, and the overlap of two masks.
+
+Take from here `report` (one mask), `jaccard` and `kept_by` (several), and the modules `graphs` and `overlap`.
+Imports `masks`, and of `training` the progress bar.
+"""
+
+from adaprune.topology import graphs, overlap
+from adaprune.topology.overlap import jaccard, kept_by
+from adaprune.topology.spectra import composed, degrees, spectrum
+from adaprune.topology.structure import arrays, blocks, connected_components, effective, heads_of, inner, matrix, report
+
+__all__ = [
+    "arrays",
+    "blocks",
+    "composed",
+    "connected_components",
+    "degrees",
+    "effective",
+    "graphs",
+    "heads_of",
+    "inner",
+    "jaccard",
+    "kept_by",
+    "matrix",
+    "overlap",
+    "report",
+    "spectrum",
+]

@@ -1,0 +1,177 @@
+"""How masks of one base agree: Jaccard against chance, Fleiss' kappa, Cochran's Q, connections that come back.
+
+Masks are as in `adaprune.topology`: dicts of boolean tensors, or mask files, whose bases must then agree too. Weights
+are the subjects, masks the raters, "kept" and "removed" the categories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from scipy.stats import chi2
+from torch import Tensor
+
+from adaprune.masks import COMPONENTS, component_of
+from adaprune.topology.structure import arrays
+
+
+class Overlap(NamedTuple):
+    """Agreement of two masks; ``chance`` is that of random masks as sparse, ``chance_by_matrix`` of shuffled ones."""
+
+    jaccard: float
+    chance: float
+    chance_by_matrix: float
+    both: int
+    either: int
+
+
+def alike(masks: Sequence[Mapping[str, Tensor]]) -> list[dict[str, np.ndarray]]:
+    """The masks' arrays by name, once it is sure that they can be compared.
+
+    Raises:
+        ValueError: fewer than two; other weights in scope, other shapes, or another base: names the weight.
+    """
+    found = [arrays(mask) for mask in masks]
+    if len(found) < 2:
+        raise ValueError(f"a comparison needs two masks or more, got {len(found)}")
+    bases = [mask.card["base"] for mask in masks if hasattr(mask, "card")]
+    for number, other in enumerate(found[1:], 1):
+        if lone := sorted(found[0].keys() ^ other.keys()):
+            raise ValueError(
+                f"masks 0 and {number} have different scopes: {lone[0]} is in one alone ({len(lone)} such weights)"
+            )
+        for name, array in found[0].items():
+            if array.shape != other[name].shape:
+                raise ValueError(f"masks 0 and {number} have different bases: {name} has other shapes")
+    for base in bases[1:]:
+        if differing := [name for name in bases[0] if base.get(name) != bases[0][name]]:
+            raise ValueError(f"the masks were made for different bases: {differing[0]} differs")
+    return found
+
+
+def jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Overlap:
+    """Overlap of two masks, beside what chance gives.
+
+    J = |a and b| / |a or b|;   chance: |a and b| expected as |a| |b| / n, over all weights together
+    or matrix by matrix, that is given how each mask shares out its connections
+    """
+    a, b = alike([one, other])
+    both = sum(int((a[name] & b[name]).sum()) for name in a)
+    sizes = np.array([(a[name].sum(), b[name].sum(), a[name].size) for name in a], dtype=float)
+    in_a, in_b, total = sizes.sum(axis=0)
+    kept = in_a + in_b
+
+    def ratio(shared: float) -> float:
+        return float(shared / (kept - shared))
+
+    by_matrix = (sizes[:, 0] * sizes[:, 1] / sizes[:, 2]).sum()
+    return Overlap(ratio(both), ratio(in_a * in_b / total), ratio(by_matrix), both, int(kept - both))
+
+
+def kept_by(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+    """For each weight the number of masks that keep it, by name: (outputs, inputs) whole numbers."""
+    found = alike(masks)
+    return {name: np.sum([mask[name] for mask in found], axis=0, dtype=np.int32) for name in found[0]}
+
+
+def fleiss_kappa(masks: Sequence[Mapping[str, Tensor]]) -> float:
+    """Agreement of masks beyond chance: 1 all the same, 0 as random masks, negative below (Fleiss 1971).
+
+    kappa = (P - P_e) / (1 - P_e),   P = mean_i [c_i (c_i - 1) + (r - c_i)(r - c_i - 1)] / (r (r - 1)),
+    P_e = p^2 + (1 - p)^2,   c_i: how many of the r masks keep weight i,   p: mean density
+    """
+    raters, histogram = len(masks), _histogram(masks)
+    c, share = np.arange(raters + 1), histogram / histogram.sum()
+    agreed = (share * (c * (c - 1) + (raters - c) * (raters - c - 1))).sum() / (raters * (raters - 1))
+    p = (share * c).sum() / raters
+    by_chance = p**2 + (1 - p) ** 2
+    return float((agreed - by_chance) / (1 - by_chance))
+
+
+def cochran_q(masks: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
+    """Cochran's Q, whether some masks keep more than others of the same weights, and its p-value (Cochran 1950).
+
+        Q = (k - 1) (k sum_j G_j^2 - N^2) / (k N - sum_i c_i^2),   N = sum_j G_j,   chi^2 with k - 1 degrees of freedom
+
+    G_j is what mask j keeps. Masks of equal sparsity have Q = 0 over all weights together, so ask it of parts of them
+    (`by_component`). Q 0 and p 1 where no weight is kept by some and not by others.
+    """
+    k, histogram = len(masks), _histogram(masks)
+    c = np.arange(k + 1)
+    kept = np.array([sum(float(array.sum()) for array in mask.values()) for mask in alike(masks)])
+    spread = float((histogram * c * (k - c)).sum())
+    if not spread:
+        return 0.0, 1.0
+    q = (k - 1) * (k * float((kept**2).sum()) - float(kept.sum()) ** 2) / spread
+    return q, float(chi2.sf(q, k - 1))
+
+
+def by_component(masks: Sequence[Mapping[str, Tensor]]) -> pd.DataFrame:
+    """Fleiss' kappa, Cochran's Q and its p-value over all weights (``all``) and within each component.
+
+    A component that the masks keep or remove as one has no such numbers: NaN.
+    """
+    found = alike(masks)
+    plain = [getattr(mask, "masks", mask) for mask in masks]
+    rows = {"all": (fleiss_kappa(masks), *cochran_q(masks))}
+    for component in COMPONENTS:
+        names = [name for name in found[0] if component_of(name) == component]
+        densities = [np.mean([array[name].mean() for name in names]) for array in found if names]
+        if names:
+            parts = [{name: mask[name] for name in names} for mask in plain]
+            tested = all(0 < density < 1 for density in densities)
+            rows[component] = (fleiss_kappa(parts), *cochran_q(parts)) if tested else (math.nan,) * 3
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["kappa", "q", "p"])
+
+
+def recovery(history: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
+    """Who was removed and who came back between masks of one run, by step: a row for each step after the first.
+
+    Columns: ``step``, ``kept``; ``removed`` and ``returned`` since the step before; ``recovered``, kept now and removed
+    at some step looked at before; ``share``, recovered / kept. What goes and returns between two looks is not seen.
+
+    Args:
+        history: step -> mask.
+    """
+    steps = sorted(history)
+    masks = alike([history[step] for step in steps])
+    gone = {name: ~array for name, array in masks[0].items()}  # removed at some step so far
+    rows = []
+    for step, before, now in zip(steps[1:], masks, masks[1:], strict=False):
+        sums = np.array([
+            (now[n].sum(), (before[n] & ~now[n]).sum(), (now[n] & ~before[n]).sum(), (now[n] & gone[n]).sum())
+            for n in now
+        ]).sum(axis=0)  # fmt: skip
+        gone = {name: gone[name] | ~now[name] for name in now}
+        rows.append((step, *map(int, sums), float(sums[3] / sums[0])))
+    return pd.DataFrame(rows, columns=["step", "kept", "removed", "returned", "recovered", "share"])
+
+
+def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
+    """The masks that a run with ``snapshots`` left in ``<results_dir>/masks/<run name>``, by step.
+
+    Raises:
+        ValueError: no snapshots there, or a damaged one: names the file.
+    """
+    found = {}
+    for file in (file for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()):
+        try:
+            found[int(file.stem)] = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): delete it and the run's record, adapt anew") from error
+    if not found:
+        raise ValueError(f"{folder} holds no snapshots: adapt the run anew with snapshots=8")
+    return dict(sorted(found.items()))
+
+
+def _histogram(masks: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
+    """How many weights are kept by 0, 1, ... all of the masks."""
+    counts = kept_by(masks)
+    return sum(np.bincount(array.ravel(), minlength=len(masks) + 1) for array in counts.values())

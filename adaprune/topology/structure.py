@@ -1,0 +1,281 @@
+"""The topology of one mask: counts, degrees, what is dead, effective sparsity, components, spectra, persistence.
+
+A mask is a dict weight name -> boolean tensor, True = kept, as in `adaprune.masks`, or an `adaprune.Mask` of a file.
+The matrix of a linear layer has shape (outputs, inputs); an embedding table (words, width) has its words as inputs. All
+of it is about the graph of kept weights; biases, which are never masked, pass through what is called dead here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse import csgraph
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from adaprune.masks import COMPONENTS, EMBED, component_of, layer_of
+from adaprune.topology.spectra import composed, degrees, spectrum
+from adaprune.training import bar
+
+ATTENTION, FFN = ("query", "key", "value", "attention_output"), ("ffn_in", "ffn_out")
+
+
+class Report(NamedTuple):
+    """All statistics of a mask: a row a matrix, a row a head, a row an FFN block; a layer of -1 is the embeddings."""
+
+    matrices: pd.DataFrame
+    heads: pd.DataFrame
+    ffn: pd.DataFrame
+
+
+def arrays(mask: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The mask's matrices as boolean arrays (outputs, inputs), tables turned; accepts what has ``masks``, as a file's.
+
+    Raises:
+        ValueError: no mask; no matrix, one that is not boolean and 2-dimensional, nothing kept, or everything kept.
+    """
+    masks = getattr(mask, "masks", mask)
+    if not isinstance(masks, Mapping):
+        raise ValueError(f"a mask is a dict name -> boolean tensor or what load_mask returns, got {mask!r:.99}")
+    found = {}
+    for name, tensor in masks.items():
+        array = np.asarray(tensor)
+        if array.dtype != bool or array.ndim != 2 or not array.size:
+            raise ValueError(f"{name}: a mask is a boolean matrix, got {array.dtype} {array.shape}")
+        found[name] = array.T if component_of(name) == EMBED else array
+    kept, total = sum(int(a.sum()) for a in found.values()), sum(a.size for a in found.values())
+    if kept in (0, total):
+        raise ValueError(f"the mask keeps {kept} of {total} connections: there is no topology to study")
+    return found
+
+
+def matrix(mask: Mapping[str, Tensor], layer: int | None, component: str) -> np.ndarray:
+    """One matrix (outputs, inputs) by the number of its layer (None: the embeddings) and its component.
+
+    Raises:
+        ValueError: no such layer or component in the mask; names those there are.
+    """
+    found = {(layer_of(name), component_of(name)): array for name, array in arrays(mask).items()}
+    if (layer, component) not in found:
+        choices = ", ".join(f"{layer} {component}" for layer, component in found)
+        raise ValueError(f"the mask has no matrix of layer {layer}, component {component!r}; it has {choices}")
+    return found[layer, component]
+
+
+def blocks(found: Mapping[str, np.ndarray], heads: int) -> dict[int, dict[str, np.ndarray]]:
+    """The six matrices of each Transformer layer by component, from `arrays`.
+
+    Raises:
+        ValueError: a layer without all six, or a width that ``heads`` does not divide.
+    """
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in found.items():
+        if (layer := layer_of(name)) is not None:
+            layers.setdefault(layer, {})[component_of(name)] = array
+    for layer, parts in layers.items():
+        if missing := {*ATTENTION, *FFN} - parts.keys():
+            raise ValueError(f"layer {layer} has no {', '.join(sorted(missing))}: heads and FFN blocks need all six")
+        if heads < 1 or len(parts["query"]) % heads:
+            raise ValueError(f"layer {layer}: {len(parts['query'])} query outputs do not make {heads} equal heads")
+    return dict(sorted(layers.items()))
+
+
+def heads_of(mask: Mapping[str, Tensor], heads: int | None) -> int:
+    """Attention heads of a layer: as given, or else as the card of the mask file says.
+
+    Raises:
+        ValueError: neither says it, or what is said is no whole number.
+    """
+    told = getattr(mask, "card", {}).get("heads") if heads is None else heads
+    if told is None:
+        raise ValueError(
+            "nothing says how many heads a layer has: give heads=, config.num_attention_heads of the model"
+        )
+    if isinstance(told, bool) or not isinstance(told, Integral):
+        raise ValueError(f"heads must be a whole number, got {told!r}")
+    return int(told)
+
+
+def inner(parts: Mapping[str, np.ndarray], names: tuple[str, ...], units: slice = slice(None)) -> list[np.ndarray]:
+    """The matrices of a head (``ATTENTION``) or FFN block (``FFN``) with its units as rows, the writing one last."""
+    return [parts[name][:, units].T if name in (ATTENTION[-1], FFN[-1]) else parts[name][units] for name in names]
+
+
+def effective(parts: Mapping[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
+    """A layer's matrices without connections on no input-output path inside a head or FFN block.
+
+        value unit or FFN neuron j is live:  it has a kept input and a kept output
+        query and key unit j:  both have a kept input, and the head has a live value unit to weigh
+
+    Effective sparsity (Vysogorets and Kempe, arXiv 2107.02306) within the blocks, because across them the residual
+    connections leave nothing without a path.
+    """
+    value = parts["value"].any(axis=1) & parts["attention_output"].any(axis=0)
+    of_head = np.repeat(value.reshape(heads, -1).any(axis=1), len(value) // heads)
+    scores = parts["query"].any(axis=1) & parts["key"].any(axis=1) & of_head
+    neurons = parts["ffn_in"].any(axis=1) & parts["ffn_out"].any(axis=0)
+    live = dict(zip((*ATTENTION, *FFN), (scores, scores, value, value, neurons, neurons), strict=True))
+    writing = (ATTENTION[-1], FFN[-1])
+    return {part: parts[part] & (units if part in writing else units[:, None]) for part, units in live.items()}
+
+
+def connected_components(array: np.ndarray) -> tuple[int, int]:
+    """Number of connected components of a matrix's bipartite graph, and the nodes of the largest; lone nodes count."""
+    count, labels = csgraph.connected_components(_bipartite(sparse.coo_array(array)), directed=False)
+    return count, int(np.bincount(labels).max())
+
+
+def persistence(array: np.ndarray, weight: np.ndarray, largest: float, p: float = 2.0) -> float:
+    """Normalised 0-dimensional neural persistence of a masked matrix, in [0, 1] (Rieck et al., arXiv 1812.09764).
+
+        ( sum over merges of (1 - |w| / largest)^p )^(1/p)  /  (nodes - 1)^(1/p)
+
+    Edges come by falling |w|; merges are the edges of the maximum spanning tree, and a node that no kept weight joins
+    merges at 0. Caveat: for dense matrices this is close to a function of the weights' variance (Girrbach et al.,
+    arXiv 2307.10865), and of a mask it says mostly how many weights are small or gone.
+
+    Args:
+        array, weight: mask and weights, (outputs, inputs).
+        largest: the scale, the largest |w| of the network.
+        p: of the norm.
+    """
+    edges = sparse.coo_array(array)
+    # 2 - |w| instead of 1 - |w|: the shortest tree is the same, and scipy takes an edge of length 0 for none
+    edges.data = 2 - np.abs(weight[edges.row, edges.col]) / largest
+    merges = csgraph.minimum_spanning_tree(_bipartite(edges)).data - 1
+    nodes = sum(array.shape)
+    return float(((merges**p).sum() + (nodes - 1 - len(merges))) / (nodes - 1)) ** (1 / p)
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")  # the matrices are small, and idle BLAS threads spin on shared cores
+def report(
+    mask: Mapping[str, Tensor],
+    heads: int | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    seen: np.ndarray | None = None,
+    progress: bool = True,
+) -> Report:
+    """Every statistic of a mask, by matrix, by head and by FFN block; shows a bar.
+
+    Args:
+        mask: the mask; word embeddings may be among it.
+        heads: attention heads of a layer; a mask file's card knows.
+        weights: w0 by name, for the persistence; NaN without.
+        seen: which words occur in training, boolean (words,): the table's rows are then reported in two parts,
+            components ``embed_seen`` and ``embed_unseen``.
+        progress: show the bar.
+
+    Raises:
+        ValueError: see `arrays`, `blocks` and `heads_of`; weights or words seen that do not fit the mask.
+    """
+    found, heads = arrays(mask), heads_of(mask, heads)
+    layers = blocks(found, heads)
+    _check_weights(found, weights)
+    _check_seen(found, seen)
+    through = {layer: effective(parts, heads) for layer, parts in layers.items()}
+    largest = max(float(weights[name].abs().max()) for name in found) if weights else math.nan
+    rows, of_heads, ffn = [], [], []
+    for name, array in bar(found.items(), desc="topology", unit="matrix", disable=not progress):
+        layer, part = layer_of(name), component_of(name)
+        row = {"name": name, "layer": -1 if layer is None else layer, "component": part}
+        weight = None if weights is None else weights[name].detach().float().numpy()
+        words = {"": slice(None)} if part != EMBED or seen is None else {"_seen": seen, "_unseen": ~np.asarray(seen)}
+        for suffix, columns in words.items():
+            if not (some := array[:, columns]).size:
+                continue
+            kept = int((through[layer][part] if layer in through and part in through[layer] else some).sum())
+            strength = weight if part != EMBED or weight is None else weight.T[:, columns]
+            line = math.nan if weight is None else persistence(some, strength, largest)
+            rows.append({**row, "component": part + suffix, **_of_matrix(some, kept), "persistence": line})
+    for layer, parts in layers.items():
+        size = len(parts["query"]) // heads
+        for head in range(heads):
+            spans = [inner(some, ATTENTION, slice(head * size, (head + 1) * size)) for some in (parts, through[layer])]
+            of_heads.append({"layer": layer, "head": head, **_of_block(*spans), **_of_head(*spans)})
+        ffn.append({"layer": layer, **_of_block(inner(parts, FFN), inner(through[layer], FFN))})
+    return Report(pd.DataFrame(rows), pd.DataFrame(of_heads), pd.DataFrame(ffn))
+
+
+def sparsity_by(matrices: pd.DataFrame, key: str) -> pd.Series:
+    """Sparsity of groups of a report's matrices: of each ``component``, in the paper's order, or ``layer``."""
+    sums = matrices.groupby(key)[["kept", "total"]].sum()
+    rank = {component: place for place, component in enumerate(COMPONENTS)}
+    order = sorted(sums.index, key=lambda group: rank.get(group, -1))  # layers stay as they are
+    return (1 - sums["kept"] / sums["total"])[order]
+
+
+def _check_weights(found: Mapping[str, np.ndarray], weights: Mapping[str, Tensor] | None) -> None:
+    """ValueError where ``weights``, if any, lack a matrix of `arrays`, have it in another shape, or are all 0."""
+    if weights is None:
+        return
+    for name, array in found.items():
+        shape = array.T.shape if component_of(name) == EMBED else array.shape
+        if name not in weights:
+            raise ValueError(f"weights have no {name}, which the mask has")
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(f"{name}: the weights have shape {tuple(weights[name].shape)}, the mask {shape}")
+    if not any(weights[name].any() for name in found):
+        raise ValueError("weights are 0 in all matrices of the mask: their persistence has no scale")
+
+
+def _check_seen(found: Mapping[str, np.ndarray], seen: np.ndarray | None) -> None:
+    """ValueError where ``seen``, if any, is not a boolean for each word of the table."""
+    for name, array in found.items():
+        if seen is None or component_of(name) != EMBED:
+            continue
+        told, words = np.asarray(seen), array.shape[1]
+        if told.dtype != bool or told.shape != (words,):
+            raise ValueError(
+                f"seen must be boolean of shape ({words},), the words of {name}, got {told.dtype} {told.shape}"
+            )
+
+
+def _of_matrix(array: np.ndarray, effective_kept: int) -> dict[str, float]:
+    """The statistics of one matrix but its persistence."""
+    into, out = degrees(array)
+    kept, total = int(into.sum()), array.size
+    count, largest = connected_components(array)
+    return {
+        "total": total, "kept": kept, "sparsity": 1 - kept / total,
+        "effective_kept": effective_kept, "effective_sparsity": 1 - effective_kept / total,
+        "outputs": len(into), "inputs": len(out),
+        "dead_outputs": int((into == 0).sum()), "dead_inputs": int((out == 0).sum()),
+        "in_spread": _spread(into, len(out)), "out_spread": _spread(out, len(into)),
+        "parts": count, "largest_part": largest, **spectrum(array),
+    }  # fmt: skip
+
+
+def _spread(found: np.ndarray, most: int) -> float:
+    """Standard deviation of degrees over that of a binomial, which is a random mask's: 1 is chance."""
+    p = found.mean() / most
+    return float(found.std() / math.sqrt(most * p * (1 - p))) if 0 < p < 1 else math.nan
+
+
+def _of_block(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, float]:
+    """Counts of a head or FFN block: kept, on a path, and inner units on none."""
+    kept, on_path = (sum(int(a.sum()) for a in some) for some in (whole, path))
+    total, dead = sum(a.size for a in whole), int((~path[-1].any(axis=1)).sum())
+    return {"total": total, "kept": kept, "sparsity": 1 - kept / total, "effective_sparsity": 1 - on_path / total,
+            "units": len(path[-1]), "dead_units": dead, "dead": dead == len(path[-1])}  # fmt: skip
+
+
+def _of_head(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, float]:
+    """What only heads have: units without a query-key product, and the spectra of query-key and value-output."""
+    query, key, value, output = whole
+    dead = int((~path[0].any(axis=1)).sum())
+    spectra = [(*composed(*pair), 0.0)[:2] for pair in ((query, key), (output, value))]
+    names = ("qk_mu1", "qk_mu2", "vo_mu1", "vo_mu2")
+    return {"dead_query_key_units": dead, **dict(zip(names, (v for pair in spectra for v in pair), strict=True))}
+
+
+def _bipartite(edges: sparse.coo_array) -> sparse.csr_array:
+    """The graph over outputs and then inputs, each edge once; scipy reads it as undirected."""
+    m, n = edges.shape
+    entries = (edges.data, (edges.row, edges.col + np.int32(m)))
+    return sparse.coo_array(entries, shape=(m + n, m + n)).tocsr()

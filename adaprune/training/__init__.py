@@ -1,0 +1,63 @@
+"""Encoders, heads and their training: thin over transformers.Trainer, with checkpoints, stages and teachers.
+
+Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the training of a head, of weights or of theta.
+Imports `data`, `masks` and `runs`.
+"""
+
+from adaprune.training.checkpoints import claim, last_whole, write_tensors
+from adaprune.training.diet import kept_rows, lessons
+from adaprune.training.encoders import (
+    MINILM,
+    MINILM_NOTE,
+    Encoder,
+    load_encoder,
+    most_tokens,
+    set_dropout,
+    tensor_hash,
+    tensor_hashes,
+)
+from adaprune.training.heads import AdaptationHead, AdaptedModel
+from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
+from adaprune.training.progress import bar
+from adaprune.training.stages import Result, stage, together
+from adaprune.training.teachers import read_logits, read_teacher, write_logits
+from adaprune.training.trainer import evaluate, fit, fit_head, predict, steps_in
+from adaprune.training.weights import GradualMagnitude, fit_weights, put_zeros
+
+__all__ = [
+    "MINILM",
+    "MINILM_NOTE",
+    "AdaptationHead",
+    "AdaptedModel",
+    "Encoder",
+    "Fit",
+    "GradualMagnitude",
+    "Job",
+    "Outcome",
+    "Result",
+    "Sentences",
+    "Settings",
+    "bar",
+    "claim",
+    "evaluate",
+    "fit",
+    "fit_head",
+    "fit_weights",
+    "kept_rows",
+    "last_whole",
+    "lessons",
+    "load_encoder",
+    "most_tokens",
+    "predict",
+    "put_zeros",
+    "read_logits",
+    "read_teacher",
+    "set_dropout",
+    "stage",
+    "steps_in",
+    "tensor_hash",
+    "tensor_hashes",
+    "together",
+    "write_logits",
+    "write_tensors",
+]

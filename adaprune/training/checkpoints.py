@@ -1,0 +1,138 @@
+"""Checkpoints that can be trusted: a folder counts only once it is whole, and a damaged file is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from adaprune.runs import write_bytes
+
+SEAL = "whole.json"  # file -> bytes; written last, so a killed save leaves none
+ORIGIN = "origin.json"  # what the checkpoints of a folder come from
+
+
+def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes: the parameters that take a gradient (theta, head, or weights), by name."""
+    return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def save_trained(model: nn.Module, path: Path, **facts: str) -> None:
+    """Writes ``trained_tensors`` to a safetensors file (see `write_tensors`)."""
+    write_tensors(path, trained_tensors(model), **facts)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str) -> None:
+    """Writes a safetensors file whole or not at all, with ``facts`` in its header; its folder is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_suffix(".partial")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain, temporary, metadata=facts)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by an error of its own
+        raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
+
+
+def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
+    """Copies the tensors of ``save_trained`` back into ``model``; returns the facts.
+
+    Raises:
+        ValueError: the file is damaged, or holds other tensors than the model trains.
+    """
+    expected = trained_tensors(model)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != set(expected):
+                raise ValueError(
+                    f"{path} holds other tensors than this run trains: {sorted(names ^ set(expected))[:3]}"
+                )
+            with torch.no_grad():
+                for name in names:
+                    expected[name].copy_(file.get_tensor(name))
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """The facts in the header of a file of ``save_trained``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
+
+
+def claim(folder: Path, **origin: str | int) -> None:
+    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: its data, its model, its processes.
+
+    Raises:
+        ValueError: there are checkpoints or finished stages of another origin, which this run must not continue; or
+            the note of their origin is damaged.
+    """
+    note = folder / ORIGIN
+    begun = last_whole(folder) is not None or any(folder.rglob("stage-*.safetensors")) or any(folder.rglob(SEAL))
+    if note.is_file() and begun:
+        try:
+            before = json.loads(note.read_text())
+            changed = [name for name, value in origin.items() if before.get(name) != value]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{note} is damaged ({error}): delete the folder {folder} to start over") from None
+        if changed:
+            raise ValueError(
+                f"the interrupted run in {folder} had another {changed[0]} ({before.get(changed[0])}, now "
+                f"{origin[changed[0]]}): delete that folder to start over"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(note, json.dumps(origin).encode())  # each process of a run writes the same
+
+
+def seal(folder: Path) -> None:
+    """Marks a finished checkpoint folder with the size of every file in it."""
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != SEAL}
+    write_bytes(folder / SEAL, json.dumps(sizes).encode())
+
+
+def drop(folder: Path, step: int) -> None:
+    """Removes the checkpoint of ``step`` below ``folder``, if there is one."""
+    shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest finished checkpoint below ``folder``; unfinished ones (a kill while saving) are removed.
+
+    Raises:
+        ValueError: a finished checkpoint has lost bytes or a file since; the message names it.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    whole = [path for path in found if (path / SEAL).is_file()]
+    for path in set(found) - set(whole):
+        shutil.rmtree(path)
+    if not whole:
+        return None
+    try:
+        sizes = json.loads((whole[0] / SEAL).read_text())
+    except ValueError as error:
+        raise ValueError(f"checkpoint {whole[0] / SEAL} is damaged: delete {whole[0]}") from error
+    for name, size in sizes.items():
+        file = whole[0] / name
+        present = file.stat().st_size if file.is_file() else 0
+        if present != size:
+            raise ValueError(
+                f"checkpoint {file} is damaged: {present} bytes of {size}. Delete {whole[0]} to continue from the "
+                f"checkpoint before it, or {folder} to start over"
+            )
+    return whole[0]

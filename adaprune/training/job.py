@@ -1,0 +1,104 @@
+"""What one run hands to a method, and what it gets back: plain values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from adaprune.runs import Plan, Run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and in what manner to train.
+
+    ``folder`` holds the checkpoints of this run; ``max_grad_norm`` 0 switches clipping off; ``report_to`` names
+    transformers' reporters ("tensorboard", "wandb", "none").
+    """
+
+    folder: Path
+    epochs: float = 3.0
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    seed: int = 0
+    schedule: str = "warmup_linear"
+    precision: str = "auto"
+    checkpoint_steps: int = 100
+    max_grad_norm: float = 1.0
+    report_to: str = "none"
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """A task's tokenised splits, how to pad them, and how to score predictions."""
+
+    splits: dict[str, datasets.Dataset]
+    tokenizer: PreTrainedTokenizerBase
+    metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    primary: str
+
+    def collate(self, rows: list[dict]) -> dict[str, Tensor]:
+        """A padded batch of tensors."""
+        names = [*self.tokenizer.model_input_names, "labels", "teacher_logits"]
+        kept = [{name: row[name] for name in names if name in row} for row in rows]
+        return DataCollatorWithPadding(self.tokenizer)(kept)
+
+    def seen(self, vocabulary: int) -> Tensor:
+        """Which rows of a word-embedding table of that many rows occur in training: boolean, (vocabulary,)."""
+        occurs = torch.zeros(vocabulary, dtype=torch.bool)
+        for ids in self.splits["train"]["input_ids"]:
+            occurs[ids] = True
+        return occurs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, ready for its method: the model to adapt, the data, and how to train.
+
+    ``plan`` holds the recipe's settings by name (`adaprune.runs.Plan`). ``seen`` tells for an embedding table in
+    scope which of its rows occur in training; it is empty where unseen rows are not to be protected.
+    """
+
+    run: Run
+    model: nn.Module
+    sentences: Sentences
+    settings: Settings
+    plan: Plan
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights in scope to keep: 1 - sparsity."""
+        return 1 - self.run.sparsity
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training leaves besides the model: the logged curve, and its cost."""
+
+    curve: list[dict]
+    steps: int
+    seconds: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method returns; the adapted weights or mask are in the job's model.
+
+    ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``thetas`` what they were cut
+    from, where the run asks to keep it. ``updates`` are what a task needs of trained weights beside the head, where
+    that is less than all weights of the encoder.
+    """
+
+    fit: Fit
+    masks: dict[str, Tensor] | None = None
+    thetas: dict[str, Tensor] | None = None
+    updates: list[Tensor] | None = None

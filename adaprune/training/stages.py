@@ -1,0 +1,63 @@
+"""Methods that train more than once: each stage is done once, and its result outlives a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaprune.training.checkpoints import write_tensors
+from adaprune.training.job import Fit, Settings
+
+Result = tuple[dict[str, Tensor], Fit]
+
+
+def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> Result:
+    """What ``work`` leaves, tensors and a `Fit`: done now, or read back where an earlier start has done it.
+
+    ``work`` gets ``settings`` with a folder of its own below the run's, for its checkpoints, and reports to nobody:
+    the curve of a stage is not the run's. Its result is written whole or not at all, then its checkpoints go.
+
+    Raises:
+        ValueError: the stage's file is damaged.
+        OSError: it cannot be written.
+    """
+    file, folder = settings.folder / f"stage-{name}.safetensors", settings.folder / name
+    if not file.is_file():
+        tensors, done = work(replace(settings, folder=folder, report_to="none"))
+        processes = PartialState()
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            write_tensors(file, tensors, fit=json.dumps(asdict(done)))
+            shutil.rmtree(folder, ignore_errors=True)
+        processes.wait_for_everyone()
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            return tensors, Fit(**json.loads(stored.metadata()["fit"]))
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it to do that stage again") from error
+
+
+def together(*fits: Fit) -> Fit:
+    """One account of fits in a row: all costs added up, and the last one's curve, its steps counted on.
+
+    Of the fits before it only the points of sparsity stay: their losses and scores are those of another model.
+    """
+    curve: list[dict] = []
+    steps, seconds = 0, 0.0
+    for number, fit in enumerate(fits, 1):
+        for point in fit.curve:
+            kept = point if number == len(fits) else {key: point[key] for key in ("step", "sparsity") if key in point}
+            if len(kept) > 1:
+                moved = {"step": steps + point["step"]}
+                if "elapsed" in point:
+                    moved["elapsed"] = seconds + point["elapsed"]
+                curve.append({**kept, **moved})
+        steps, seconds = steps + fit.steps, seconds + fit.seconds
+    return Fit(curve=curve, steps=steps, seconds=seconds, examples=sum(fit.examples for fit in fits))

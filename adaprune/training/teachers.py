@@ -1,0 +1,81 @@
+"""A fine-tuned teacher's logits on the training rows: records hold no weights, so a pupil learns from these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaprune.data import TaskData
+from adaprune.runs import Run, read_record
+from adaprune.training.checkpoints import write_tensors
+
+
+def logits_path(record: str | Path) -> Path:
+    """``<results_dir>/teachers/<run name>.safetensors`` of the record ``<results_dir>/<run name>.json``."""
+    return Path(record).parent / "teachers" / f"{Path(record).name.removesuffix('.json')}.safetensors"
+
+
+def write_logits(record: Path, logits: np.ndarray, task: TaskData) -> Path:
+    """Writes a teacher's logits (rows, outputs) beside its record, whole or not at all; returns the path.
+
+    One tensor ``logits``, float32, in the order of the training split, and in the header the task's fingerprint.
+    """
+    path = logits_path(record)
+    tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
+    write_tensors(path, {"logits": tensor}, data=task.fingerprint)
+    return path
+
+
+def read_teacher(run: Run) -> dict | None:
+    """The record of the run's teacher; None where it has none.
+
+    Raises:
+        ValueError: the teacher was not fine-tuned, has another task or another number of training rows.
+        FileNotFoundError: there is no such record.
+    """
+    if not run.teacher:
+        return None
+    if not Path(run.teacher).is_file():
+        raise FileNotFoundError(f"teacher {run.teacher!r} is no file: give the path of a finished finetune record")
+    record = read_record(run.teacher)
+    taught = record["run"]
+    if taught["method"] != "finetune":
+        raise ValueError(f"teacher {run.teacher} has method {taught['method']!r}: give a record of method 'finetune'")
+    if Path(taught["task"]).resolve() != Path(run.task).resolve():
+        raise ValueError(f"teacher {run.teacher} learned task {taught['task']!r}, this run's is {run.task!r}")
+    if taught["max_train_examples"] != run.max_train_examples:
+        raise ValueError(
+            f"teacher {run.teacher} learned from other rows of {run.task} (max_train_examples "
+            f"{taught['max_train_examples']}, here {run.max_train_examples}): give a teacher of the same data"
+        )
+    return record
+
+
+def read_logits(run: Run, task: TaskData) -> Tensor | None:
+    """The logits (training rows, outputs) of the run's teacher; None where it has none.
+
+    Raises:
+        ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
+        FileNotFoundError: there is no such record, or its logits are gone.
+    """
+    record = read_teacher(run)
+    if record is None:
+        return None
+    if record["environment"]["data_fingerprint"] != task.fingerprint:
+        raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")
+    file = logits_path(run.teacher)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            logits, origin = stored.get_tensor("logits"), (stored.metadata() or {}).get("data")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it and {run.teacher}, run the teacher again") from error
+    expected = (len(task.splits["train"]), task.num_labels)
+    if origin != task.fingerprint or tuple(logits.shape) != expected:
+        raise ValueError(f"{file} is not of {run.teacher}'s data, or not of shape {expected}: run the teacher again")
+    return logits

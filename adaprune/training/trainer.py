@@ -1,0 +1,302 @@
+"""Training and evaluation, thin over transformers.Trainer: what it does not do is here.
+
+A step may update theta inside backward; a threshold moves after each step; batches are grouped by length in an order
+that a resumed run repeats; checkpoints hold only what is trained; a loss that is not a number stops the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalPrediction
+
+from adaprune.masks import (
+    AdaPrune,
+    SparsityControl,
+    averaged,
+    slanted_triangular,
+    thetas_of,
+    threshold_of,
+    warmup_linear,
+)
+from adaprune.training.checkpoints import drop, facts_of, last_whole, load_trained, save_trained, seal
+from adaprune.training.job import Fit, Job, Sentences, Settings
+from adaprune.training.progress import show_progress
+from adaprune.training.sampler import GroupedByLength
+
+SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
+POINTS = 40  # of the learning curve
+AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
+
+
+def steps_in(examples: int, settings: Settings) -> int:
+    """Number of optimiser steps that ``settings`` take over ``examples``, shared among the processes there are."""
+    batches = math.ceil(examples / (settings.batch_size * PartialState().num_processes))
+    return math.ceil(settings.epochs * math.ceil(batches / settings.gradient_accumulation))
+
+
+def fit(
+    model: nn.Module,
+    sentences: Sentences,
+    optimiser: torch.optim.Optimizer,
+    settings: Settings,
+    control: SparsityControl | None = None,
+) -> Fit:
+    """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
+
+    The state with the best primary metric on the selection split is put back at the end; of a model that is being
+    pruned only states within 0.005 of the target sparsity compete. Theta is updated inside backward where that gives
+    the same result: one process, one backward pass a step, no fp16 loss scaling.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
+        ValueError: a damaged checkpoint.
+        OSError: a checkpoint cannot be written.
+    """
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    steps = steps_in(len(sentences.splits["train"]), settings)
+    arguments = _arguments(settings, report_to=settings.report_to, logging_steps=max(1, steps // POINTS))
+    trainer = _Trainer(model, arguments, sentences, optimiser, settings, control)
+    in_backward = arguments.world_size == 1 and settings.gradient_accumulation == 1 and not arguments.fp16
+    handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
+    with trainer.accelerator.main_process_first():  # it alone clears away what a kill left
+        start = last_whole(settings.folder)
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    for handle in handles:
+        handle.remove()
+    trainer.restore_best()
+    batches = settings.gradient_accumulation  # in a step
+    return Fit(
+        curve=trainer.curve(),
+        steps=trainer.state.global_step,
+        seconds=trainer.elapsed(),
+        examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size * batches,
+    )
+
+
+def fit_head(job: Job) -> Fit:
+    """Trains the head alone, on whatever the frozen encoder computes now: AdamW, as for every fixed mask."""
+    job.model.encoder.requires_grad_(False)
+    optimiser = torch.optim.AdamW(job.model.head.parameters(), lr=job.plan.head_learning_rate, weight_decay=0.01)
+    return fit(job.model, job.sentences, optimiser, job.settings)
+
+
+def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> np.ndarray:
+    """Logits (rows, outputs) for a split, in its row order; batches are made of like lengths."""
+    data = sentences.splits[split]
+    order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
+    trainer = show_progress(Trainer(model, _arguments(settings), data_collator=sentences.collate))
+    sorted_logits = trainer.predict(data.select(order)).predictions
+    logits = np.empty_like(sorted_logits)
+    logits[order] = sorted_logits
+    return logits
+
+
+def evaluate(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> dict[str, float]:
+    """The task's official metrics on a split."""
+    return sentences.metrics(predict(model, sentences, split, settings), np.array(sentences.splits[split]["labels"]))
+
+
+def _arguments(settings: Settings, **more) -> TrainingArguments:
+    """TrainingArguments for ``settings``; half precision where asked for, or where the device has it.
+
+    bf16 without CUDA runs on the CPU. Several GPUs are used through ``accelerate launch`` only, never by
+    DataParallel, whose copies of a layer do not share theta.
+    """
+    saving = settings.checkpoint_steps > 0
+    half = settings.precision
+    if half == "auto":
+        half = "fp32" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    arguments = TrainingArguments(
+        output_dir=str(settings.folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_grad_norm=settings.max_grad_norm or math.inf,
+        use_cpu=half == "bf16" and not torch.cuda.is_available(),
+        bf16=half == "bf16",
+        fp16=half == "fp16",
+        save_strategy="steps" if saving else "no",
+        save_steps=max(1, settings.checkpoint_steps),
+        save_total_limit=2,
+        logging_nan_inf_filter=False,
+        seed=settings.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,  # `show_progress` has the bars
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        **{"report_to": "none", **more},
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+class _EachStep(TrainerCallback):
+    """Moves the threshold after each step, tells the sampler the epoch, takes up what an interrupted run left."""
+
+    def __init__(self, trainer: _Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.before = state.log_history[-1]["elapsed"] if state.log_history else 0.0
+        best = self.trainer.best_file
+        if args.should_save and best.exists() and int(facts_of(best)["step"]) > state.global_step:
+            best.unlink()  # from steps that will be taken again
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.sampler.epoch = math.floor((state.epoch or 0) + 1e-6)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trainer.pruning is not None:
+            threshold = self.trainer.threshold()
+            if self.trainer.pruning.update(state.global_step, self.trainer.thetas, threshold):
+                control.should_training_stop = True
+        # Evaluated here and not after the epoch, so that a checkpoint of this step has the evaluation behind it.
+        over = control.should_training_stop or state.global_step == state.max_steps
+        control.should_evaluate = over or math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
+
+
+class _Trainer(Trainer):
+    """transformers.Trainer with a sparsity control, small checkpoints and a memory of the best state."""
+
+    def __init__(self, model, arguments, sentences: Sentences, optimiser, settings: Settings, pruning):
+        schedule = partial(SCHEDULES[settings.schedule], total=steps_in(len(sentences.splits["train"]), settings))
+        super().__init__(
+            model,
+            arguments,
+            data_collator=sentences.collate,
+            train_dataset=sentences.splits["train"],
+            eval_dataset=sentences.splits["selection"],
+            compute_metrics=self._metrics,
+            optimizers=(optimiser, LambdaLR(optimiser, schedule)),
+        )
+        self.model_accepts_loss_kwargs = False  # the loss is a batch's mean, to be averaged over accumulated batches
+        self.sentences, self.pruning, self.folder = sentences, pruning, settings.folder
+        self.thetas = list(thetas_of(model).values()) if pruning is not None else []
+        self.started, self.before = time.monotonic(), 0.0
+        self.best_file = settings.folder / "best.safetensors"
+        self.add_callback(_EachStep(self))
+        show_progress(self)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # not among the checkpoints
+                callback.logging_dir = str(self.folder.parents[1] / "tensorboard" / self.folder.name)
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        return self.sentences.metrics(prediction.predictions, prediction.label_ids)
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        self.sampler = GroupedByLength(lengths, self.args.train_batch_size, self.args.seed)
+        return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset):
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """The loss, refused where it is not finite: before backward, so that nothing learns from it."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        value = loss[0] if isinstance(loss, tuple) else loss
+        if not torch.isfinite(value):
+            drop(self.folder, self.state.global_step)  # what was saved then leads here
+            raise FloatingPointError(
+                f"the loss is {value.item()} at step {self.state.global_step + 1}: lower the learning rate. "
+                f"Last good checkpoint: {last_whole(self.folder) or 'none'}"
+            )
+        return loss
+
+    def _clip_grad_norm(self, model):
+        """Clips all but theta, whose gradient may be sparse, or gone since backward."""
+        thetas = {id(theta) for theta in thetas_of(self.model).values()}
+        others = [parameter for parameter in self.model.parameters() if id(parameter) not in thetas]
+        return self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds seconds and, while a mask is learned, its sparsity to every line of the curve."""
+        logs["elapsed"] = self.elapsed()
+        if self.pruning is not None:
+            logs["sparsity"] = self.sparsity()
+        super().log(logs, start_time)
+
+    def threshold(self) -> torch.Tensor:
+        """What theta is compared with; empty where weights are pruned and there is no theta."""
+        return threshold_of(self.model) if self.thetas else torch.empty(0, dtype=torch.float64)
+
+    def sparsity(self) -> float:
+        """The sparsity of what is being pruned now."""
+        return self.pruning.sparsity(self.thetas, self.threshold())
+
+    def elapsed(self) -> float:
+        """Seconds spent on this run, those before an interruption included."""
+        return self.before + time.monotonic() - self.started
+
+    def curve(self) -> list[dict]:
+        """The logged points: step, epoch, loss, sparsity, seconds, and metrics on the selection split."""
+        renamed = {
+            "eval_loss": "selection_loss",
+            **{f"eval_{m}": f"selection_{m}" for m in self._metric_names()},
+        }
+        kept = {"step", "epoch", "loss", "learning_rate", "sparsity", "elapsed", *renamed.values()}
+        points = [{renamed.get(key, key): value for key, value in point.items()} for point in self.state.log_history]
+        return [{key: value for key, value in point.items() if key in kept} for point in points if "step" in point]
+
+    def _metric_names(self) -> set[str]:
+        skipped = ("runtime", "per_second", "model_preparation_time")
+        names = {key.removeprefix("eval_") for point in self.state.log_history for key in point if "eval_" in key}
+        return {name for name in names if not name.endswith(skipped)}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Only what is trained, never the frozen weights; the Trainer calls this in every process."""
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_trained(self.model, Path(output_dir) / "model.safetensors")
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
+            raise OSError(f"cannot write {folder} ({error}): make room or choose another results_dir") from error
+        self.accelerator.wait_for_everyone()  # each process has written its random state
+        if self.args.should_save:
+            seal(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Scores the selection split, with theta's average where the optimiser has one, and keeps the best state."""
+        states = [self.optimizer.state[theta] for theta in self.thetas]
+        with averaged(self.thetas, [state["average"] for state in states if "average" in state], self.threshold()):
+            return self._evaluate_and_keep(*args, **kwargs)
+
+    def _evaluate_and_keep(self, *args, **kwargs) -> dict[str, float]:
+        """Scores the selection split and keeps the best state so far, if its sparsity is the target's."""
+        metrics = super().evaluate(*args, **kwargs)
+        score = metrics[f"eval_{self.sentences.primary}"]
+        competes = self.pruning is None or abs(self.sparsity() - self.pruning.target) <= AT_TARGET
+        if not (competes and self.args.should_save):
+            return metrics
+        if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
+            levels = " ".join(level.hex() for level in self.threshold().flatten().tolist())
+            facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
+            save_trained(self.model, self.best_file, **facts)
+        return metrics
+
+    def restore_best(self) -> None:
+        """Puts the best state back into the model; the last one stays where none competed."""
+        self.accelerator.wait_for_everyone()
+        if self.best_file.exists():
+            facts = load_trained(self.model, self.best_file)
+            levels = [float.fromhex(level) for level in facts["threshold"].split()]
+            self.threshold().view(-1).copy_(torch.tensor(levels, dtype=torch.float64))

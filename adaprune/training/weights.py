@@ -1,0 +1,99 @@
+"""Training the weights themselves: of a copy, for methods whose scores come from trained weights, or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from adaprune.masks import SparsityControl, cubic_sparsity
+from adaprune.training.heads import AdaptedModel
+from adaprune.training.job import Fit, Job, Settings
+from adaprune.training.trainer import fit
+
+CUTS = 50  # of a gradual schedule, at most: one every few hundred steps of a long run
+
+
+def fit_weights(
+    job: Job,
+    model: AdaptedModel,
+    settings: Settings,
+    rate: float,
+    held: Mapping[str, Tensor] | None = None,
+    control: SparsityControl | None = None,
+) -> Fit:
+    """Trains all weights of ``model`` with AdamW (Loshchilov and Hutter 2019), weight decay 0.01 on matrices.
+
+    Args:
+        job: the run, for its sentences.
+        model: what is trained, in place; encoder and head alike at the learning rate ``rate``.
+        settings: how long, and where checkpoints go.
+        rate: learning rate.
+        held: weights of which the entries that are 0 stay 0, by name.
+        control: see `training.fit`.
+    """
+    model.encoder.requires_grad_(True)
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=rate)
+    if held:
+        hold_zeros(optimiser, list(held.values()))
+    return fit(model, job.sentences, optimiser, settings, control)
+
+
+def hold_zeros(optimiser: torch.optim.Optimizer, weights: list[Tensor]) -> None:
+    """Makes every step of ``optimiser`` leave entries of ``weights`` that are 0 at 0.
+
+    The zeros are the mask: it needs no place in a checkpoint, and momentum cannot bring a pruned weight back.
+    """
+    zeros: list[Tensor] = []
+
+    def remember(*_) -> None:
+        zeros[:] = [weight.detach() == 0 for weight in weights]
+
+    @torch.no_grad()
+    def put_back(*_) -> None:
+        for weight, zero in zip(weights, zeros, strict=True):
+            weight.masked_fill_(zero, 0.0)
+
+    optimiser.register_step_pre_hook(remember)
+    optimiser.register_step_post_hook(put_back)
+
+
+@torch.no_grad()
+def put_zeros(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Sets to 0 in place what ``masks`` (True = kept) remove of ``weights``."""
+    for name, mask in masks.items():
+        weights[name].masked_fill_(~mask.to(weights[name].device), 0.0)
+
+
+class GradualMagnitude(SparsityControl):
+    """Zeroes the smallest weights more and more, by the cubic schedule of Zhu and Gupta (2018).
+
+    Cuts at ``end // 50`` steps' distance, each exact, the last at ``end``. What is 0 stays 0 (see `hold_zeros`).
+
+    Args:
+        weights: name -> the weights that are trained.
+        cut: scores and a density -> masks.
+        target, end: sparsity to reach, and the step by which it stands.
+    """
+
+    def __init__(self, weights: dict[str, nn.Parameter], cut: Callable[[dict, float], dict], target: float, end: int):
+        super().__init__("cubic", target, end)
+        self.weights, self.cut = weights, cut
+        self.interval, self.now = max(1, end // CUTS), 0.0
+
+    def update(self, step: int, thetas=(), threshold=None) -> bool:
+        """Cuts after ``step`` if one is due. Knows nothing but the weights, so a resumed run agrees."""
+        last = self.end if step >= self.end else step - step % self.interval
+        self.now = cubic_sparsity(last, 0, self.end, self.target)
+        if step == last and self.target:
+            scores = {name: weight.detach().abs() for name, weight in self.weights.items()}
+            put_zeros(self.weights, self.cut(scores, 1 - self.now))
+        return False
+
+    def sparsity(self, thetas=(), threshold=None) -> float:
+        """The sparsity of the last cut. Zeros are no measure of it: an embedding's padding row is 0 from the start."""
+        return self.now

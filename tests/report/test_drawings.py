@@ -1,0 +1,94 @@
+"""Pictures of masks: what is drawn is the data, and the same data have the same bytes."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from adaprune.report import drawings, figures
+from adaprune.topology import graphs
+from tests.topology.test_structure import by_hand, random_mask
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def ax():
+    yield plt.figure(layout="constrained").add_subplot()
+    plt.close("all")
+
+
+def test_groups_are_means_with_the_standard_deviation(ax):
+    rows = [("imp", "query", 0.1), ("imp", "key", 0.5), ("adaprune", "query", 0.2), ("adaprune", "query", 0.4)]
+    drawings.draw_groups(ax, pd.DataFrame(rows, columns=["method", "component", "sparsity"]), "component", "sparsity",
+                         ["query", "key"])  # fmt: skip
+    ours, imp = ax.containers
+    assert ours.get_label() == "adaprune" and ours[0].get_ydata() == pytest.approx([0.3])
+    low, high = ours[1]
+    assert [low.get_ydata()[0], high.get_ydata()[0]] == pytest.approx([0.3 - 0.02**0.5, 0.3 + 0.02**0.5])
+    assert sorted(imp[0].get_ydata()) == [0.1, 0.5]
+    assert ours[0].get_xdata()[0] < 0 < min(imp[0].get_xdata())  # side by side around the group's place
+
+
+def test_degrees_end_at_one_and_bring_chance_along(ax):
+    drawings.draw_degrees(ax, {"imp": np.array([3, 0, 1])}, most=10, density=0.2)
+    line, chance = ax.lines
+    assert line.get_xdata().tolist() == [0, 1, 3] and line.get_ydata()[-1] == 1
+    assert abs(np.mean(chance.get_xdata()) - 2) < 0.1
+
+
+def test_matrix_shows_every_number(ax):
+    table = pd.DataFrame([[np.nan, 0.25], [0.75, np.nan]], index=["a", "b"], columns=["a", "b"])
+    drawings.draw_matrix(ax, table, "overlap")
+    assert sorted(text.get_text() for text in ax.texts) == ["0.25", "0.75"]
+
+
+def test_head_graph_has_a_node_a_block_and_the_same_bytes_again(tmp_path):
+    graph, written = graphs.head_graph(random_mask(0.2), 2), []
+    for folder in ("one", "two"):
+        fig, panel = plt.subplots()
+        drawings.draw_head_graph(panel, graph, "adaprune", largest=1.0)
+        assert sum(len(found.get_offsets()) for found in panel.collections if len(found.get_offsets()) > 1) == len(
+            graph
+        )
+        written.append([path.read_bytes() for path in figures.save(fig, "x", tmp_path / folder)])
+        plt.close(fig)
+    assert written[0] == written[1]
+
+
+def test_a_block_that_lets_nothing_pass_is_hollow(ax):
+    drawings.draw_head_graph(ax, graphs.head_graph(by_hand(), 2), "imp", largest=1.0)
+    fills = np.concatenate([c.get_facecolors() for c in ax.collections if len(c.get_facecolors())])
+    assert (fills == 1).all(axis=1).sum() == 1
+
+
+def test_differences(ax):
+    """Sparsities are not mixed; the mean, its pairs as a number, hollow over filled for a single one."""
+    rows = [("x", 0.5, -0.1), ("x", 0.5, -0.3), ("x", 0.2, 0.4), ("y", 0.5, 0.2)]
+    rows = pd.DataFrame(rows, columns=["ablation", "sparsity", "difference"]).assign(task="t")
+    drawings.draw_differences(ax, rows)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "x, 0.2", "y"]
+    assert "at sparsity 0.5 where none is named" in ax.get_xlabel()
+    means, heights = ax.containers[0][0].get_data()
+    assert dict(zip(heights, means, strict=True)) == pytest.approx({0: -0.2, 1: 0.4, 2: 0.2})
+    assert {text.xy[1]: (text.xy[0], text.get_text()) for text in ax.texts} == {
+        0: (-0.1, "2"),
+        1: (0.4, "1"),
+        2: (0.2, "1"),
+    }
+    (hollow,) = (line for line in ax.lines if line.get_markerfacecolor() == "white")
+    assert sorted(hollow.get_ydata()) == [1, 2] and hollow.get_zorder() > ax.containers[0][0].get_zorder()
+
+
+def test_recovery_has_a_colour_a_task_and_a_marker_a_sparsity(ax):
+    runs = [(task, at, seed, step, share * seed) for task in "ab" for at in (0.5, 0.9) for seed in (1, 2)
+            for step, share in ((1, 0.0), (2, 0.2))]  # fmt: skip
+    drawings.draw_recovery(ax, pd.DataFrame(runs, columns=["task", "sparsity", "seed", "step", "share"]))
+    lines = {line.get_label(): line for line in ax.lines[:4]}
+    assert list(lines) == ["a 0.5", "a 0.9", "b 0.5", "b 0.9"]
+    assert lines["a 0.5"].get_xydata() == pytest.approx(np.array([[1, 0], [2, 0.3]]))  # the mean over seeds
+    of_task = [(line.get_color(),) for line in lines.values()]
+    of_level = [(line.get_marker(), line.get_linestyle()) for line in lines.values()]
+    assert of_task[0] == of_task[1] != of_task[2] == of_task[3]
+    assert of_level[0] == of_level[2] and all(a != b for a, b in zip(of_level[0], of_level[1], strict=True))

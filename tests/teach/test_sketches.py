@@ -1,0 +1,110 @@
+"""Pictures of the walkthroughs: what is drawn is the data."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgba
+
+from adaprune.report import figures
+from adaprune.teach import sketches
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def ax():
+    yield plt.figure(layout="constrained").add_subplot()
+    plt.close("all")
+
+
+def test_cells_show_every_number_and_fade_the_removed(ax):
+    sketches.draw_cells(ax, np.array([[0.5, -2], [3, 1]]), np.array([[False, True], [True, True]]))
+    assert [text.get_text() for text in ax.texts] == ["0.5", "-2", "3", "1"]
+    assert [text.get_color() == "black" for text in ax.texts] == [False, True, True, True]
+    assert ax.collections[0].get_array().ravel().tolist() == [0, 1, 1, 1]
+
+
+def test_chances_are_in_the_order_given(ax):
+    sketches.draw_chances(
+        ax, pd.DataFrame({"way": ["b", "a"], "method": ["random", "imp"], "chance": [0.2, 0.9]}), "good"
+    )
+    assert [line.get_xdata() for line in ax.lines[:2]] == [[0.2], [0.9]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a"]
+
+
+def test_sigmoids_and_slopes(ax):
+    sketches.draw_sigmoids(ax, [1, 100])
+    assert np.interp(0, *ax.lines[0].get_data()) == pytest.approx(0.5)
+    other = plt.figure().add_subplot()
+    sketches.draw_sigmoids(other, [1, 100], slope=True)
+    assert [line.get_ydata().max() for line in other.lines[:2]] == pytest.approx([0.25, 25])
+    assert len(ax.get_legend().get_texts()) == 2 and other.get_legend() is None
+
+
+def test_a_path_marks_where_it_crosses(ax):
+    sketches.draw_path(ax, {"one": [3, 1, 1, 4], "two": [5, 5, 5, 5]}, [0, 2, 2, 2])
+    triangles = {
+        line.get_marker(): line.get_xdata().tolist()
+        for line in ax.lines
+        if line.get_marker() in "v^" and len(line.get_xdata())
+    }
+    assert triangles == {"v": [1], "^": [3]}
+
+
+def test_reach_has_a_marker_a_task(ax):
+    rows = pd.DataFrame(
+        [("slow", "t", 1e-9), ("slow", "u", 1e-8), ("fast", "t", 1.0)], columns=["step", "task", "distance"]
+    )
+    sketches.draw_reach(ax, rows, needed=0.01)
+    assert ax.lines[0].get_xdata().tolist() == [1e-9, 1.0] and ax.lines[0].get_ydata().tolist() == [0, 1]
+    assert ax.get_xscale() == "log"
+
+
+def test_gap_constants_and_ranking(ax):
+    sketches.draw_gap(ax, [1, 10], np.array([[0.2, 0.4], [0.1, 0.1]]), np.array([5, 1]))
+    assert ax.lines[0].get_ydata() == pytest.approx([0.3, 0.1])
+    one, other = (plt.figure().add_subplot() for _ in range(2))
+    sketches.draw_constants(one, np.array([1.0, 10]), {0.1: np.array([1, 2]), 1.0: np.array([3, 4])}, vacuous=20)
+    assert [line.get_ydata()[-1] for line in one.lines] == [2, 4, 20]
+    sketches.draw_ranking(other, np.array([0.1, 0.2, 0.2, 0.7]), np.array([0.1, 0.1, 0.7]))
+    (dots,) = (found for found in other.collections if isinstance(found, PathCollection))
+    assert dots.get_offsets().tolist() == [[1, 0.1], [4, 0.7]]
+    assert dots.get_sizes()[0] > dots.get_sizes()[1]
+
+
+INTO, OUT = np.array([[1, 1], [0, 0]], bool), np.array([[1, 1], [0, 1]], bool)
+
+
+def drawn(ax):
+    lines = [len(found.get_segments()) for found in ax.collections if isinstance(found, LineCollection)]
+    hollow = sum(
+        (found.get_facecolors() == to_rgba("white")).all(axis=1).sum()
+        for found in ax.collections
+        if isinstance(found, PathCollection)
+    )
+    return lines, hollow
+
+
+def test_wires_are_the_kept_connections(ax):
+    sketches.draw_wires(ax, [INTO, OUT], names=("x", "n", "y"))
+    assert drawn(ax) == ([2, 0, 3, 0], 0)  # solid and dotted of each matrix
+    assert sum(len(found.get_offsets()) for found in ax.collections if isinstance(found, PathCollection)) == 6
+
+
+def test_wires_on_no_path_are_dotted_and_their_units_hollow(ax):
+    path = np.array([[1, 0], [0, 0]], bool)
+    sketches.draw_wires(ax, [INTO, OUT], [INTO, path])
+    assert drawn(ax) == ([2, 0, 1, 2], 2)  # neuron 1 and output 1
+
+
+def test_the_same_wires_have_the_same_bytes(tmp_path):
+    written = []
+    for name in ("one", "two"):
+        fig, panel = plt.subplots()
+        sketches.draw_wires(panel, [INTO, OUT])
+        written.append([path.read_bytes() for path in figures.save(fig, "x", tmp_path / name)])
+        plt.close(fig)
+    assert written[0] == written[1]

@@ -1,0 +1,256 @@
+"""Teachers and data selection: losses and scores by hand, what is refused, and runs from end to end."""
+
+import gc
+import importlib
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import adaprune
+from adaprune.adapt import prepare
+from adaprune.data.tasks import load_task
+from adaprune.runs.records import record_path
+from adaprune.runs.run import Run
+from adaprune.training.diet import el2n, grand, kept_rows, lessons
+from adaprune.training.encoders import load_encoder
+from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
+from adaprune.training.teachers import logits_path, read_logits
+from adaprune.training.trainer import predict
+
+HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
+    """Makes a small run, by short paths: they are part of its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_model_dir)
+    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
+    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
+
+
+@pytest.fixture
+def teacher(ask) -> str:
+    """The record of a fine-tuned teacher."""
+    run = ask(method="finetune")
+    adaprune.adapt(run)
+    return str(record_path(run))
+
+
+def job_of(run):
+    return prepare(run, load_task(run.task), load_encoder(run.model))
+
+
+def stars(folder: Path) -> str:
+    """A small regression task in a folder of its own."""
+    (folder / "stars").mkdir()
+    rows = "".join(
+        f"{text},{n}\n" for text, n in (("a fine film", 0.9), ("dull", -0.7), ("funny", 0.5), ("flat", -0.2))
+    )
+    for split, times in (("train", 3), ("validation", 1)):
+        (folder / "stars" / f"{split}.csv").write_text("text,label\n" + rows * times)
+    return "stars"
+
+
+# ---------------------------------------------------------------- losses and scores by hand
+
+
+def test_distillation_by_hand():
+    """With T = 2 the teacher says 3 : 1 and the pupil 1 : 1."""
+    teacher, pupil = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
+    expected = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+    assert float(distillation_loss(pupil, teacher)) == pytest.approx(expected, rel=1e-6)
+    assert float(distillation_loss(teacher, teacher)) == pytest.approx(0, abs=1e-7)
+    # the mean over a batch
+    both = distillation_loss(torch.cat([pupil, teacher]), torch.cat([teacher, teacher]))
+    assert float(both) == pytest.approx(expected / 2, rel=1e-6)
+    assert float(distillation_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]]))) == 2.0
+
+
+def test_the_loss_is_half_the_labels_and_half_the_teachers(ask):
+    model = AdaptedModel.for_task(load_encoder(ask().model).model, 2).eval().requires_grad_(False)
+    batch = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
+    labels, logits = torch.tensor([0, 1]), torch.tensor([[2.0, -1.0], [0.5, 0.7]])
+    output = model(**batch, labels=labels, teacher_logits=logits)
+    expected = 0.5 * task_loss(output.logits, labels) + 0.5 * distillation_loss(output.logits, logits)
+    assert float(output.loss) == pytest.approx(float(expected), rel=1e-6)
+    assert float(model(**batch, labels=labels).loss) == pytest.approx(float(task_loss(output.logits, labels)))
+
+
+def test_el2n_by_hand():
+    """Two rows, three classes: || (-0.5, 0.25, 0.25) || and || (0.2, -0.8, 0.6) ||."""
+    logits = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]).log() + 3.0
+    scores = el2n(logits, torch.tensor([0, 1]))
+    torch.testing.assert_close(scores, torch.tensor([math.sqrt(0.375), math.sqrt(1.04)]))
+    torch.testing.assert_close(el2n(torch.tensor([[1.5], [-1.0]]), torch.tensor([1.0, 1.0])), torch.tensor([0.5, 2.0]))
+
+
+def test_grand_is_the_norm_of_a_rows_gradient(ask):
+    """Against a difference quotient: along the gradient's direction the loss rises by its norm."""
+    job = job_of(ask(method="finetune"))
+    model = job.model.double().eval().requires_grad_(True)
+    found = grand(model, job.sentences)
+    assert found.shape == (9,)
+    batch = job.sentences.collate([job.sentences.splits["train"][3]])
+    model.zero_grad()
+    model(**batch).loss.backward()
+    used = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    size, losses = 1e-6, []
+    for side in (size, -2 * size):
+        with torch.no_grad():
+            for parameter in used:
+                parameter += side * parameter.grad / float(found[3])
+            losses.append(float(model(**batch).logits.double().log_softmax(-1)[0, batch["labels"][0]].neg()))
+    assert (losses[0] - losses[1]) / (2 * size) == pytest.approx(float(found[3]), rel=1e-3)
+
+
+# ---------------------------------------------------------------- teachers
+
+
+def test_finetune_leaves_its_logits_beside_the_record(ask, monkeypatch):
+    run = ask(method="finetune", data_keep=0.7)
+    caught = {}
+    real = HOUSE.score
+
+    def remember(job, task):
+        caught["job"] = job
+        return real(job, task)
+
+    monkeypatch.setattr(HOUSE, "score", remember)
+    adaprune.adapt(run)
+    assert logits_path(record_path(run)) == Path("out", "teachers", f"{run.name}.safetensors")
+    found = read_logits(ask(teacher=str(record_path(run))), load_task(run.task))
+    whole = job_of(run).sentences  # all nine rows, though the teacher learned from six
+    assert len(caught["job"].sentences.splits["train"]) == 6
+    expected = predict(caught["job"].model, whole, "train", caught["job"].settings)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert expected.shape == (9, 2)
+
+
+def test_other_methods_leave_no_logits(ask):
+    adaprune.adapt(ask(method="features"))
+    assert not Path("out", "teachers").exists()
+
+
+@pytest.mark.parametrize("method", ["adaprune", "magnitude", "gmp", "imp", "snip", "wanda", "finetune", "features"])
+def test_every_method_learns_from_a_teacher(ask, teacher, method):
+    plain, taught = (adaprune.adapt(ask(method=method, teacher=path, seed=1)) for path in ("", teacher))
+    assert taught["run"]["teacher"] == teacher
+    assert taught["weights_intact"] == plain["weights_intact"]
+    assert taught["cost"]["steps"] == plain["cost"]["steps"]
+
+    def losses(record):
+        return [point["loss"] for point in record["curve"] if "loss" in point]
+
+    assert losses(taught) != losses(plain)
+    # held-out rows have no teacher: scored by their labels as ever, from nearly the same start
+    (one,), (two,) = ([p["selection_loss"] for p in r["curve"] if "selection_loss" in p] for r in (plain, taught))
+    assert one == pytest.approx(two, rel=0.2)
+
+
+def test_a_teacher_of_a_regression(ask, tmp_path):
+    task = stars(tmp_path)
+    run = ask(method="finetune", task=task)
+    adaprune.adapt(run)
+    pupil = ask(task=task, teacher=str(record_path(run)))
+    logits = read_logits(pupil, load_task(task))
+    assert logits.shape[1] == 1
+    assert adaprune.adapt(pupil)["weights_intact"]
+
+
+def test_a_teachers_row_is_its_sentences(ask, teacher):
+    """The logits stay with their row through selection and batches."""
+    run = ask(teacher=teacher, data_keep=0.5)
+    job = job_of(run)
+    logits = torch.arange(18.0).view(9, 2)
+    rows, fits = kept_rows(job)
+    assert fits == []
+    chosen = lessons(job, rows, logits).sentences
+    batch = chosen.collate([chosen.splits["train"][i] for i in range(len(rows))])
+    assert torch.equal(batch["teacher_logits"], logits[rows])
+    words = job.sentences.splits["train"]["input_ids"]
+    assert [list(ids) for ids in chosen.splits["train"]["input_ids"]] == [list(words[row]) for row in rows]
+    assert "teacher_logits" not in job.sentences.splits["train"].column_names
+
+
+def test_a_teacher_is_part_of_the_name_without_its_folder(ask, teacher):
+    name = ask(teacher=teacher).name
+    assert name.endswith("_teacher~method-finetune") and "out" not in name
+
+
+def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
+    def refusal(**fields):
+        with pytest.raises((ValueError, OSError)) as caught:
+            adaprune.adapt(ask(**fields))
+        return str(caught.value)
+
+    assert "'none.json' is no file" in refusal(teacher="none.json")
+    adaprune.adapt(ask(method="features"))
+    assert "has method 'features'" in refusal(teacher=str(record_path(ask(method="features"))))
+    assert "learned task 'ten_sentences', this run's is 'stars'" in refusal(teacher=teacher, task=stars(tmp_path))
+    assert "learned from other rows of ten_sentences (max_train_examples 0, here 8)" in refusal(
+        teacher=teacher, max_train_examples=8
+    )
+    file = logits_path(teacher)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3])
+    assert f"{file} is damaged" in refusal(teacher=teacher)
+    file.unlink()
+    assert f"{file} is missing: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
+    assert not list(Path("out").glob("*adaprune*"))
+
+
+# ---------------------------------------------------------------- which rows are learned from
+
+
+@pytest.mark.parametrize("data_score", ["el2n", "grand"])
+def test_the_hardest_rows_go_after_an_epoch_of_scoring(ask, monkeypatch, data_score):
+    scores = torch.tensor([0.3, 0.9, 0.1, 0.9, 0.2, 0.8, 0.4, 0.5, 0.6])
+    diet = importlib.import_module("adaprune.training.diet")
+    monkeypatch.setattr(diet, data_score, lambda *args: scores)
+    monkeypatch.setattr(diet, "time", SimpleNamespace(monotonic=iter([10.0, 1010.0]).__next__))
+    rows, fits = kept_rows(job_of(ask(data_keep=0.8, data_score=data_score, epochs=3)))
+    assert rows == [0, 2, 4, 5, 6, 7, 8]  # round(0.8 * 9) = 7: both of 0.9 go
+    assert [fit.steps for fit in fits] == [3]  # one epoch, whatever the run's
+    assert fits[0].seconds > 1000  # scoring costs too
+
+
+@pytest.mark.parametrize("data_score", ["random", "el2n", "grand"])
+def test_a_run_on_fewer_rows(ask, data_score):
+    record = adaprune.adapt(ask(method="magnitude", data_keep=0.8, data_score=data_score, batch_size=2))
+    # round(7.2) = 7 rows are four batches; scoring all nine takes an epoch of five
+    assert record["cost"]["steps"] == 4 + (0 if data_score == "random" else 5)
+    assert record["weights_intact"] and record["mask"]["kept"] == round(0.5 * record["mask"]["total"])
+
+
+def test_random_rows_follow_the_seed(ask):
+    def rows(seed):
+        return kept_rows(job_of(ask(data_keep=0.5, seed=seed)))[0]
+
+    assert rows(0) == rows(0) == sorted(set(rows(0))) and len(rows(0)) == 4
+    assert len({tuple(rows(seed)) for seed in range(5)}) > 1
+    assert kept_rows(job_of(ask(data_score="el2n"))) == (None, [])
+
+
+def test_words_of_dropped_rows_are_unseen(ask):
+    job = job_of(ask(data_keep=0.3, scope="encoder+embeddings"))
+    (before,), (after,) = job.seen.values(), lessons(job, [0, 5], None).seen.values()
+    assert int(after.sum()) < int(before.sum()) and not (after & ~before).any()
+
+
+def test_rows_of_one_class_are_refused(ask):
+    with pytest.raises(ValueError, match=r"data_keep=0\.1 leaves 1 training rows of one label"):
+        adaprune.adapt(ask(data_keep=0.1))
