@@ -5,6 +5,10 @@
 'adaprune'
 """
 
+import importlib
+import importlib.abc
+import importlib.util
+import sys
 import warnings
 
 __version__ = "0.1.0"
@@ -15,6 +19,7 @@ from adaprune.adapt import adapt
 from adaprune.data import load_task
 from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask
 from adaprune.masks import AdaPrune, attach, keep_top
+from adaprune.methods import Method
 from adaprune.nested import evaluate_at
 from adaprune.runs import Run, table
 from adaprune.training import AdaptationHead, AdaptedModel, load_encoder
@@ -25,6 +30,7 @@ __all__ = [
     "AdaptedModel",
     "Mask",
     "MaskedEncoder",
+    "Method",
     "Run",
     "adapt",
     "apply_mask",
@@ -37,3 +43,42 @@ __all__ = [
     "save_mask",
     "table",
 ]
+
+# Modules of version 0.1 and the rooms they are in now. Their old names go with version 0.3.
+_MOVED = {
+    "data": "datafiles metrics movie_reviews tasks",
+    "masks": "allocation counting optim ranks schedules theta",
+    "runs": "files recipes records refusals run schema",
+    "training": "checkpoints encoders heads job progress sampler stages teachers weights",
+    "methods": "learning oneshot",
+    "deploy": "artifact:mask_file coding serving task_inference",
+    "topology": "graphs overlap spectra",
+    "report": "comparison contrasts drawings figures statistics sweeps",
+    "teach": "exercises sketches theory",
+}
+
+
+class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module of version 0.1 in its room, and says where it is now."""
+
+    places = {
+        f"adaprune.{old.partition(':')[0]}": f"adaprune.{room}.{old.partition(':')[2] or old}"
+        for room, modules in _MOVED.items()
+        for old in modules.split()
+    }
+
+    def find_spec(self, fullname, path=None, target=None):
+        return importlib.util.spec_from_loader(fullname, self) if fullname in self.places else None
+
+    def create_module(self, spec):
+        place = self.places[spec.name]
+        warnings.warn(f"{spec.name} is now {place}", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(place)
+        self.own = module.__spec__  # the import system puts the old name's in its place
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = self.own
+
+
+sys.meta_path.append(_OldNames())

@@ -1,4 +1,4 @@
-"""One run from its parameters to its record: load, adapt by the method, evaluate, save. Wiring only."""
+"""One run from its parameters to its record, in eight steps: ARCHITECTURE.md draws them. Wiring only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import resource
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from transformers import set_seed
 from adaprune.ablations import ablate, check_ablation
 from adaprune.data import TaskData, load_task, tokenize
 from adaprune.deploy import save_mask
-from adaprune.masks import EMBED, component_of, detach, maskable, ranks, summary, theta_path
-from adaprune.methods import METHODS
+from adaprune.masks import EMBED, component_of, detach, maskable, ranks, summary
+from adaprune.methods import Method, register
 from adaprune.runs import (
+    Paths,
+    Plan,
     Run,
     check_writable,
     environment,
     find_record,
-    mask_path,
+    paths_of,
     plan_for,
     read_record,
     record_path,
@@ -41,58 +44,55 @@ from adaprune.training import (
     Settings,
     claim,
     evaluate,
-    kept_rows,
-    lessons,
     load_encoder,
     most_tokens,
     predict,
     read_logits,
     set_dropout,
+    taught,
     tensor_hash,
     tensor_hashes,
-    together,
     write_logits,
     write_tensors,
 )
 
 
-def adapt(run: Run) -> dict:
+def adapt(run: Run, method: Method | None = None) -> dict:
     """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
 
     A finished run's record is returned as it is, but refused if recipe or rows (where at hand) have changed since. An
     interrupted run continues from its last checkpoint. Record and mask file appear at the end only, in
     ``run.results_dir``. Under ``accelerate launch`` every process calls this; the main one writes, all return it.
 
+    Args:
+        run: what is asked.
+        method: one of your own, in place of ``run.method``; the record bears its name.
+
     Raises:
         ValueError: the run cannot be done as asked; the message names the culprit and the choices.
         OSError: data, model or results folder cannot be reached.
         FloatingPointError: the loss is no longer finite.
     """
-    if (finished := _finished(run)) is not None:
-        return finished
-    _check_machine(run)
-    check_ablation(run)
-    check_writable(run.results_dir)
+    if method is not None:
+        run = run.model_copy(update={"method": register(method).name})
+    plan, paths = plan_for(run), paths_of(record_path(run))
+    if (finished := find_record(run)) is not None:
+        return _unchanged(finished, plan, _data_at_hand(run))
+    _check(run)
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
-    surroundings = environment(
-        model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(plan_for(run))
-    )
     base = tensor_hashes(encoder.model)
-    job = prepare(run, task, encoder)
+    surroundings = environment(
+        model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(plan)
+    )
     with processes.main_process_first():
-        origin = {"data": task.fingerprint, "model": encoder.revision, "processes": processes.num_processes}
-        origin |= {} if logits is None else {"teacher": tensor_hash(logits)}
-        claim(job.settings.folder, **origin)
-    whole, (rows, scoring) = job, kept_rows(job)
-    job = lessons(job, rows, logits)
-    outcome = ablate(job) if run.ablation else METHODS[run.method](job)
-    outcome = replace(outcome, fit=together(*scoring, outcome.fit))
+        _claim(paths, task, encoder, logits)
+    job = prepare(run, plan, paths, task, encoder)
+    outcome = _learn(taught(job, logits))
     metrics = score(job, task)
-    taught = predict(job.model, whole.sentences, "train", job.settings) if run.method == "finetune" else None
     record = {
         "run": run.model_dump(),
         "metrics": metrics,
@@ -102,29 +102,26 @@ def adapt(run: Run) -> dict:
         "curve": outcome.fit.curve,
         "environment": surroundings,
     }
+    answers = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
     detach(encoder.model)
-    if PartialState().is_main_process:
+    if processes.is_main_process:
         if outcome.masks is not None and record["weights_intact"]:  # a mask of weights that nobody has helps nobody
-            card = _card(run, task, encoder, metrics)
-            path = save_mask(mask_path(run), outcome.masks, job.model.head.state_dict(), card, encoder.model)
-            record["cost"]["shipped_bytes"] = path.stat().st_size
-            if outcome.thetas is not None:
-                write_tensors(theta_path(record_path(run)), ranks(outcome.thetas, outcome.masks))
-        if taught is not None:
-            write_logits(record_path(run), taught, task)
+            record["cost"]["shipped_bytes"] = _write_mask(job, outcome, _card(run, task, encoder, metrics))
+        if answers is not None:
+            write_logits(paths.logits, answers, task)
         write_record(record, run)
-        shutil.rmtree(job.settings.folder, ignore_errors=True)
-    PartialState().wait_for_everyone()
-    return read_record(record_path(run))
+        shutil.rmtree(paths.checkpoints, ignore_errors=True)
+    processes.wait_for_everyone()
+    return read_record(paths.record)
 
 
-def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
-    """The job of ``run``: recipe filled in, sentences tokenised, a fresh head made from the run's seed.
+def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder) -> Job:
+    """The job of ``run``: sentences tokenised, a fresh head made from the run's seed, settings from the plan.
 
     Raises:
-        ValueError: ``max_length`` is more than the model has positions for, or see `plan_for`.
+        ValueError: ``max_length`` is more than the model has positions for.
     """
-    plan, most = plan_for(run), most_tokens(encoder.model)
+    most = most_tokens(encoder.model)
     if most is not None and run.max_length > most:
         raise ValueError(
             f"max_length must be at most {most}, the positions of model {run.model!r}, got {run.max_length}"
@@ -138,20 +135,17 @@ def prepare(run: Run, task: TaskData, encoder: Encoder) -> Job:
     splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
     sentences = Sentences(splits, encoder.tokenizer, task.metrics, task.primary)
     settings = Settings(
-        folder=Path(run.results_dir) / ".checkpoints" / run.name,
+        folder=paths.checkpoints,
         epochs=plan.epochs,
         batch_size=plan.batch_size,
-        gradient_accumulation=run.gradient_accumulation,
         seed=run.seed,
         schedule=plan.schedule,
         precision=run.precision,
         checkpoint_steps=run.checkpoint_steps,
-        report_to=run.report_to,
     )
     tables = [name for name in maskable(encoder.model, run.scope) if component_of(name) == EMBED]
     rows = encoder.model.get_input_embeddings().num_embeddings
-    seen = {} if run.prune_unseen else {name: sentences.seen(rows) for name in tables}
-    return Job(run, model, sentences, settings, plan, seen)
+    return Job(run, model, sentences, settings, plan, paths, {name: sentences.seen(rows) for name in tables})
 
 
 def score(job: Job, task: TaskData) -> dict:
@@ -165,32 +159,64 @@ def score(job: Job, task: TaskData) -> dict:
     return {"validation": validation, "selection": selection, "primary": task.primary}
 
 
-def _finished(run: Run) -> dict | None:
-    """The run's record, if it has one; ValueError where the same fields would not be the same run today."""
-    record = find_record(run)
-    if record is None:
-        return None
-    plan, made = asdict(plan_for(run)), record["environment"]
-    then = made.get("plan", {})  # older records do not say
-    changed = [f"{n} was {then[n]!r}, is {value!r}" for n, value in plan.items() if n in then and then[n] != value]
-    with suppress(FileNotFoundError):  # a record can be read without its data
+def _learn(job: Job) -> Outcome:
+    """What the run's method makes of the job, or the ablation of its finished mask."""
+    return ablate(job) if job.run.ablation else job.run.kind.function(job)
+
+
+def _data_at_hand(run: Run) -> str | None:
+    """The fingerprint of a finished run's data, where they are still there: a record can be read without them."""
+    with suppress(FileNotFoundError):
         if Path(run.data_dir, run.task).exists():
-            data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
-            changed += ["the data have changed"] if made["data_fingerprint"] not in (None, data) else []
+            return load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
+    return None
+
+
+def _unchanged(record: dict, plan: Plan, data: str | None) -> dict:
+    """The record of a finished run; ValueError where the same fields would not be the same run today."""
+    made = record["environment"]
+    then = made.get("plan", {})  # older records do not say
+    changed = [
+        f"{name} was {then[name]!r}, is {value!r}"
+        for name, value in asdict(plan).items()
+        if name in then and then[name] != value
+    ]
+    if data is not None and made["data_fingerprint"] not in (None, data):
+        changed.append("the data have changed")
     if changed:
-        raise ValueError(f"{record_path(run)}: {'; '.join(changed)}: choose another results_dir, or delete the record")
+        path = record_path(Run(**record["run"]))
+        raise ValueError(f"{path}: {'; '.join(changed)}: choose another results_dir, or delete the record")
     return record
 
 
-def _check_machine(run: Run) -> None:
-    """ValueError where the machine lacks what ``run`` asks for: a reporter's package, a GPU for fp16."""
-    name = run.report_to
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise ValueError(f"report_to={name!r} needs the package {name}: pip install {name}, or use report_to='none'")
+def _check(run: Run) -> None:
+    """Refuses what this machine, this folder or this run lacks, before anything is loaded.
+
+    Raises:
+        ValueError: no GPU for fp16, no peft for lora, nothing that an ablation could start from.
+        OSError: the results folder cannot be written.
+    """
     if run.method == "lora" and importlib.util.find_spec("peft") is None:
         raise ValueError("method='lora' needs the package peft: pip install peft, or the extra adaprune[methods]")
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
+    check_ablation(run)
+    check_writable(run.results_dir)
+
+
+def _claim(paths: Paths, task: TaskData, encoder: Encoder, logits: torch.Tensor | None) -> None:
+    """Takes the checkpoint folder for this data, model, teacher and number of processes (see `training.claim`)."""
+    origin: dict[str, Any] = {"data": task.fingerprint, "model": encoder.revision}
+    origin["processes"] = PartialState().num_processes
+    claim(paths.checkpoints, **origin, **({} if logits is None else {"teacher": tensor_hash(logits)}))
+
+
+def _write_mask(job: Job, outcome: Outcome, card: dict) -> int:
+    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
+    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, job.model.encoder)
+    if outcome.thetas is not None:
+        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
+    return path.stat().st_size
 
 
 def _mask_entry(job: Job, outcome: Outcome) -> dict:

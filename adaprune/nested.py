@@ -15,7 +15,7 @@ from adaprune.adapt import prepare, score
 from adaprune.data import load_task
 from adaprune.deploy import check_base, load_mask
 from adaprune.masks import count_kept, detach, keep_top, read_ranks, set_masks
-from adaprune.runs import Run, plan_for, read_record, record_path
+from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
 from adaprune.training import fit_head, load_encoder
 
 
@@ -28,7 +28,7 @@ def evaluate_at(
     never showed rank first, so they go last.
 
     Args:
-        record: of a run with ``keep_theta``: the path, or the run. Mask and theta lie in folders beside it.
+        record: of a run that kept its theta (``keep``): the path, or the run. Mask and theta lie in folders beside it.
         sparsities: each in [0, 1).
         refit_head_epochs: epochs for which the record's head is trained again under each mask; 0 leaves it.
         data_dir: where the data lie now; empty = where the run had them.
@@ -43,26 +43,29 @@ def evaluate_at(
         OSError: no record, no mask file, or theta was not kept.
     """
     _check(sparsities, refit_head_epochs)
-    path = record_path(record) if isinstance(record, Run) else Path(record)
-    found = read_record(path)
+    paths = paths_of(record_path(record) if isinstance(record, Run) else record)
+    path, found = paths.record, read_record(paths.record)
     run = Run(**found["run"]).model_copy(update={"data_dir": data_dir or found["run"]["data_dir"]})
-    if run.kind.mask and (allocation := plan_for(run).allocation):
-        raise ValueError(f"{path} has allocation {allocation!r}: its theta ranks within a matrix, not over all of them")
+    plan = plan_for(run)
+    if run.kind.mask and plan.allocation:
+        raise ValueError(
+            f"{path} has allocation {plan.allocation!r}: its theta ranks within a matrix, not over all of them"
+        )
     if not (run.kind.mask and run.kind.weights_intact):
         raise ValueError(f"{path} has method {run.method!r}, which leaves no mask of intact weights to cut again")
-    mask = load_mask(path.parent / "masks" / f"{path.stem}.safetensors")
-    scores = read_ranks(path, mask.masks)
+    mask = load_mask(paths.mask)
+    scores = read_ranks(paths.theta, mask.masks)
     task = load_task(run.task, run.data_dir, run.max_train_examples)
     if task.fingerprint != found["environment"]["data_fingerprint"]:
         raise ValueError(f"{path} was made on other rows of {run.task}: give the data_dir that it had")
     encoder = load_encoder(run.model)
     check_base(encoder.model, mask)
-    job, rows = prepare(run, task, encoder), []
+    job, rows = prepare(run, plan, paths, task, encoder), []
     with TemporaryDirectory() as folder:
-        quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0, "report_to": "none"}
+        quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0}
         job = replace(job, settings=replace(job.settings, **quiet))
         for sparsity in sparsities:
-            masks = keep_top(scores, 1 - sparsity, run.minimum_kept)
+            masks = keep_top(scores, 1 - sparsity)
             set_masks(encoder.model, masks)
             job.model.head.load_state_dict(mask.head)
             if refit_head_epochs:

@@ -7,4 +7,10 @@ Imports no other room, and knows nothing of masks.
 from adaprune.data.movie_reviews import fetch_movie_reviews
 from adaprune.data.tasks import GLUE, TaskData, load_task, tokenize
 
-__all__ = ["GLUE", "TaskData", "fetch_movie_reviews", "load_task", "tokenize"]
+__all__ = [
+    "GLUE",
+    "TaskData",
+    "fetch_movie_reviews",
+    "load_task",
+    "tokenize",
+]

@@ -6,8 +6,10 @@ Imports torch alone: no other room.
 
 from adaprune.masks.allocation import counts, shares
 from adaprune.masks.counting import COMPONENTS, EMBED, component_of, count_kept, layer_of, summary
-from adaprune.masks.cuts import check_minimum, keep_each, keep_top
+from adaprune.masks.cuts import keep_each, keep_top
 from adaprune.masks.layers import (
+    MaskedEmbedding,
+    MaskedLinear,
     attach,
     detach,
     maskable,
@@ -16,9 +18,11 @@ from adaprune.masks.layers import (
     thetas_of,
     threshold_of,
 )
-from adaprune.masks.optim import RULES, AdaPrune, relaxed_mask, surrogate_gradient, surrogate_slope
-from adaprune.masks.ranks import ranks, read_ranks, theta_path
-from adaprune.masks.schedules import SparsityControl, averaged, cubic_sparsity, slanted_triangular, warmup_linear
+from adaprune.masks.optim import AdaPrune
+from adaprune.masks.ranks import ranks, read_ranks
+from adaprune.masks.schedules import SparsityControl, cubic_sparsity, slanted_triangular, warmup_linear
+from adaprune.masks.steps import RULES
+from adaprune.masks.surrogate import relaxed_mask, surrogate_gradient, surrogate_slope
 from adaprune.masks.theta import initial_theta, protect, theta_in_order
 
 __all__ = [
@@ -26,10 +30,10 @@ __all__ = [
     "EMBED",
     "RULES",
     "AdaPrune",
+    "MaskedEmbedding",
+    "MaskedLinear",
     "SparsityControl",
     "attach",
-    "averaged",
-    "check_minimum",
     "component_of",
     "count_kept",
     "counts",
@@ -52,7 +56,6 @@ __all__ = [
     "surrogate_gradient",
     "surrogate_slope",
     "theta_in_order",
-    "theta_path",
     "thetas_of",
     "threshold_of",
     "warmup_linear",

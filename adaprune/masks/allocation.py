@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from adaprune.masks.counting import component_of
-from adaprune.masks.cuts import check_minimum
 
 ALLOCATIONS = ("equal", "scores")
 
@@ -59,23 +58,18 @@ def proportional(strengths: Sequence[float], sizes: Sequence[int], density: floa
     return found
 
 
-def counts(thetas: Mapping[str, Tensor], density: float, kind: str, minimum_kept: int = 0) -> dict[str, int]:
+def counts(thetas: Mapping[str, Tensor], density: float, kind: str) -> dict[str, int]:
     """How many connections each matrix keeps: its share in whole numbers, exactly round(density n) in all.
 
-    Fractions go to the largest remainders. Every matrix keeps ``minimum_kept`` at the least, at the cost of what
-    the others have above it.
+    Fractions go to the largest remainders.
     """
     sizes = [theta.numel() for theta in thetas.values()]
-    minima = check_minimum(thetas, density, minimum_kept)
-    above = [
-        max(0.0, share * size - least)
-        for share, size, least in zip(shares(thetas, density, kind), sizes, minima, strict=True)
-    ]
-    rest = round(density * sum(sizes)) - sum(minima)
+    rest = round(density * sum(sizes))
+    above = [share * size for share, size in zip(shares(thetas, density, kind), sizes, strict=True)]
     wanted = [part * rest / max(sum(above), 1e-300) for part in above]
-    whole = [min(int(part), size - least) for part, size, least in zip(wanted, sizes, minima, strict=True)]
+    whole = [min(int(part), size) for part, size in zip(wanted, sizes, strict=True)]
     order = sorted(range(len(sizes)), key=lambda i: whole[i] - wanted[i])
     while rest > sum(whole):
-        for i in [i for i in order if minima[i] + whole[i] < sizes[i]][: rest - sum(whole)]:
+        for i in [i for i in order if whole[i] < sizes[i]][: rest - sum(whole)]:
             whole[i] += 1
-    return {name: least + part for name, least, part in zip(thetas, minima, whole, strict=True)}
+    return dict(zip(thetas, whole, strict=True))

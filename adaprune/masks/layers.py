@@ -86,35 +86,32 @@ class _Step(torch.autograd.Function):
         return upstream, None
 
 
-class MaskedLinear(nn.Linear):
+class Masked:
+    """What both kinds of masked layers have: ``theta``, and the ``threshold`` it is compared with."""
+
+    def compared(self) -> tuple[Tensor, float]:
+        """theta, and the number that it has to exceed."""
+        return self.theta, float(self.threshold)
+
+
+class MaskedLinear(Masked, nn.Linear):
     """A linear layer that computes with w0 * 1[theta > threshold]; made by ``attach``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        theta, threshold = _compared(self)
+        theta, threshold = self.compared()
         if self.weight.requires_grad:  # the weights are trained too: autograd has all the gradients
             return functional.linear(x, self.weight * _Step.apply(theta, threshold), self.bias)
         return _MaskedProduct.apply(x, self.weight, theta, self.bias, threshold)
 
 
-class MaskedEmbedding(nn.Embedding):
+class MaskedEmbedding(Masked, nn.Embedding):
     """An embedding that looks up rows of w0 * 1[theta > threshold]; made by ``attach``."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        theta, threshold = _compared(self)
+        theta, threshold = self.compared()
         if self.weight.requires_grad:
             return functional.embedding(ids, self.weight * _Step.apply(theta, threshold))
         return _MaskedRows.apply(ids, self.weight, theta, threshold)
-
-
-def _compared(module: nn.Module) -> tuple[Tensor, float]:
-    """theta, and the number that it has to exceed.
-
-    Of a mask that is sampled, in training: theta + logit(u) with u ~ U(0, 1), which exceeds 0 with probability
-    sigmoid(theta). The draw is kept for backward, and comes from torch's own generator, as checkpoints save it.
-    """
-    if module.sampled and module.training:
-        return module.theta + torch.rand_like(module.theta).logit(), 0.0
-    return module.theta, float(module.threshold)
 
 
 _MASKED = {nn.Linear: MaskedLinear, nn.Embedding: MaskedEmbedding}
@@ -148,9 +145,7 @@ def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]
     return found
 
 
-def attach(
-    encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = False, sampled: bool = False
-) -> dict[str, nn.Parameter]:
+def attach(encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = False) -> dict[str, nn.Parameter]:
     """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
 
     Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
@@ -160,7 +155,6 @@ def attach(
     Args:
         thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``.
         per_matrix: each matrix has a threshold of its own.
-        sampled: in training the mask is drawn anew in each forward pass, m ~ Bernoulli(sigmoid(theta)).
 
     Raises:
         ValueError: a name that cannot be masked, or a shape that does not fit, each named.
@@ -178,7 +172,6 @@ def attach(
         kind = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
         module.__class__ = _MASKED[kind]
         module.theta = nn.Parameter(theta.to(module.weight.device))
-        module.sampled = sampled
     parameters = thetas_of(encoder)
     thresholds = torch.zeros(len(parameters) if per_matrix else (), dtype=torch.float64)
     for place, name in enumerate(parameters):
@@ -190,19 +183,15 @@ def attach(
 def detach(encoder: nn.Module) -> nn.Module:
     """Undoes ``attach``: the plain encoder with its untouched weights. Returns it."""
     for module in encoder.modules():
-        if isinstance(module, tuple(_MASKED.values())):
+        if isinstance(module, Masked):
             module.__class__ = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
-            del module.theta, module.threshold, module.thresholds, module.sampled
+            del module.theta, module.threshold, module.thresholds
     return encoder
 
 
 def thetas_of(encoder: nn.Module) -> dict[str, nn.Parameter]:
     """The attached theta parameters by the name of the weight each one masks; empty without a mask."""
-    return {
-        f"{name}.weight": module.theta
-        for name, module in encoder.named_modules()
-        if isinstance(module, tuple(_MASKED.values()))
-    }
+    return {f"{name}.weight": module.theta for name, module in encoder.named_modules() if isinstance(module, Masked)}
 
 
 def threshold_of(encoder: nn.Module) -> Tensor:
@@ -210,7 +199,7 @@ def threshold_of(encoder: nn.Module) -> Tensor:
 
     A scalar, or with thresholds per matrix one entry for each, in the order of ``thetas_of``.
     """
-    return next(m.thresholds for m in encoder.modules() if isinstance(m, tuple(_MASKED.values())))
+    return next(m.thresholds for m in encoder.modules() if isinstance(m, Masked))
 
 
 def set_masks(encoder: nn.Module, masks: Mapping[str, Tensor]) -> None:

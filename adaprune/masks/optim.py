@@ -1,4 +1,4 @@
-"""The optimiser of the paper: Eqs. 4-7 as functions, Algorithm 1's step as a torch optimiser.
+"""The optimiser of the paper: Algorithm 1's step (Eqs. 5 to 7) as a torch optimiser.
 
 Letters: theta mask parameters, alpha = ``lr`` of theta, gamma = ``penalty``, t_s = ``temperature``,
 p head parameters, beta = ``lr`` of the head's group, m = 1[theta > threshold].
@@ -11,108 +11,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from adaprune.masks.schedules import cubic_sparsity
+from adaprune.masks.steps import AVERAGE, RULES, direction, new_state
+from adaprune.masks.surrogate import surrogate_gradient
 
-RULES = ("adam", "sgd", "adafactor")
-SURROGATES = ("sigmoid", "identity", "sampled")
-# State with one entry, or one row, for each row of its parameter.
-_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square", "average")
-# Of a factored rule's exp_avg, by theta's type: with beta1 = 0.9 an update is far above bfloat16's rounding.
-_AVERAGE = {torch.float32: torch.bfloat16}
-
-
-def relaxed_mask(theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
-    """m_t = sigmoid(t theta), the relaxation of the mask (Eq. 2); a step function as t grows.
-
-    Here and in Eqs. 3 and 4 theta is read relative to ``threshold``.
-
-    >>> relaxed_mask(torch.tensor([-0.001, 0.001]), 1e5)
-    tensor([0., 1.])
-    """
-    relative = torch.sub(theta, threshold)
-    return (relative if temperature == 1 else relative.mul_(temperature)).sigmoid_()
-
-
-def surrogate_slope(theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
-    """t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)), the derivative of Eq. 2 at the small temperature (Eq. 3).
-
-    >>> surrogate_slope(torch.tensor([0.0]), 1.0)
-    tensor([0.2500])
-    """
-    return surrogate_gradient(torch.ones_like(theta), theta, temperature, threshold)
-
-
-def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
-    """g_theta = dL/dm * t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)), with dL/dm at the hard mask (Eq. 4).
-
-    (In place from the difference on: on a CPU every further temporary costs more than its arithmetic.)
-    """
-    soft = relaxed_mask(theta, temperature, threshold)
-    grad = torch.ops.aten.sigmoid_backward.grad_input(grad_mask, soft, grad_input=soft)  # grad_mask * soft * (1 - soft)
-    return grad if temperature == 1 else grad.mul_(temperature)
-
-
-def sgd_direction(grad: Tensor, state: dict) -> Tensor:
-    """The gradient itself: the step of Eq. 5 and 6 as printed, and the one the theorem is about."""
-    return grad
-
-
-def adam_direction(grad: Tensor, state: dict, betas: tuple[float, float], eps: float) -> Tensor:
-    """m_hat / (sqrt(v_hat) + eps): an Adam step of about 1 per entry (Kingma and Ba 2015, Algorithm 1).
-
-    ``state`` holds ``step``, ``exp_avg`` and ``exp_avg_sq`` and is updated in place.
-    """
-    beta1, beta2 = betas
-    average, square = state["exp_avg"], state["exp_avg_sq"]
-    average.lerp_(grad.to(average.dtype), 1 - beta1)
-    square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    scale = (square / (1 - beta2 ** state["step"])).sqrt_().add_(eps)
-    return (average / (1 - beta1 ** state["step"])).div_(scale)
-
-
-def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], eps: float) -> Tensor:
-    """Adam's direction with the second moment of a matrix kept as its row and column means.
-
-        r_i ~ mean_j g_ij^2,   c_j ~ mean_i g_ij^2,   v_ij = r_i c_j / mean(r),   d = m_hat / (sqrt(v_hat) + eps)
-
-    (Shazeer and Stern 2018, section 3; both means decay with beta2, and v_hat is bias-corrected as Adam's.) For a
-    whole matrix mean(r) = mean(c); the second is divided by, because it stays right where ``grad`` holds some of
-    the rows only. ``state`` holds ``step``, ``exp_avg`` (not where beta1 is 0: there m_hat = g), ``row_square`` and
-    ``column_square``, updated in place. The result takes the memory of ``grad``.
-    """
-    beta1, beta2 = betas
-    rows, columns = state["row_square"], state["column_square"]
-    if beta1:
-        state["exp_avg"].lerp_(grad.to(state["exp_avg"].dtype), 1 - beta1)
-    work = grad.square()
-    rows.lerp_(work.mean(1), 1 - beta2)
-    columns.lerp_(work.mean(0), 1 - beta2)
-    rms = (rows / (1 - beta2 ** state["step"])).sqrt_()
-    profile = (columns / columns.mean().clamp_min(torch.finfo(columns.dtype).tiny)).sqrt_()
-    correction = 1 - beta1 ** state["step"]
-    scale = torch.outer(rms * correction, profile, out=work).add_(eps * correction)
-    if beta1:
-        grad.copy_(state["exp_avg"])  # to one type first: dividing mixed ones is fifty times slower
-    return grad.div_(scale)
-
-
-def _refuse_bad(group: dict) -> None:
-    """Raises ValueError where a setting is out of range, or a masked group lacks its threshold."""
-    if group["rule"] not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {group['rule']!r}")
-    if group["surrogate"] not in SURROGATES:
-        raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, got {group['surrogate']!r}")
-    if not all(0 <= beta < 1 for beta in group["betas"]):
-        raise ValueError(f"betas must lie in [0, 1), got {group['betas']}")
-    if not 0 <= group["average"] < 1:
-        raise ValueError(f"average must lie in [0, 1), got {group['average']}")
-    for name in ("lr", "penalty", "eps", "shrink"):
-        if not group[name] >= 0:
-            raise ValueError(f"{name} must not be negative, got {group[name]}")
-    if not group["temperature"] > 0:
-        raise ValueError(f"temperature must be positive, got {group['temperature']}")
-    if group["masked"] and not isinstance(group["threshold"], Tensor):
-        raise ValueError("a masked group needs the threshold tensor its layers share (masks.threshold_of)")
+_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with an entry, or a row, for each row of its parameter
 
 
 class AdaPrune(torch.optim.Optimizer):
@@ -121,11 +23,10 @@ class AdaPrune(torch.optim.Optimizer):
         theta <- theta - alpha d(g_theta) - gamma,    g_theta = dL/dm * t_s sigmoid'(t_s theta)   (masked groups)
         p     <- p - beta d(dL/dp)                                                                (other groups)
 
-    ``p.grad`` of a masked group is dL/dm at the hard mask, as the masked layers give it; it is
-    read, never written. d is the identity (``rule="sgd"``, as printed and as the theorem has it) or Adam's direction
-    (``rule="adam"``, a step of about alpha, which the published numbers seem to need), or the same from a factored
-    second moment and a bfloat16 first one (``rule="adafactor"``, a quarter of Adam's state; groups that are not masked
-    get Adam).
+    ``p.grad`` of a masked group is dL/dm at the hard mask, as the masked layers give it; it is read, never written.
+    d is the identity (``rule="sgd"``, as printed and as the theorem has it) or Adam's direction (``rule="adam"``, a
+    step of about alpha, which the published numbers seem to need), or the same from a factored second moment and a
+    bfloat16 first one (``rule="adafactor"``, a quarter of Adam's state; groups that are not masked get Adam).
 
     The penalty is the same for every theta, so it is added to the group's shared ``threshold`` instead, and theta is
     read relative to it: the same masks without a pass over the weights. Sparse gradients (embedding rows) update
@@ -141,17 +42,12 @@ class AdaPrune(torch.optim.Optimizer):
         rule: "adam", "sgd" or "adafactor".
         betas, eps: of Adam. eps is small because dL/dm is: a gradient times a weight, 1e-6 and less.
         recovery: False leaves a pruned connection pruned.
-        surrogate: slope of the mask that dL/dm is multiplied with: "sigmoid" (Eq. 4), "identity" (1), or "sampled"
-            (Eq. 3 at theta itself, for a mask drawn with probability sigmoid(theta)).
-        shrink, ramp: c and T of a penalty c_t sum_i sigmoid(theta_i) in the loss, c_t = c (1 - (1 - t / T)^3), at
-            most c. Of rows in a sparse gradient only.
-        reflect: theta stands for |s| and goes on from 0 as s would: the step of scores s whose mask is 1[|s| > t].
-        average: a > 0 keeps in theta's state ``average`` <- a average + (1 - a) theta, from theta_0 on; of rows in a
-            sparse gradient, over the steps that move them. Nothing here reads it.
 
     Raises:
         ValueError: a value out of range, or a masked group without a threshold.
     """
+
+    FURTHER: dict = {}  # settings that a subclass adds to every group
 
     def __init__(
         self,
@@ -163,23 +59,30 @@ class AdaPrune(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-12,
         recovery: bool = True,
-        surrogate: str = "sigmoid",
-        shrink: float = 0.0,
-        ramp: int = 1,
-        reflect: bool = False,
-        average: float = 0.0,
     ):
-        defaults = dict(
-            lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps, recovery=recovery,
-            surrogate=surrogate, shrink=shrink, ramp=ramp, reflect=reflect, average=average, masked=False,
-            threshold=None,
-        )  # fmt: skip
-        _refuse_bad(defaults)
+        own = dict(lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps, recovery=recovery)
+        defaults = {**own, "masked": False, "threshold": None, **self.FURTHER}
+        self.check(defaults)
         super().__init__(params, defaults)
+
+    @staticmethod
+    def check(group: dict) -> None:
+        """Raises ValueError where a setting is out of range, or a masked group lacks its threshold."""
+        if group["rule"] not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {group['rule']!r}")
+        if not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ValueError(f"betas must lie in [0, 1), got {group['betas']}")
+        for name in ("lr", "penalty", "eps"):
+            if not group[name] >= 0:
+                raise ValueError(f"{name} must not be negative, got {group[name]}")
+        if not group["temperature"] > 0:
+            raise ValueError(f"temperature must be positive, got {group['temperature']}")
+        if group["masked"] and not isinstance(group["threshold"], Tensor):
+            raise ValueError("a masked group needs the threshold tensor its layers share (masks.threshold_of)")
 
     def add_param_group(self, param_group: dict) -> None:
         """Adds a group; raises ValueError where one of its settings is out of range."""
-        _refuse_bad({**self.defaults, **param_group})
+        self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -192,11 +95,11 @@ class AdaPrune(torch.optim.Optimizer):
             group["threshold"] = threshold
         for parameter, state in self.state.items():
             if "row_square" in state and "exp_avg" in state:  # torch casts what it loads to the parameter's type
-                state["exp_avg"] = state["exp_avg"].to(_AVERAGE.get(parameter.dtype, parameter.dtype))
+                state["exp_avg"] = state["exp_avg"].to(AVERAGE.get(parameter.dtype, parameter.dtype))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of every parameter that has a gradient, then the penalty. Returns the closure's loss."""
+        """One update of every parameter that has a gradient, then Eq. 7's penalty. Returns the closure's loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -253,44 +156,25 @@ class AdaPrune(torch.optim.Optimizer):
                 state[name][rows] = part[name]
 
     def _state_of(self, parameter: Tensor, group: dict) -> dict:
-        """The state of a parameter, made on first use: its number of steps and the averages of the group's rule."""
+        """The state of a parameter, made on first use."""
         state = self.state[parameter]
-        if state:
-            return state
-        state["step"] = 0
-        if group["rule"] == "adafactor" and group["masked"] and parameter.dim() == 2:
-            if group["betas"][0]:
-                state["exp_avg"] = torch.zeros_like(parameter, dtype=_AVERAGE.get(parameter.dtype))
-            state["row_square"] = parameter.new_zeros(parameter.shape[0])
-            state["column_square"] = parameter.new_zeros(parameter.shape[1])
-        elif group["rule"] != "sgd":
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        if group["masked"] and group["average"]:
-            state["average"] = parameter.detach().clone()
+        if not state:
+            factored = group["rule"] == "adafactor" and group["masked"] and parameter.dim() == 2
+            rule = "adam" if group["rule"] == "adafactor" and not factored else group["rule"]
+            state.update(new_state(parameter, rule, group["betas"][0]))
         return state
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
-        """Eq. 5 (masked groups, with the slope of the surrogate) or Eq. 6 for dense tensors of one shape."""
-        if group["masked"]:
-            threshold = float(group["threshold"])
-            if group["surrogate"] != "identity":
-                centre = threshold if group["surrogate"] == "sigmoid" else 0.0
-                grad = surrogate_gradient(grad, parameter, group["temperature"], centre)
-            if group["shrink"]:
-                weight = group["shrink"] * cubic_sparsity(state["step"], 0, group["ramp"], 1.0)
-                grad = grad.add(surrogate_slope(parameter, 1.0), alpha=weight)
-        if group["rule"] == "sgd":
-            direction = sgd_direction(grad, state)
-        else:
-            rule = adafactor_direction if "row_square" in state else adam_direction
-            direction = rule(grad, state, group["betas"], group["eps"])
-        if group["masked"] and not group["recovery"]:
-            direction = direction * (parameter > threshold)
-        parameter.add_(direction, alpha=-group["lr"])
-        if group["reflect"]:
-            sign = parameter.sign().masked_fill_(parameter == -torch.inf, 1.0)  # pruned for good, not the largest
-            for value in (state["exp_avg"], parameter) if "exp_avg" in state else (parameter,):
-                value.mul_(sign)
-        if "average" in state:  # no lerp: of an infinite theta it makes no number
-            state["average"].mul_(group["average"]).add_(parameter, alpha=1 - group["average"])
+        """Eq. 5 (masked groups) or Eq. 6 for dense tensors of one shape."""
+        if not group["masked"]:
+            parameter.add_(direction(grad, state, group["betas"], group["eps"]), alpha=-group["lr"])
+            return
+        threshold = float(group["threshold"])
+        along = direction(self._gradient(parameter, grad, group, state), state, group["betas"], group["eps"])
+        if not group["recovery"]:
+            along = along * (parameter > threshold)
+        parameter.add_(along, alpha=-group["lr"])
+
+    def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
+        """g_theta of Eq. 4, from dL/dm."""
+        return surrogate_gradient(grad_mask, theta, group["temperature"], float(group["threshold"]))

@@ -13,11 +13,6 @@ from torch import Tensor
 LEVELS = 2**15  # for the kept weights, and as many for the removed ones
 
 
-def theta_path(record: str | Path) -> Path:
-    """``<results_dir>/thetas/<run name>.safetensors`` of the record ``<results_dir>/<run name>.json``."""
-    return Path(record).parent / "thetas" / f"{Path(record).name.removesuffix('.json')}.safetensors"
-
-
 def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The order of theta over all matrices together, as int16 in each matrix's shape.
 
@@ -39,20 +34,19 @@ def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str
     return {name: part.view(thetas[name].shape) for name, part in zip(thetas, parts, strict=True)}
 
 
-def read_ranks(record: str | Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ranks kept for a record, whose ``masks`` they must give back.
+def read_ranks(path: Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ranks in a file, which must give back the ``masks`` of their run.
 
     Raises:
-        FileNotFoundError: the record's theta was not kept.
+        FileNotFoundError: theta was not kept.
         ValueError: a damaged file, or one of another mask.
     """
-    path = theta_path(record)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: delete {record} and run again with keep_theta=True")
+        raise FileNotFoundError(f"{path} is missing: delete the record and run again with keep='theta'")
     try:
         found = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete {record} and run again") from error
+        raise ValueError(f"{path} is damaged ({error}): delete the record and run again") from error
     if found.keys() != masks.keys() or any(not torch.equal(found[name] >= 0, mask) for name, mask in masks.items()):
-        raise ValueError(f"{path} is not the theta of {record}'s mask: delete {record} and run again")
+        raise ValueError(f"{path} is not the theta of this run's mask: delete the record and run again")
     return {name: found[name] for name in masks}

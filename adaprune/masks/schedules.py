@@ -7,8 +7,7 @@ theta (Eq. 7) and adding gamma to the threshold give the same masks, and the sec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -80,32 +79,6 @@ def sparsity_of(thetas: Iterable[Tensor], threshold: float | Tensor) -> float:
     levels = torch.as_tensor(threshold, dtype=torch.float64).expand(len(thetas)).tolist()
     kept = sum(int(torch.count_nonzero(t.detach() > level)) for t, level in zip(thetas, levels, strict=True))
     return 1 - kept / sum(theta.numel() for theta in thetas)
-
-
-@contextmanager
-def averaged(thetas: Sequence[Tensor], averages: Sequence[Tensor], threshold: Tensor) -> Iterator[None]:
-    """Within it theta is its average, and ``threshold`` (one, or one each) cuts that at the sparsity theta had.
-
-    Without ``averages`` all stays as it is.
-    """
-    if not averages:
-        yield
-        return
-    before = threshold.clone()
-    if threshold.dim():
-        had = [sparsity_of([theta], level) for theta, level in zip(thetas, before.tolist(), strict=True)]
-        levels = [quantile_threshold([average], share) for average, share in zip(averages, had, strict=True)]
-        threshold.copy_(torch.tensor(levels, dtype=threshold.dtype))
-    else:
-        threshold.fill_(quantile_threshold(averages, sparsity_of(thetas, before)))
-    for theta, average in zip(thetas, averages, strict=True):
-        theta.data, average.data = average.data, theta.data
-    try:
-        yield
-    finally:
-        for theta, average in zip(thetas, averages, strict=True):
-            theta.data, average.data = average.data, theta.data
-        threshold.copy_(before)
 
 
 class SparsityControl:

@@ -1,24 +1,33 @@
-"""The methods: each finds a mask, or a model, for one job. One file, one function, one name each."""
+# ruff: noqa: F401, I001
+"""The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
 
-from adaprune.methods.adaprune import adaprune
-from adaprune.methods.bernoulli import bernoulli
-from adaprune.methods.edge_popup import edge_popup
-from adaprune.methods.features import features
-from adaprune.methods.finetune import finetune
-from adaprune.methods.gmp import gmp, gmp_finetune
-from adaprune.methods.imp import imp, imp_finetune
-from adaprune.methods.lora import lora
-from adaprune.methods.magnitude import magnitude
-from adaprune.methods.movement import movement, movement_finetune, soft_movement
-from adaprune.methods.random import random
-from adaprune.methods.smp import smp
-from adaprune.methods.snip import snip
-from adaprune.methods.threshold_mask import threshold_mask
-from adaprune.methods.wanda import wanda
+Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `fit_head`.
+Imports `masks`, `runs` and `training`.
+"""
 
-_WITHOUT_TRAINED_WEIGHTS = (
-    adaprune, features, random, magnitude, movement, soft_movement, smp, edge_popup, threshold_mask, bernoulli,
-    wanda, snip, gmp, imp,
-)  # fmt: skip
-_WITH_TRAINED_WEIGHTS = (finetune, movement_finetune, lora, gmp_finetune, imp_finetune)
-METHODS = {method.__name__: method for method in (*_WITHOUT_TRAINED_WEIGHTS, *_WITH_TRAINED_WEIGHTS)}
+# One line per file, in the order in which methods are listed and drawn.
+from adaprune.methods.adaprune import ADAPRUNE
+from adaprune.methods.finetune import FINETUNE
+from adaprune.methods.features import FEATURES
+from adaprune.methods.random import RANDOM
+from adaprune.methods.magnitude import MAGNITUDE
+from adaprune.methods.gmp import GMP, GMP_FINETUNE
+from adaprune.methods.imp import IMP, IMP_FINETUNE
+from adaprune.methods.movement import MOVEMENT, MOVEMENT_FINETUNE, SOFT_MOVEMENT
+from adaprune.methods.smp import SMP
+from adaprune.methods.edge_popup import EDGE_POPUP
+from adaprune.methods.threshold_mask import THRESHOLD_MASK
+from adaprune.methods.bernoulli import BERNOULLI
+from adaprune.methods.wanda import WANDA
+from adaprune.methods.snip import SNIP
+from adaprune.methods.lora import LORA
+from adaprune.methods.learning import LEARNED, SCORES, learn, optimiser_for
+from adaprune.methods.oneshot import cut
+from adaprune.methods.scores import Scores
+from adaprune.runs import METHODS, Method, register
+
+_declared = [value for value in globals().values() if isinstance(value, Method)]
+for _method in sorted(_declared, key=lambda method: method.mask and not method.weights_intact):
+    register(_method)
+
+__all__ = ["LEARNED", "METHODS", "SCORES", "Method", "Scores", "cut", "learn", "optimiser_for", "register"]

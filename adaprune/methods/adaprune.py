@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 
 from adaprune.masks import initial_theta, maskable, theta_in_order
-from adaprune.methods.learning import learn
+from adaprune.methods.learning import LEARNED, learn
 from adaprune.methods.oneshot import activations, sensitivities_with_head
+from adaprune.runs import Method
 from adaprune.training import Fit, Job, Outcome, together
 
 
@@ -36,3 +37,13 @@ def adaprune(job: Job) -> Outcome:
         thetas = initial_theta(weights, kind, torch.Generator().manual_seed(job.run.seed))
     outcome = learn(job, thetas)
     return replace(outcome, fit=together(*before, outcome.fit))
+
+
+ADAPRUNE = Method(
+    adaprune,
+    line="theta and head are learned together by Algorithm 1, the weights stay",
+    source="Gao, Colombo, Wang 2021",
+    reads=(*LEARNED, "initial_theta", "temperature", "surrogate"),
+    colour="#0072B2",
+    marker="o",
+)

@@ -5,12 +5,46 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor, nn
 
-from adaprune.masks import maskable
-from adaprune.methods.learning import learn
+from adaprune.masks import MaskedEmbedding, MaskedLinear, attach, maskable
+from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
 SPREAD = 0.01  # of the start, so that no two scores are equal
+
+
+class _Sampled:
+    """A masked layer whose mask is drawn anew in each forward pass of training."""
+
+    def compared(self) -> tuple[Tensor, float]:
+        """Theta + logit(u) with u ~ U(0, 1), which exceeds 0 with probability sigmoid(theta).
+
+        The draw is kept for backward, and comes from torch's own generator, as checkpoints save it.
+        """
+        if self.training:
+            return self.theta + torch.rand_like(self.theta).logit(), 0.0
+        return super().compared()
+
+
+class _SampledLinear(_Sampled, MaskedLinear):
+    pass
+
+
+class _SampledEmbedding(_Sampled, MaskedEmbedding):
+    pass
+
+
+def attach_sampled(encoder: nn.Module, thetas: dict[str, Tensor], per_matrix: bool = False) -> dict[str, nn.Parameter]:
+    """`masks.attach`, but in training m ~ Bernoulli(sigmoid(theta)), drawn anew in each forward pass."""
+    parameters = attach(encoder, thetas, per_matrix)
+    for module in encoder.modules():
+        if isinstance(module, MaskedLinear):
+            module.__class__ = _SampledLinear
+        elif isinstance(module, MaskedEmbedding):
+            module.__class__ = _SampledEmbedding
+    return parameters
 
 
 def bernoulli(job: Job) -> Outcome:
@@ -29,4 +63,17 @@ def bernoulli(job: Job) -> Outcome:
         name: torch.empty(module.weight.shape).normal_(mean, SPREAD, generator=generator)
         for name, module in modules.items()
     }
-    return learn(job, thetas)
+    return learn(job, thetas, attach=attach_sampled)
+
+
+_SETTINGS = {**SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True}
+BERNOULLI = Method(
+    bernoulli,
+    line="masks drawn with learned probabilities",
+    source="Zhou et al. 2019",
+    tuned=_SETTINGS,
+    paper=_SETTINGS,
+    reads=LEARNED,
+    colour="#FEA4F3",
+    marker="8",
+)

@@ -7,7 +7,8 @@ import math
 import torch
 
 from adaprune.masks import maskable
-from adaprune.methods.learning import learn
+from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
 
@@ -24,3 +25,16 @@ def edge_popup(job: Job) -> Outcome:
         scores = torch.empty(module.weight.shape)
         thetas[name] = torch.nn.init.kaiming_uniform_(scores, a=math.sqrt(5), generator=generator).abs()
     return learn(job, thetas, reflect=True)
+
+
+_SETTINGS = {**SCORES, "learning_rate": 1e-3, "allocation": "equal", "fixed": True}
+EDGE_POPUP = Method(
+    edge_popup,
+    line="random scores, a constant share of each matrix",
+    source="Ramanujan et al. 2020",
+    tuned=_SETTINGS,
+    paper=_SETTINGS,
+    reads=LEARNED,
+    colour="#CD22C4",
+    marker="p",
+)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
-from adaprune.masks import check_minimum, maskable, set_masks
+from torch import nn
+
+from adaprune.masks import SparsityControl, cubic_sparsity, maskable, set_masks
 from adaprune.methods.oneshot import cut
+from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
 from adaprune.training import (
     AdaptedModel,
-    GradualMagnitude,
     Job,
     Outcome,
     Result,
@@ -21,6 +24,8 @@ from adaprune.training import (
     steps_in,
     together,
 )
+
+CUTS = 50  # of a gradual schedule, at most: one every few hundred steps of a long run
 
 
 def gmp(job: Job) -> Outcome:
@@ -47,7 +52,6 @@ def gmp_finetune(job: Job) -> Outcome:
 def _prune(job: Job, model: AdaptedModel, settings: Settings) -> Result:
     """Trains ``model`` and zeroes its smallest weights by the schedule; returns the masks, exactly k in all."""
     weights = {name: module.weight for name, module in maskable(model.encoder, job.run.scope).items()}
-    check_minimum(weights, job.density, job.run.minimum_kept)
     steps = steps_in(len(job.sentences.splits["train"]), settings)
     end = max(1, round(job.plan.reach * steps))
     control = GradualMagnitude(weights, partial(cut, job), job.run.sparsity, end)
@@ -55,3 +59,57 @@ def _prune(job: Job, model: AdaptedModel, settings: Settings) -> Result:
     masks = cut(job, {name: weight.detach().abs() for name, weight in weights.items()})
     put_zeros(weights, masks)
     return masks, done
+
+
+class GradualMagnitude(SparsityControl):
+    """Zeroes the smallest weights more and more, by the cubic schedule of Zhu and Gupta (2018).
+
+    Cuts at ``end // 50`` steps' distance, each exact, the last at ``end``. What is 0 stays 0 (see `hold_zeros`).
+
+    Args:
+        weights: name -> the weights that are trained.
+        cut: scores and a density -> masks.
+        target, end: sparsity to reach, and the step by which it stands.
+    """
+
+    def __init__(self, weights: dict[str, nn.Parameter], cut: Callable[[dict, float], dict], target: float, end: int):
+        super().__init__("cubic", target, end)
+        self.weights, self.cut = weights, cut
+        self.interval, self.now = max(1, end // CUTS), 0.0
+
+    def update(self, step: int, thetas=(), threshold=None) -> bool:
+        """Cuts after ``step`` if one is due. Knows nothing but the weights, so a resumed run agrees."""
+        last = self.end if step >= self.end else step - step % self.interval
+        self.now = cubic_sparsity(last, 0, self.end, self.target)
+        if step == last and self.target:
+            scores = {name: weight.detach().abs() for name, weight in self.weights.items()}
+            put_zeros(self.weights, self.cut(scores, 1 - self.now))
+        return False
+
+    def sparsity(self, thetas=(), threshold=None) -> float:
+        """The sparsity of the last cut. Zeros are no measure of it: an embedding's padding row is 0 from the start."""
+        return self.now
+
+
+_RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}
+GMP = Method(
+    gmp,
+    line="the paper's MP: magnitudes of a copy that is trained and pruned gradually",
+    source="Zhu and Gupta 2018",
+    tuned={**TUNED_WEIGHTS, "learning_rate": 3e-4},  # of the copy's weights
+    paper={"learning_rate": 3e-4},
+    reads=("learning_rate", "head_learning_rate", "reach"),
+    colour="#086528",
+    marker="P",
+)
+GMP_FINETUNE = Method(
+    gmp_finetune,
+    line="weights trained while they are pruned gradually",
+    source="Zhu and Gupta 2018",
+    weights_intact=False,
+    tuned={**TUNED_WEIGHTS, **_RATES},
+    paper=_RATES,
+    reads=("learning_rate", "reach"),
+    colour="#644605",
+    marker=(4, 1, 0),  # a star or cross of so many points, turned by so many degrees
+)

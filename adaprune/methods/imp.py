@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from adaprune.masks import check_minimum, maskable, set_masks
+from adaprune.masks import maskable, set_masks
 from adaprune.methods.oneshot import cut
+from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
 from adaprune.training import Fit, Job, Outcome, Result, Settings, fit_head, fit_weights, put_zeros, stage, together
 
 
@@ -17,12 +18,12 @@ def imp(job: Job) -> Outcome:
     """Finds the mask in rounds of training and pruning; puts it over the original weights. Weights intact.
 
     A round trains a copy of the masked encoder and of the head from their start, removes the smallest trained |w|, and
-    rewinds. By ``imp_rule`` a round removes 20 % of the ``remaining`` or 10 % of the ``original`` connections:
+    rewinds. A round removes 20 % of the connections that remain:
 
-        s_r = 1 - 0.8^r,   or   s_r = 0.1 r;   the last round cuts to exactly k = round((1 - sparsity) n)
+        s_r = 1 - 0.8^r;   the last round cuts to exactly k = round((1 - sparsity) n)
 
     Then the head is trained, a fresh one. Spends (R + 1) ``epochs`` in all, R = the number of rounds: 4 at a sparsity
-    of 0.5 and 11 at 0.9 by the first rule, 5 and 9 by the second.
+    of 0.5 and 11 at 0.9.
     """
     masks, fits = _rounds(job)
     set_masks(job.model.encoder, masks)
@@ -41,16 +42,15 @@ def imp_finetune(job: Job) -> Outcome:
     return Outcome(together(*fits, last), masks)
 
 
-def sparsities(target: float, rule: str) -> list[float]:
+def sparsities(target: float) -> list[float]:
     """The sparsity after each round, the last one ``target`` itself; none where nothing is removed.
 
-    >>> [round(s, 6) for s in sparsities(0.5, "remaining")], sparsities(0.25, "original")
-    ([0.2, 0.36, 0.488, 0.5], [0.1, 0.2, 0.25])
+    >>> [round(s, 6) for s in sparsities(0.5)]
+    [0.2, 0.36, 0.488, 0.5]
     """
     found: list[float] = []
     while target:
-        number = len(found) + 1
-        reached = 1 - 0.8**number if rule == "remaining" else number / 10
+        reached = 1 - 0.8 ** (len(found) + 1)
         if reached > target - 1e-9:
             return [*found, target]
         found.append(reached)
@@ -60,10 +60,9 @@ def sparsities(target: float, rule: str) -> list[float]:
 def _rounds(job: Job) -> tuple[dict[str, Tensor], list[Fit]]:
     """The final masks, and what each round took."""
     weights = _weights(job)
-    check_minimum(weights, job.density, job.run.minimum_kept)
     masks = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
     fits = []
-    for number, sparsity in enumerate(sparsities(job.run.sparsity, job.run.imp_rule), 1):
+    for number, sparsity in enumerate(sparsities(job.run.sparsity), 1):
         masks, done = stage(job.settings, f"round-{number}", partial(_round, job, masks, 1 - sparsity))
         fits.append(done)
     return masks, fits
@@ -82,3 +81,27 @@ def _round(job: Job, masks: dict[str, Tensor], density: float, settings: Setting
 
 def _weights(job: Job) -> dict[str, torch.nn.Parameter]:
     return {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
+
+
+_RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}
+IMP = Method(
+    imp,
+    line="magnitudes of a copy, trained and pruned in rounds, from the start again after each",
+    source="Frankle and Carbin 2019; Chen et al. 2020",
+    tuned={**TUNED_WEIGHTS, "learning_rate": FINETUNE_RATE},
+    paper={"learning_rate": FINETUNE_RATE},
+    reads=("learning_rate", "head_learning_rate"),
+    colour="#0B2FAD",
+    marker="X",
+)
+IMP_FINETUNE = Method(
+    imp_finetune,
+    line="the lottery ticket: weights trained under imp's mask",
+    source="Frankle and Carbin 2019; Chen et al. 2020",
+    weights_intact=False,
+    tuned={**TUNED_WEIGHTS, **_RATES},
+    paper=_RATES,
+    reads=("learning_rate",),
+    colour="#053758",
+    marker=(4, 1, 45),
+)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaprune.masks import (
     EMBED,
     AdaPrune,
     SparsityControl,
     attach,
-    check_minimum,
     component_of,
     counts,
     keep_each,
@@ -25,25 +23,20 @@ from adaprune.masks import (
     shares,
     threshold_of,
 )
-from adaprune.runs import Plan, mask_path
-from adaprune.training import (
-    AdaptedModel,
-    Fit,
-    Job,
-    Outcome,
-    Result,
-    Settings,
-    fit,
-    fit_head,
-    last_whole,
-    stage,
-    steps_in,
-    together,
-    write_tensors,
-)
+from adaprune.methods.scores import Scores
+from adaprune.runs import Plan
+from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps_in, write_tensors
+
+# The fields of a run that every method reads which ends in `learn`.
+LEARNED = ("learning_rate", "head_learning_rate", "penalty", "reach", "recovery", "allocation", "keep")
+# Settings of the methods that learn scores in another way than the paper, under both recipes. Their rates and rules are
+# as published where that suits hundreds of steps (movement and SMP: 1e-2 and 2e-2, lambda 400); those of gmp, smp and
+# movement are the best of what was tried on a selection split (results/quick_tuning).
+SCORES = {"scores": True, "surrogate": "identity", "control": "cubic", "step_rule": "adam", "penalty": 0.0}
+SNAPSHOTS = 8  # masks saved on the way, evenly spaced
 
 
-def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome:
+def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Callable = attach) -> Outcome:
     """Trains ``thetas`` and the head as the job's plan has it, then keeps exactly k = round(density n).
 
     The k largest theta of all stay, or under ``plan.allocation`` the largest of each matrix. The threshold starts at
@@ -52,28 +45,18 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
     Args:
         job: the run.
         thetas: name -> theta_0.
-        reflect: theta stands for |s| (see `AdaPrune`).
+        reflect: theta stands for |s| (see `Scores`).
+        attach: puts the thetas on the encoder, as `masks.attach` does.
 
     Raises:
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl`).
     """
     run, plan, encoder = job.run, job.plan, job.model.encoder
     thetas = protect(thetas, job.seen, job.density, each=bool(plan.allocation))
-    check_minimum(thetas, job.density, run.minimum_kept)
     steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(plan.reach * steps))
-    initial = run.sparsity if plan.fixed else 0.0
-    before = _warm_head(job)
-    parameters = attach(encoder, thetas, bool(plan.allocation), plan.surrogate == "sampled")
-    allocate = partial(_shares, list(parameters), plan.allocation) if plan.allocation else None
-    control = SparsityControl(
-        plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
-    )
-    if run.snapshots:
-        control = Snapshots(control, list(parameters), mask_path(run).with_suffix(""), max(1, steps // run.snapshots))
-        if PartialState().is_main_process and last_whole(job.settings.folder) is None:  # nothing to be continued
-            control.clear()
-    control.check(parameters.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
+    parameters = attach(encoder, thetas, bool(plan.allocation))
+    control = _control(job, parameters, steps, end)
     if plan.scores:
         control.update(0, parameters.values(), threshold_of(encoder))
     if plan.weight_learning_rate:
@@ -81,12 +64,29 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False) -> Outcome
     optimiser = optimiser_for(job.model, parameters, plan, run.recovery, ramp=end, reflect=reflect)
     learned = fit(job.model, job.sentences, optimiser, job.settings, control)
     if plan.allocation:
-        masks = keep_each(parameters, counts(parameters, job.density, plan.allocation, run.minimum_kept))
+        masks = keep_each(parameters, counts(parameters, job.density, plan.allocation))
     else:
-        masks = keep_top(parameters, job.density, run.minimum_kept)
-    kept = {name: theta.detach().cpu() for name, theta in parameters.items()} if run.keep_theta else None
+        masks = keep_top(parameters, job.density)
+    kept = {name: theta.detach().cpu() for name, theta in parameters.items()} if "theta" in run.keep else None
     set_masks(encoder, masks)
-    return Outcome(together(*before, learned), masks, thetas=kept)
+    return Outcome(learned, masks, thetas=kept)
+
+
+def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int) -> SparsityControl:
+    """What moves the threshold: the plan's control, checked before any step; with snapshots where asked for."""
+    run, plan = job.run, job.plan
+    allocate = partial(_shares, list(parameters), plan.allocation) if plan.allocation else None
+    initial = run.sparsity if plan.fixed else 0.0
+    control = SparsityControl(
+        plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
+    )
+    control.check(parameters.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
+    if "snapshots" not in run.keep:
+        return control
+    control = Snapshots(control, list(parameters), job.paths.snapshots, max(1, steps // SNAPSHOTS))
+    if PartialState().is_main_process and last_whole(job.settings.folder) is None:  # nothing to be continued
+        control.clear()
+    return control
 
 
 class Snapshots:
@@ -121,14 +121,13 @@ def optimiser_for(
     ramp: int = 1,
     reflect: bool = False,
 ) -> AdaPrune:
-    """AdaPrune over the attached ``thetas``, the head and, where the plan trains them, the weights.
+    """The optimiser of the attached ``thetas``, the head and, where the plan trains them, the weights.
 
     Theta of word embeddings is stepped without a first moment: a row is seen now and then, and its average would be
     of batches long gone. Groups of theta that share one threshold have its penalty once. Scores of other methods than
     adaprune bear lambda times the mean over matrices of mean sigmoid(theta), risen after ``ramp`` steps; only
     adaprune's head takes theta's step rule, that of other methods Adam's.
     """
-    scores = plan.scores
     levels = threshold_of(model.encoder)
     tables = [name for name in thetas if component_of(name) == EMBED]
     groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate}]
@@ -136,42 +135,29 @@ def optimiser_for(
         weights = [weight for name, weight in model.encoder.named_parameters() if not name.endswith(".theta")]
         groups.append({"params": weights, "lr": plan.weight_learning_rate})
     for group in groups:
-        group["rule"] = "adam" if scores else plan.step_rule
-    if levels.dim() or scores:
+        group["rule"] = "adam" if plan.scores else plan.step_rule
+    if levels.dim() or plan.scores:
         parts = [[name] for name in thetas]
     else:
         parts = [part for part in ([name for name in thetas if name not in tables], tables) if part]
     gamma = plan.penalty if plan.control == "penalty" else 0.0
     for place, part in enumerate(parts):
-        groups.append(
-            {
-                "params": [thetas[name] for name in part],
-                "masked": True,
-                "threshold": levels[place] if levels.dim() else levels,
-                "lr": plan.learning_rate,
-                "penalty": gamma if place == len(parts) - 1 else 0.0,
-                "shrink": plan.penalty / len(thetas) / thetas[part[0]].numel() if scores else 0.0,
-                "betas": (0.0, 0.999) if part[0] in tables else (0.9, 0.999),
-            }
-        )
-    return AdaPrune(
-        groups, rule=plan.step_rule, temperature=plan.temperature, recovery=recovery,
-        surrogate=plan.surrogate, ramp=ramp, reflect=reflect, average=plan.theta_average,
-    )  # fmt: skip
-
-
-def _warm_head(job: Job) -> list[Fit]:
-    """Trains the head alone on the whole encoder for the plan's ``head_warmup`` epochs, once; what that took."""
-    if not job.plan.head_warmup:
-        return []
-
-    def work(settings: Settings) -> Result:
-        done = fit_head(replace(job, settings=settings))
-        return job.model.head.state_dict(), done
-
-    head, done = stage(replace(job.settings, epochs=job.plan.head_warmup), "head", work)
-    job.model.head.load_state_dict(head)
-    return [done]
+        group = {
+            "params": [thetas[name] for name in part],
+            "masked": True,
+            "threshold": levels[place] if levels.dim() else levels,
+            "lr": plan.learning_rate,
+            "penalty": gamma if place == len(parts) - 1 else 0.0,
+            "betas": (0.0, 0.999) if part[0] in tables else (0.9, 0.999),
+        }
+        if plan.scores:
+            group |= {"shrink": plan.penalty / len(thetas) / thetas[part[0]].numel(), "ramp": ramp, "reflect": reflect}
+        groups.append(group)
+    if plan.surrogate == "sigmoid" and not plan.scores:
+        return AdaPrune(groups, rule=plan.step_rule, temperature=plan.temperature, recovery=recovery)
+    for group in groups:
+        group["surrogate"] = plan.surrogate
+    return Scores(groups, rule=plan.step_rule, temperature=plan.temperature, recovery=recovery)
 
 
 def _shares(names: list[str], kind: str, thetas: Iterable[Tensor], density: float) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from adaprune.masks import maskable
+from adaprune.runs import TUNED_WEIGHTS, Method
 from adaprune.training import Job, Outcome, fit
 
 RANK, ALPHA = 8, 16
@@ -33,3 +34,17 @@ def lora(job: Job) -> Outcome:
     learned = fit(model, job.sentences, optimiser, job.settings)
     adapted.merge_and_unload()
     return Outcome(learned, updates=low_rank)
+
+
+LORA = Method(
+    lora,
+    line="low-rank updates of the weights, by peft",
+    source="Hu et al. 2022",
+    mask=False,
+    weights_intact=False,
+    tuned={**TUNED_WEIGHTS, "learning_rate": 1e-3},
+    paper={"learning_rate": 1e-3},
+    reads=("learning_rate", "head_learning_rate"),
+    colour="#11F3C1",
+    marker=(6, 1, 0),
+)

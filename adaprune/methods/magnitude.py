@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adaprune.masks import maskable, set_masks
 from adaprune.methods.oneshot import cut, cut_layers
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome, fit_head
 
 
@@ -12,9 +13,8 @@ def magnitude(job: Job) -> Outcome:
 
         s_i = |w_i|
 
-    By the run's ``allocation`` one cut goes through all matrices together (the default; with ``minimum_kept`` that is
-    global pruning with a minimum per layer, arXiv 2209.14624), or each keeps the same share (``equal``). Spends
-    ``epochs`` in all, on the head.
+    By the run's ``allocation`` one cut goes through all matrices together (the default), or each keeps the same share
+    (``equal``). Spends ``epochs`` in all, on the head.
 
     Raises:
         ValueError: another ``allocation``.
@@ -26,3 +26,13 @@ def magnitude(job: Job) -> Outcome:
     masks = (cut_layers if job.run.allocation == "equal" else cut)(job, scores)
     set_masks(job.model.encoder, masks)
     return Outcome(fit_head(job), masks)
+
+
+MAGNITUDE = Method(
+    magnitude,
+    line="one-shot magnitude pruning, whatever the task, then the head",
+    source="Han et al. 2015",
+    reads=("head_learning_rate", "allocation"),
+    colour="#D55E00",
+    marker="D",
+)

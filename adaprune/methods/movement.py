@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import maskable
-from adaprune.methods.learning import learn
+from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
 
@@ -16,7 +17,7 @@ def movement(job: Job) -> Outcome:
         S_t = S_{t-1} - lr dL/dW W,   S_0 = 0,   m = 1[S among the v_t largest of its matrix]
 
     (Sanh et al. 2020, Eq. 4 and section 4, but for W, which stays; dL/dm = W dL/dW.) v_t falls by the cubic schedule.
-    The rule is SGD, as derived; its rate alters no order. ``step_rule="adam"`` is what the authors' runs took.
+    The rule is SGD, as derived; its rate alters no order.
     """
     return learn(job, _zeros(job))
 
@@ -28,7 +29,7 @@ def soft_movement(job: Job) -> Outcome:
 
     lambda_t rises to 400 by the cubic schedule. Published tau rises to 0.1 and the sparsity is what comes of it;
     here tau_t is set so that the sparsity follows the schedule, and the rule is Adam. (Published too: each matrix
-    keeps 0.5 %; see ``minimum_kept``.)
+    keeps 0.5 %.)
     """
     return learn(job, _zeros(job))
 
@@ -45,3 +46,40 @@ def movement_finetune(job: Job) -> Outcome:
 def _zeros(job: Job) -> dict[str, Tensor]:
     modules = maskable(job.model.encoder, job.run.scope)
     return {name: torch.zeros_like(module.weight) for name, module in modules.items()}
+
+
+_SGD = {**SCORES, "learning_rate": 1e-2, "step_rule": "sgd", "allocation": "equal"}
+_SOFT = {**SCORES, "learning_rate": 1e-2, "penalty": 400.0}
+_TRAINED = {**_SGD, "weight_learning_rate": 3e-5}  # movement's published rate for weights
+
+MOVEMENT = Method(
+    movement,
+    line="scores add up -dL/dw w, and the top of each matrix stays",
+    source="Sanh, Wolf, Rush 2020",
+    tuned=_SGD,
+    paper=_SGD,
+    reads=LEARNED,
+    colour="#C7023F",
+    marker="<",
+)
+SOFT_MOVEMENT = Method(
+    soft_movement,
+    line="movement by one threshold for all matrices and a penalty on the scores",
+    source="Sanh, Wolf, Rush 2020",
+    tuned=_SOFT,
+    paper=_SOFT,
+    reads=LEARNED,
+    colour="#0DB25D",
+    marker=">",
+)
+MOVEMENT_FINETUNE = Method(
+    movement_finetune,
+    line="movement with the weights trained too",
+    source="Sanh, Wolf, Rush 2020",
+    weights_intact=False,
+    tuned=_TRAINED,
+    paper=_TRAINED,
+    reads=LEARNED,
+    colour="#590422",
+    marker=(3, 1, 0),
+)

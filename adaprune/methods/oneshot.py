@@ -93,17 +93,17 @@ def sensitivities(job: Job) -> dict[str, Tensor]:
 def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) -> dict[str, Tensor]:
     """The masks that keep the highest scores of all matrices together: exactly k = round(density n).
 
-    Embedding rows that training never shows are kept (see `theta.protect`), and in each matrix the run's
-    ``minimum_kept``. ``density`` is the run's where none is given.
+    Embedding rows that training never shows are kept (see `masks.protect`). ``density`` is the run's where none is
+    given.
     """
     density = job.density if density is None else density
-    return keep_top(protect(_here(scores), job.seen, density), density, job.run.minimum_kept)
+    return keep_top(protect(_here(scores), job.seen, density), density)
 
 
 def cut_layers(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks that keep the same share of every matrix, exactly k = round(density n) in all."""
     scores = protect(_here(scores), job.seen, job.density, each=True)
-    return keep_each(scores, counts(scores, job.density, "equal", job.run.minimum_kept))
+    return keep_each(scores, counts(scores, job.density, "equal"))
 
 
 def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,9 +112,6 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Outputs are the rows of a matrix, and the columns of an embedding table (a table multiplies one-hot words). Each
     keeps density * (its inputs) rounded down or up: up to and with output r, round(density * inputs so far) stay, so
     that the rounding is spread evenly. Equal scores are kept in order of position.
-
-    Raises:
-        ValueError: a matrix would keep fewer than the run's ``minimum_kept``.
     """
     total = sum(score.numel() for score in scores.values())
     k, before, masks = round(job.density * total), 0, {}
@@ -128,11 +125,6 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         kept = torch.zeros(score.shape, dtype=torch.bool)
         kept.scatter_(1, order, torch.arange(score.shape[1]) < quota[:, None])
         masks[name] = kept.t().contiguous() if table else kept
-        if int(quota.sum()) < min(job.run.minimum_kept, score.numel()):
-            raise ValueError(
-                f"{name} keeps {int(quota.sum())} connections at a sparsity of {job.run.sparsity:g}, minimum_kept is "
-                f"{job.run.minimum_kept}: lower one of them"
-            )
     return masks
 
 

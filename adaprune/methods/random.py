@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from adaprune.masks import keep_top, maskable, protect, set_masks
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome, fit_head
 
 
@@ -13,6 +14,15 @@ def random(job: Job) -> Outcome:
     generator = torch.Generator().manual_seed(job.run.seed)
     modules = maskable(job.model.encoder, job.run.scope)
     scores = {name: torch.rand(module.weight.shape, generator=generator) for name, module in modules.items()}
-    masks = keep_top(protect(scores, job.seen, job.density), job.density, job.run.minimum_kept)
+    masks = keep_top(protect(scores, job.seen, job.density), job.density)
     set_masks(job.model.encoder, masks)
     return Outcome(fit_head(job), masks)
+
+
+RANDOM = Method(
+    random,
+    line="the paper's Rnd: a mask drawn at random, then the head",
+    source="Gao, Colombo, Wang 2021",
+    colour="#CC79A7",
+    marker="v",
+)

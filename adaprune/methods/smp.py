@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from adaprune.masks import maskable
-from adaprune.methods.learning import learn
+from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
 
@@ -22,3 +23,16 @@ def smp(job: Job) -> Outcome:
     """
     modules = maskable(job.model.encoder, job.run.scope)
     return learn(job, {name: torch.zeros_like(module.weight) for name, module in modules.items()})
+
+
+_SETTINGS = {**SCORES, "learning_rate": 2e-2, "penalty": 400.0, "allocation": "scores"}
+SMP = Method(
+    smp,
+    line="scores with a penalty, which also share out the matrices",
+    source="Jiang et al. 2022",
+    tuned=_SETTINGS,
+    paper=_SETTINGS,
+    reads=LEARNED,
+    colour="#25CBD0",
+    marker="*",
+)

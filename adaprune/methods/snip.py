@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adaprune.masks import set_masks
 from adaprune.methods.oneshot import cut, sensitivities_with_head
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome, fit_head, together
 
 
@@ -20,3 +21,12 @@ def snip(job: Job) -> Outcome:
     masks = cut(job, scores)
     set_masks(job.model.encoder, masks)
     return Outcome(together(first, fit_head(job)), masks)
+
+
+SNIP = Method(
+    snip,
+    line="one-shot, |w dL/dw|",
+    source="Lee, Ajanthan, Torr 2019",
+    colour="#FE7F61",
+    marker="H",
+)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import keep_top, maskable
-from adaprune.methods.learning import learn
+from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
 THRESHOLD = 1e-2  # tau
@@ -36,3 +37,16 @@ def uniform_scores(shapes: dict[str, torch.Size], q: float, generator: torch.Gen
     above = below * (1 - q) / q if q else below  # nothing is masked where q = 0, whatever the scores
     drawn = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     return {name: torch.where(kept[name], above * (1 - u), -below * u) for name, u in drawn.items()}
+
+
+_SETTINGS = {**SCORES, "learning_rate": 1e-3, "fixed": True}
+THRESHOLD_MASK = Method(
+    threshold_mask,
+    line="random scores, one threshold",
+    source="Zhao et al. 2020",
+    tuned=_SETTINGS,
+    paper=_SETTINGS,
+    reads=LEARNED,
+    colour="#1D94B2",
+    marker="h",
+)

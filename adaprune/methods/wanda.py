@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from adaprune.masks import set_masks
 from adaprune.methods.oneshot import activations, cut_outputs
+from adaprune.runs import Method
 from adaprune.training import Job, Outcome, fit_head
 
 
@@ -26,3 +27,12 @@ def wanda(job: Job) -> Outcome:
     set_masks(job.model.encoder, masks)
     done = fit_head(job)
     return Outcome(replace(done, seconds=done.seconds + calibrated), masks)
+
+
+WANDA = Method(
+    wanda,
+    line="one-shot, |w| times the norm of its input",
+    source="Sun, Liu, Bair, Kolter 2023",
+    colour="#CDD406",
+    marker="d",
+)

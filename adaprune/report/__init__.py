@@ -4,6 +4,6 @@ Take from here the modules by name: `figures.save`, `comparison.with_ways`, `con
 Imports the rooms before it; draws and judges, and trains nothing.
 """
 
-from adaprune.report import comparison, contrasts, drawings, figures, statistics, sweeps
+from adaprune.report import comparison, contrasts, drawings, figures, published, statistics, sweeps
 
-__all__ = ["comparison", "contrasts", "drawings", "figures", "statistics", "sweeps"]
+__all__ = ["comparison", "contrasts", "drawings", "figures", "published", "statistics", "sweeps"]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.report.statistics import SIGNIFICANT, holm, interval, paired_test, retention
-from adaprune.runs import METHODS, RESULT_NEUTRAL, Run
+from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of
 
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
@@ -36,7 +36,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. Of a run that several
     folders hold the last one counts, by the folder's name, as in `contrasts.contrast`.
     """
-    masked = records["method"].map(lambda method: METHODS[method].mask)
+    masked = records["mask_sparsity"].notna()
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
     runs = runs.assign(teacher=_teachers(records["teacher"], records["task"]))
     most = usual(runs)
@@ -52,16 +52,16 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
 def usual(runs: pd.DataFrame) -> dict[str, Any]:
     """Of each setting its default where a run has it, else the value that most runs have, the first of equals."""
     found = {}
-    for name in _settings():
+    for name in _settings(runs):
         counts = runs[name].value_counts().sort_index()
-        default = Run.model_fields[name].default
+        default = default_of(name)
         found[name] = default if default in counts.index or counts.empty else counts.idxmax()
     return found
 
 
 def shared(runs: pd.DataFrame) -> str:
     """The settings of all runs whose way names no other, where they are not the defaults, as a phrase."""
-    own = {k: v for k, v in usual(runs).items() if v != Run.model_fields[k].default}
+    own = {k: v for k, v in usual(runs).items() if v != default_of(k)}
     return ", ".join(_phrases(own)) or "default settings"
 
 
@@ -173,9 +173,10 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
     return Path(path)
 
 
-def _settings() -> list[str]:
-    """The fields of `Run` that can make one way out of a method, or another."""
-    return [name for name in Run.model_fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
+def _settings(runs: pd.DataFrame) -> list[str]:
+    """The fields of `Run`, and those it has had, that can make one way out of a method, or another."""
+    fields = [*Run.model_fields, *(name for name in RETIRED if name in runs)]
+    return [name for name in fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
 
 
 def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
@@ -191,7 +192,7 @@ def _generator() -> np.random.Generator:
 
 
 def _intact(part: pd.DataFrame) -> pd.Series:
-    return part["method"].map(lambda method: METHODS[method].weights_intact) & (part["noise"] == 0)
+    return part["weights_intact"]
 
 
 def _ranked(part: pd.DataFrame) -> list[tuple[str, str]]:

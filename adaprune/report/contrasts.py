@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from adaprune.methods import METHODS
 from adaprune.report.statistics import SIGNIFICANT, holm, within_cells_test
-from adaprune.runs import METHODS, RESULT_NEUTRAL, Run, read_record
+from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
 
 BUDGET = ("model", "max_train_examples", "epochs", "batch_size", "precision", "max_length")
 CELL = ("task", "sparsity", *BUDGET)  # pairs that agree here differ in their seeds alone
@@ -39,7 +40,10 @@ def mask_counts(records: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
 def select(records: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
     """The runs with these fields; what is not named is the default, but for budget, task, sparsity and seed."""
     given = {*BUDGET, "task", "sparsity", "seed", *RESULT_NEUTRAL}
-    values = {name: field.default for name, field in Run.model_fields.items() if name not in given} | wanted
+    fields = [*Run.model_fields, *(name for name in RETIRED if name in records)]
+    values = {name: default_of(name) for name in fields if name not in given} | wanted
+    if not set(values) <= set(records):  # a retired field that no run here used
+        return records[:0]
     return records[(records[list(values)] == pd.Series(values)).all(axis=1)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, say
+from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
 
 STRONGEST = 2  # edges into each block that a head graph shows
 
@@ -23,14 +23,14 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
         group, value: names of columns.
         order: the groups, left to right; others are left out.
     """
-    methods = [method for method in STYLES if method in set(rows["method"])]
+    methods = in_order(rows["method"])
     if not methods:
         return say(ax, "no run")
     for number, method in enumerate(methods):
         some = rows[(rows["method"] == method) & rows[group].isin(order)].groupby(group)[value]
         mean, spread = some.mean(), some.std(ddof=1).fillna(0)
         places = [order.index(g) + (number - (len(methods) - 1) / 2) * 0.7 / len(methods) for g in mean.index]
-        colour, marker = STYLES[method]
+        colour, marker = style_of(method)
         look = {"color": colour, "marker": marker, "ms": 6, "ls": "", "capsize": 3, "label": method}
         ax.errorbar(places, mean, spread, **look)
     ax.set_xticks(range(len(order)), [str(g).replace("_", "\n") for g in order])
@@ -49,7 +49,7 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
     """
     for number, (method, found) in enumerate(samples.items()):
         x = np.sort(found)
-        ax.step(x, np.arange(1, len(x) + 1) / len(x), where="post", lw=1.6, color=STYLES[method].colour,
+        ax.step(x, np.arange(1, len(x) + 1) / len(x), where="post", lw=1.6, color=style_of(method).colour,
                 ls=LINE_STYLES[number % len(LINE_STYLES)], label=method)  # fmt: skip
     if not samples:
         return say(ax, "no mask")
@@ -95,7 +95,7 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
     for kind, shape in (("head", "o"), ("ffn", "s")):
         nodes = [n for n, found in graph.nodes(data="kind") if found == kind]
         sizes = [8 + 170 * graph.nodes[n]["density"] / largest for n in nodes]
-        fill = [STYLES[method].colour if graph.nodes[n]["alive"] else "white" for n in nodes]
+        fill = [style_of(method).colour if graph.nodes[n]["alive"] else "white" for n in nodes]
         drawn = nx.draw_networkx_nodes(graph, places, nodes, sizes, fill, shape, ax=ax, edgecolors=INK, linewidths=0.8)
         drawn.set_zorder(3)
     layers = sorted({layer for _, layer in graph.nodes(data="layer")})

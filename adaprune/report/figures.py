@@ -8,7 +8,7 @@ colour and differ in marker and dashes.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from adaprune.masks import COMPONENTS
-from adaprune.runs import METHODS
+from adaprune.methods import METHODS
 
 
 class Style(NamedTuple):
@@ -29,39 +29,32 @@ class Style(NamedTuple):
     marker: str | tuple[int, int, int]
 
 
-STYLES = {
-    "adaprune": Style("#0072B2", "o"),
-    "finetune": Style("#000000", "s"),
-    "features": Style("#E69F00", "^"),
-    "random": Style("#CC79A7", "v"),
-    "magnitude": Style("#D55E00", "D"),
-    "gmp": Style("#086528", "P"),
-    "imp": Style("#0B2FAD", "X"),
-    "movement": Style("#C7023F", "<"),
-    "soft_movement": Style("#0DB25D", ">"),
-    "smp": Style("#25CBD0", "*"),
-    "edge_popup": Style("#CD22C4", "p"),
-    "threshold_mask": Style("#1D94B2", "h"),
-    "bernoulli": Style("#FEA4F3", "8"),
-    "wanda": Style("#CDD406", "d"),
-    "snip": Style("#FE7F61", "H"),
-    "gmp_finetune": Style("#644605", (4, 1, 0)),  # stars and crosses of so many points, turned by so many degrees
-    "imp_finetune": Style("#053758", (4, 1, 45)),
-    "movement_finetune": Style("#590422", (3, 1, 0)),
-    "lora": Style("#11F3C1", (6, 1, 0)),
-}
+STYLES = {method.name: Style(method.colour, method.marker) for method in METHODS.values()}
 INK, LINES = "#404040", "#D0D0D0"
 LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other settings
 OTHER_MARKERS = ("D", "v", "s", "p", "^")  # of the same method's further ways
 MANY_TICKS = 8  # from here on side by side they run into each other
 LEAST_SPAN = 0.1  # of a score's axis
+OTHER = Style("#808080", "o")  # a method that this process does not know
 # Bytes must depend on the data alone: no date, no version, no random ids.
 _METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
 
+def style_of(method: str) -> Style:
+    """How a method is drawn: as it says itself, grey where nobody knows it."""
+    known = METHODS.get(method)
+    return OTHER if known is None else Style(known.colour, known.marker)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Each method once, in the methods' order; those that nobody knows come last."""
+    order = {method: place for place, method in enumerate(STYLES)}
+    return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
+
+
 def draw_learning(ax: Axes, record: dict[str, Any]) -> Axes:
     """Training loss along the steps, and the loss on the selection split with the main metric's value beside it."""
-    style, metric = STYLES[record["run"]["method"]], record["metrics"]["primary"]
+    style, metric = style_of(record["run"]["method"]), record["metrics"]["primary"]
     training = _points(record, "loss")
     held_out = _points(record, "selection_loss", f"selection_{metric}")
     ax.plot(training["step"], training["loss"], color=style.colour, lw=1.5, label="training")
@@ -83,7 +76,7 @@ def draw_sparsity(ax: Axes, record: dict[str, Any]) -> Axes:
     run, mask = record["run"], record["mask"]
     if mask is None:
         return say(ax, f"{run['method']} has no mask:\nall weights are kept")
-    style, points = STYLES[run["method"]], _points(record, "sparsity")
+    style, points = style_of(run["method"]), _points(record, "sparsity")
     steps = record["cost"]["steps"]
     ax.axhline(run["sparsity"], color=INK, lw=1, ls="--", label=f"asked: {run['sparsity']:g}")
     if points.empty:  # the mask was fixed before the first step
@@ -120,7 +113,8 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     best_last = rows.groupby("way")["score"].mean().sort_values(kind="stable").index
     heights = {way: height for height, way in enumerate(best_last)}
     for method, score, way in zip(rows["method"], rows["score"], rows["way"], strict=True):
-        ax.plot([score], [heights[way]], STYLES[method].marker, color=STYLES[method].colour, ms=9, mec="white", mew=0.7)
+        colour, marker = style_of(method)
+        ax.plot([score], [heights[way]], marker, color=colour, ms=9, mec="white", mew=0.7)
     for way, score in rows.groupby("way")["score"].mean().items():
         _number(ax, score, score, heights[way])
     ax.set_yticks(range(len(best_last)), best_last)
@@ -143,13 +137,14 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
     places = {sparsity: place for place, sparsity in enumerate(sorted(sparsities))}
     end = max(len(places) - 1, 1)
     for (method, way), line in points.sort_values("sparsity").groupby(["method", "way"]):
-        (colour, marker), intact = STYLES[method], METHODS[method].weights_intact
+        known = METHODS.get(method)
+        (colour, marker), intact = style_of(method), known is None or known.weights_intact
         number = sorted(other for other in ways if other.split()[0] == method).index(way)
         markers = [marker, *(other for other in OTHER_MARKERS if other != marker)]
         look = {"color": colour, "marker": markers[number % len(markers)], "mfc": colour if intact else "white"}
         look |= {"ms": 7, "label": way}
         dashes = LINE_STYLES[number % len(LINE_STYLES)]
-        if METHODS[method].mask:
+        if line["sparsity"].notna().all():
             spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
             ax.errorbar(line["sparsity"].map(places), line["mean"], spread, ls=dashes, lw=1.5, capsize=3, **look)
         else:
@@ -182,7 +177,7 @@ def way_of(row: dict[str, Any]) -> str:
     'features'
     """
     parts = [row["method"]]
-    if METHODS[row["method"]].mask:
+    if row["method"] not in METHODS or METHODS[row["method"]].mask:
         parts.append(f"{row['sparsity']:g}")
         parts += ["+embeddings"] if row["scope"] == "encoder+embeddings" else []
     parts += ["paper"] if row["recipe"] == "paper" else []
@@ -216,7 +211,7 @@ def _points(record: dict[str, Any], *columns: str) -> pd.DataFrame:
 def _draw_groups(ax: Axes, record: dict[str, Any], key: str, groups: list[str], label: str) -> Axes:
     if not groups:
         return say(ax, f"{record['run']['method']} has no mask:\nnothing to show by {label}")
-    style, mask = STYLES[record["run"]["method"]], record["mask"]
+    style, mask = style_of(record["run"]["method"]), record["mask"]
     values = [mask[key][group]["sparsity"] for group in groups]
     ax.axvline(mask["sparsity"], color=INK, lw=1, ls="--", label=f"whole scope: {mask['sparsity']:.3g}")
     ax.hlines(range(len(groups)), mask["sparsity"], values, color=style.colour, lw=2, alpha=0.5)

@@ -5,19 +5,47 @@ Imports no room but `data` and `masks` (today neither).
 """
 
 from adaprune.runs.files import read_bytes, write_bytes
-from adaprune.runs.recipes import FINETUNE_RATE, TUNED, Plan, plan_for
+from adaprune.runs.method import METHODS, SELECTIVE, Method, register
+from adaprune.runs.paths import Paths, mask_path, paths_of, record_path
+from adaprune.runs.recipes import FINETUNE_RATE, TUNED, TUNED_WEIGHTS, Plan, plan_for
 from adaprune.runs.records import (
     check_writable,
     environment,
     find_record,
-    mask_path,
-    paper_results,
     read_record,
-    record_path,
     table,
     write_record,
 )
-from adaprune.runs.run import METHODS, NAMED, RESULT_NEUTRAL, Run
+from adaprune.runs.retired import RETIRED
+from adaprune.runs.run import NAMED, RESULT_NEUTRAL, Run, default_of
 from adaprune.runs.schema import Cost
 
-__all__ = ["FINETUNE_RATE", "METHODS", "NAMED", "RESULT_NEUTRAL", "TUNED", "Cost", "Plan", "Run", "check_writable", "environment", "find_record", "mask_path", "paper_results", "plan_for", "read_bytes", "read_record", "record_path", "table", "write_bytes", "write_record",]
+__all__ = [
+    "FINETUNE_RATE",
+    "METHODS",
+    "NAMED",
+    "RESULT_NEUTRAL",
+    "RETIRED",
+    "SELECTIVE",
+    "TUNED",
+    "TUNED_WEIGHTS",
+    "Cost",
+    "Method",
+    "Paths",
+    "Plan",
+    "Run",
+    "check_writable",
+    "default_of",
+    "environment",
+    "find_record",
+    "mask_path",
+    "paths_of",
+    "plan_for",
+    "read_bytes",
+    "read_record",
+    "record_path",
+    "register",
+    "table",
+    "write_bytes",
+    "write_record",
+]

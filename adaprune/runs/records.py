@@ -19,6 +19,8 @@ import torch
 from pydantic import ValidationError
 
 from adaprune.runs.files import write_bytes
+from adaprune.runs.paths import record_path
+from adaprune.runs.retired import RETIRED
 from adaprune.runs.run import NAMED, RESULT_NEUTRAL, Run
 from adaprune.runs.schema import SCHEMA_VERSION, Cost, Record
 
@@ -65,16 +67,6 @@ def environment(
         "start_time": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
     }
-
-
-def record_path(run: Run) -> Path:
-    """``<results_dir>/<run name>.json``."""
-    return Path(run.results_dir) / f"{run.name}.json"
-
-
-def mask_path(run: Run) -> Path:
-    """``<results_dir>/masks/<run name>.safetensors``."""
-    return Path(run.results_dir) / "masks" / f"{run.name}.safetensors"
 
 
 def check_writable(results_dir: str | Path) -> None:
@@ -157,10 +149,11 @@ def find_record(run: Run) -> dict[str, Any] | None:
 def table(results_dir: str | Path = "results") -> pd.DataFrame:
     """All records below a folder, one row each, sorted by task, method, sparsity, seed, model and file.
 
-    Columns: every field of `Run`; ``primary`` (name of the main metric), ``score`` (its value on the dev
-    split), ``selection_score`` (on held-out training rows), ``validation_<metric>``; ``mask_sparsity`` (in
-    scope), ``encoder_sparsity``, ``all_weights_sparsity``; ``weights_intact``; ``train_seconds``, ``steps``,
-    ``examples_per_second``, ``peak_memory_bytes``, ``device``, ``shipped_bytes``; ``git_commit``; ``record`` (the
+    Columns: every field of `Run`, and those it has had that a run here used; ``primary`` (name of the main metric),
+    ``score`` (its value on the dev split), ``selection_score`` (on held-out training rows), ``validation_<metric>``;
+    ``mask_sparsity`` (in scope), ``encoder_sparsity``, ``all_weights_sparsity``; ``weights_intact``;
+    ``train_seconds``, ``steps``, ``examples_per_second``, ``peak_memory_bytes``, ``device``, ``shipped_bytes``;
+    ``git_commit``; ``record`` (the
     file, relative to ``results_dir``). What a run does not have is missing. Folders named ``masks`` and hidden ones are
     passed by.
 
@@ -177,16 +170,11 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
         )
     rows = [_row(read_record(path), path.relative_to(folder).as_posix()) for path in files]
     metrics = sorted({column for row in rows for column in row if column.startswith("validation_")})
-    first = [*Run.model_fields, "primary", "score", "selection_score", *metrics]
+    retired = {name: value for name, value in RETIRED.items() if any(name in row for row in rows)}
+    rows = [{**retired, **row} for row in rows]
+    first = [*Run.model_fields, *retired, "primary", "score", "selection_score", *metrics]
     columns = [*first, *(column for column in rows[0] if column not in first)]
     return pd.DataFrame(rows, columns=columns).sort_values([*NAMED, "record"], ignore_index=True)
-
-
-def paper_results() -> pd.DataFrame:
-    """The published scores (Fig. 2, supplement Table 2): task, metric, method, sparsity, score, std, runs."""
-    figures = pd.read_csv(Path(__file__).parent / "paper" / "results.csv", comment="#")
-    ours = {"feature_extraction": "features", "random_mask": "random", "mp": "gmp"}
-    return figures.assign(method=figures["method"].replace(ours))
 
 
 def _row(record: dict[str, Any], file: str) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from adaprune.runs.method import METHODS
+from adaprune.runs.retired import RETIRED, farewell
+
 _TYPES = {
     "string_type": "text",
     "bool_type": "True or False",
@@ -31,10 +34,10 @@ def _sentence(culprit: Any, fields: Mapping[str, FieldInfo]) -> str:
     name, kind, value = culprit["loc"][0], culprit["type"], culprit["input"]
     got = f"got {_shown(value)}"
     if kind == "extra_forbidden":
-        return f"unknown parameter {name!r}{_nearest(name, fields)}"
+        return farewell(name) if name in RETIRED else f"unknown parameter {name!r}{_nearest(name, fields)}"
     field = fields[name]
-    if kind == "literal_error":
-        choices = get_args(field.annotation)
+    if kind in ("literal_error", "unknown_method"):  # the second is Run's own
+        choices = get_args(field.annotation) if kind == "literal_error" else tuple(METHODS)
         listed = ", ".join("'' (the default)" if choice == "" else repr(choice) for choice in choices)
         return f"{name} must be one of {listed}, {got}{_nearest(value, choices)}"
     if kind in _TYPES:
@@ -44,8 +47,6 @@ def _sentence(culprit: Any, fields: Mapping[str, FieldInfo]) -> str:
         return f"{name} must be a finite number, {got}"
     if kind == "string_pattern_mismatch":
         return f"{name} must not be empty, {got}"
-    if kind == "share":  # of Run's own check
-        return f"{name} must {culprit['msg']}, {got}"
     if kind.startswith(("greater_than", "less_than")):
         return f"{name} must {_range(field.metadata)}, {got}"
     return f"{name}: {culprit['msg']}, {got}"

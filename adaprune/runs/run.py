@@ -5,66 +5,31 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from adaprune.runs.method import METHODS, Method
 from adaprune.runs.refusals import explain
-
-
-class Kind(NamedTuple):
-    """What a method leaves behind: a mask or none, and the checkpoint's weights as they were or changed."""
-
-    mask: bool
-    weights_intact: bool
-
-
-METHODS = {
-    "adaprune": Kind(mask=True, weights_intact=True),  # the paper: connections are learned away, w0 stays
-    "finetune": Kind(mask=False, weights_intact=False),  # every weight is trained
-    "features": Kind(mask=False, weights_intact=True),  # only the head is trained
-    "random": Kind(mask=True, weights_intact=True),  # connections drawn by the seed, then the head
-    "magnitude": Kind(mask=True, weights_intact=True),  # the largest |w0| stay, then the head
-    "movement": Kind(mask=True, weights_intact=True),  # scores add up -dL/dw w, the top of each matrix stays
-    "soft_movement": Kind(mask=True, weights_intact=True),  # the same with one threshold and a penalty
-    "movement_finetune": Kind(mask=True, weights_intact=False),  # movement with the weights trained too
-    "smp": Kind(mask=True, weights_intact=True),  # scores with a penalty, which also share out the matrices
-    "edge_popup": Kind(mask=True, weights_intact=True),  # random scores, a constant share of each matrix
-    "threshold_mask": Kind(mask=True, weights_intact=True),  # random scores, one threshold
-    "bernoulli": Kind(mask=True, weights_intact=True),  # masks drawn with learned probabilities
-    "wanda": Kind(mask=True, weights_intact=True),  # one-shot, |w0| times the norm of its input
-    "snip": Kind(mask=True, weights_intact=True),  # one-shot, |w0 dL/dw|
-    "gmp": Kind(mask=True, weights_intact=True),  # the paper's MP: magnitudes of a copy that trains and is pruned
-    "imp": Kind(mask=True, weights_intact=True),  # the same in rounds, from the start again after each
-    "gmp_finetune": Kind(mask=True, weights_intact=False),  # weights trained while they are pruned
-    "imp_finetune": Kind(mask=True, weights_intact=False),  # the lottery ticket: weights trained under imp's mask
-    "lora": Kind(mask=False, weights_intact=False),  # low-rank updates of the weights
-}
+from adaprune.runs.retired import RETIRED
 
 # Always part of a run's name, in this order.
 NAMED = ("task", "method", "sparsity", "seed", "model")
 # Where a run reads and writes, how often it saves, what it keeps: two runs that differ only here have one result.
-RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "report_to", "keep_theta", "snapshots"})
+RESULT_NEUTRAL = frozenset({"data_dir", "results_dir", "checkpoint_steps", "keep"})
+# Behind those, in names: the order that the first records had.
+_FIRST_IN_NAMES = ("recipe", "scope", "epochs", "batch_size", "max_length", "max_train_examples")
 # The longest file made of a name is "<name>.safetensors"; file systems allow 255 bytes.
 NAME_BYTES = 255 - len(".safetensors")
 
-Method = Literal[
-    "adaprune", "finetune", "features", "random", "magnitude",
-    "movement", "soft_movement", "movement_finetune", "smp", "edge_popup", "threshold_mask", "bernoulli",
-    "wanda", "snip", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora",
-]  # fmt: skip
 Scope = Literal["encoder", "encoder+embeddings"]
-Control = Literal["", "penalty", "feedback", "cubic"]
 Start = Literal["", "constant", "normal", "uniform", "magnitude", "relative", "activation", "gradient"]
 Allocation = Literal["", "equal", "scores"]
-ImpRule = Literal["remaining", "original"]
-DataScore = Literal["random", "el2n", "grand"]
-StepRule = Literal["", "sgd", "adam", "adafactor"]
 Ablation = Literal["", "head", "shuffle"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Reporter = Literal["none", "tensorboard", "wandb"]
+Keep = Literal["", "theta", "snapshots", "theta+snapshots"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
 
 # Plain values that IPython and papermill put beside a notebook's own.
@@ -83,52 +48,42 @@ class Run(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    # What: all that most people need.
     task: Text = Field("movie_reviews", description="a GLUE task, movie_reviews, or a path to your own data")
-    method: Method = Field("adaprune", description="how the mask (or the model) is found")
+    method: Text = Field("adaprune", description="how the mask (or the model) is found")
     sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the weights in scope to remove")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in the run")
     model: Text = Field("minilm", description="minilm, a Hugging Face id, or a local folder of an encoder")
+    teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
+    epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
+    max_train_examples: int = Field(0, ge=0, description="use only the first so many training rows; 0: all")
+    data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
+    results_dir: Text = Field("results", description="folder for the record and the mask file")
+    # How: the recipe decides what is left open.
     recipe: Literal["paper", "tuned"] = Field("tuned", description="paper (the published settings) or tuned (ours)")
     scope: Scope = Field("encoder", description="weights that can be masked: encoder or encoder+embeddings")
-    data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
-    epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
     batch_size: int = Field(0, ge=0, description="examples in a batch; 0: the recipe's")
     max_length: int = Field(128, ge=8, le=512, description="tokens after which a text is cut")
-    max_train_examples: int = Field(0, ge=0, description="use only the first so many training rows; 0: all")
     learning_rate: float = Field(0.0, ge=0, description="of theta or of the weights; 0: the recipe's")
     head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
-    results_dir: Text = Field("results", description="folder for the record and the mask file")
-    control: Control = Field("", description="how sparsity rises: penalty, feedback, cubic; empty: recipe")
     initial_theta: Start = Field(
         "", description="constant, normal, uniform, magnitude, relative, activation, gradient; or recipe"
     )
-    step_rule: StepRule = Field("", description="step on theta: sgd (the theorem's), adam, adafactor; empty: recipe")
-    penalty: float = Field(0.0, ge=0, description="gamma a step under control penalty; smp's lambda; 0: the recipe's")
+    penalty: float = Field(0.0, ge=0, description="adaprune by the paper: gamma a step; smp: lambda; 0: the recipe's")
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
     surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
     reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
-    theta_average: float = Field(0.0, ge=0, lt=1, description="decay of theta's moving average, which is cut; 0: none")
     head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
-    head_warmup: float = Field(0.0, ge=0, description="epochs for the head alone before masking begins; 0: none")
-    dropout: float = Field(-1.0, description="hidden dropout while training; -1: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
     allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
-    minimum_kept: int = Field(0, ge=0, description="connections that stay in each matrix at the least")
-    prune_unseen: bool = Field(False, description="may rows of words unseen in training go before they must")
-    imp_rule: ImpRule = Field("remaining", description="a round removes 20 % of the remaining or 10 % of the original")
-    teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
-    data_keep: float = Field(1.0, gt=0, le=1, description="fraction of the training rows to learn from")
-    data_score: DataScore = Field("random", description="rows that go below data_keep 1: random, hardest el2n or grand")
     ablation: Ablation = Field(
         "", description="this run's finished mask, as it is (head) or shuffled; head trained anew"
     )
     noise: float = Field(0.0, ge=0, description="of an ablation: sigma of N(1, sigma) that multiplies every weight")
-    gradient_accumulation: int = Field(1, ge=1, description="batches added up before each step")
+    # Where: on what it runs, and what it leaves beside record and mask.
     precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
-    report_to: Reporter = Field("none", description="where curves also go: none, tensorboard or wandb")
-    snapshots: int = Field(0, ge=0, description="masks to save on the way to the learned one; 0: none")
     checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
-    keep_theta: bool = Field(False, description="write theta's order, 2 bytes a weight, to cut at other sparsities")
+    keep: Keep = Field("", description="also write theta (its order, to cut elsewhere), snapshots (8 masks), or both")
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -142,11 +97,11 @@ class Run(BaseModel):
                 f"model by a shorter path, got task {self.task!r} and model {self.model!r}"
             )
 
-    @field_validator("dropout")
+    @field_validator("method")
     @classmethod
-    def _is_share(cls, value: float) -> float:
-        if value != -1 and not 0 <= value < 1:
-            raise PydanticCustomError("share", "be -1 (the recipe's) or lie in [0, 1)")
+    def _is_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise PydanticCustomError("unknown_method", "no method")
         return value
 
     @classmethod
@@ -175,8 +130,8 @@ class Run(BaseModel):
         return type(self)(**{**self.model_dump(), **(update or {})})
 
     @property
-    def kind(self) -> Kind:
-        """Whether the run's method has a mask and leaves the weights intact."""
+    def kind(self) -> Method:
+        """All that the run's method says of itself: whether it has a mask, leaves the weights intact, and so on."""
         return METHODS[self.method]
 
     @property
@@ -189,8 +144,8 @@ class Run(BaseModel):
         """
         others = (
             name
-            for name, field in type(self).model_fields.items()
-            if name not in {*NAMED, *RESULT_NEUTRAL, "teacher"} and getattr(self, name) != field.default
+            for name in dict.fromkeys((*_FIRST_IN_NAMES, *type(self).model_fields))
+            if name not in {*NAMED, *RESULT_NEUTRAL, "teacher"} and getattr(self, name) != default_of(name)
         )
         parts = [f"{name}~{_readable(getattr(self, name))}" for name in (*NAMED, *others)]
         if self.teacher:
@@ -199,6 +154,11 @@ class Run(BaseModel):
                 taught = re.sub(f"_{re.escape(part)}(?=_|$)", "", taught)
             parts.append(f"teacher~{_readable(taught.removeprefix('_').replace('~', '-'))}")
         return "_".join(parts)
+
+
+def default_of(name: str) -> Any:
+    """The default of a field of `Run`, or of one that it has had; KeyError for any other name."""
+    return RETIRED[name] if name in RETIRED else Run.model_fields[name].default
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from adaprune.runs.run import METHODS, NAMED, Run
+from adaprune.runs.method import METHODS
+from adaprune.runs.retired import RETIRED, modern
+from adaprune.runs.run import NAMED, Run
 
 SCHEMA_VERSION = 1
 
@@ -109,12 +111,18 @@ class Record(_Exact):
         missing = [name for name in NAMED if name not in fields]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing")
-        # A field younger than the record is absent from it: its default is what the run did.
-        return Run(**fields).model_dump()
+        # A field younger than the record is absent from it: its default is what the run did. What is retired stays, and
+        # so does a user's own method that this process does not know.
+        fields = modern(fields)
+        kept = {name: value for name, value in fields.items() if name in RETIRED}
+        if isinstance(fields["method"], str) and fields["method"].isidentifier():
+            kept["method"] = fields["method"]
+        known = {name: value for name, value in fields.items() if name not in kept}
+        return {**Run(**known).model_dump(), **kept}
 
     @model_validator(mode="after")
     def _has_its_mask(self) -> Record:
-        method = self.run["method"]
-        if METHODS[method].mask != (self.mask is not None):
-            raise ValueError(f"mask must {'not ' if METHODS[method].mask else ''}be null for method {method}")
+        method = METHODS.get(self.run["method"])
+        if method is not None and method.mask != (self.mask is not None):
+            raise ValueError(f"mask must {'not ' if method.mask else ''}be null for method {method.name}")
         return self

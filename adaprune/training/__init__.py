@@ -5,7 +5,6 @@ Imports `data`, `masks` and `runs`.
 """
 
 from adaprune.training.checkpoints import claim, last_whole, write_tensors
-from adaprune.training.diet import kept_rows, lessons
 from adaprune.training.encoders import (
     MINILM,
     MINILM_NOTE,
@@ -20,9 +19,9 @@ from adaprune.training.heads import AdaptationHead, AdaptedModel
 from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
 from adaprune.training.progress import bar
 from adaprune.training.stages import Result, stage, together
-from adaprune.training.teachers import read_logits, read_teacher, write_logits
+from adaprune.training.teachers import read_logits, read_teacher, taught, write_logits
 from adaprune.training.trainer import evaluate, fit, fit_head, predict, steps_in
-from adaprune.training.weights import GradualMagnitude, fit_weights, put_zeros
+from adaprune.training.weights import fit_weights, put_zeros
 
 __all__ = [
     "MINILM",
@@ -31,7 +30,6 @@ __all__ = [
     "AdaptedModel",
     "Encoder",
     "Fit",
-    "GradualMagnitude",
     "Job",
     "Outcome",
     "Result",
@@ -43,9 +41,7 @@ __all__ = [
     "fit",
     "fit_head",
     "fit_weights",
-    "kept_rows",
     "last_whole",
-    "lessons",
     "load_encoder",
     "most_tokens",
     "predict",
@@ -55,6 +51,7 @@ __all__ = [
     "set_dropout",
     "stage",
     "steps_in",
+    "taught",
     "tensor_hash",
     "tensor_hashes",
     "together",

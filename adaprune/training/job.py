@@ -12,27 +12,24 @@ import torch
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from adaprune.runs import Plan, Run
+from adaprune.runs import Paths, Plan, Run
 
 
 @dataclass(frozen=True)
 class Settings:
     """How long and in what manner to train.
 
-    ``folder`` holds the checkpoints of this run; ``max_grad_norm`` 0 switches clipping off; ``report_to`` names
-    transformers' reporters ("tensorboard", "wandb", "none").
+    ``folder`` holds the checkpoints of this run; ``max_grad_norm`` 0 switches clipping off.
     """
 
     folder: Path
     epochs: float = 3.0
     batch_size: int = 32
-    gradient_accumulation: int = 1
     seed: int = 0
     schedule: str = "warmup_linear"
     precision: str = "auto"
     checkpoint_steps: int = 100
     max_grad_norm: float = 1.0
-    report_to: str = "none"
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ class Sentences:
 class Job:
     """One run, ready for its method: the model to adapt, the data, and how to train.
 
-    ``plan`` holds the recipe's settings by name (`adaprune.runs.Plan`). ``seen`` tells for an embedding table in
-    scope which of its rows occur in training; it is empty where unseen rows are not to be protected.
+    ``plan`` holds the recipe's settings by name (`adaprune.runs.Plan`), ``paths`` the run's files. ``seen`` tells for
+    an embedding table in scope which of its rows occur in training.
     """
 
     run: Run
@@ -71,6 +68,7 @@ class Job:
     sentences: Sentences
     settings: Settings
     plan: Plan
+    paths: Paths
     seen: dict[str, Tensor] = field(default_factory=dict)
 
     @property

@@ -20,8 +20,8 @@ Result = tuple[dict[str, Tensor], Fit]
 def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> Result:
     """What ``work`` leaves, tensors and a `Fit`: done now, or read back where an earlier start has done it.
 
-    ``work`` gets ``settings`` with a folder of its own below the run's, for its checkpoints, and reports to nobody:
-    the curve of a stage is not the run's. Its result is written whole or not at all, then its checkpoints go.
+    ``work`` gets ``settings`` with a folder of its own below the run's, for its checkpoints. Its result is written
+    whole or not at all, then its checkpoints go.
 
     Raises:
         ValueError: the stage's file is damaged.
@@ -29,7 +29,7 @@ def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> 
     """
     file, folder = settings.folder / f"stage-{name}.safetensors", settings.folder / name
     if not file.is_file():
-        tensors, done = work(replace(settings, folder=folder, report_to="none"))
+        tensors, done = work(replace(settings, folder=folder))
         processes = PartialState()
         processes.wait_for_everyone()
         if processes.is_main_process:

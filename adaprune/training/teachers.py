@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +11,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adaprune.data import TaskData
-from adaprune.runs import Run, read_record
+from adaprune.runs import Run, paths_of, read_record
 from adaprune.training.checkpoints import write_tensors
+from adaprune.training.job import Job
 
 
-def logits_path(record: str | Path) -> Path:
-    """``<results_dir>/teachers/<run name>.safetensors`` of the record ``<results_dir>/<run name>.json``."""
-    return Path(record).parent / "teachers" / f"{Path(record).name.removesuffix('.json')}.safetensors"
-
-
-def write_logits(record: Path, logits: np.ndarray, task: TaskData) -> Path:
-    """Writes a teacher's logits (rows, outputs) beside its record, whole or not at all; returns the path.
+def write_logits(path: Path, logits: np.ndarray, task: TaskData) -> None:
+    """Writes a teacher's logits (rows, outputs) to its ``Paths.logits``, whole or not at all.
 
     One tensor ``logits``, float32, in the order of the training split, and in the header the task's fingerprint.
     """
-    path = logits_path(record)
     tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
     write_tensors(path, {"logits": tensor}, data=task.fingerprint)
-    return path
 
 
 def read_teacher(run: Run) -> dict | None:
@@ -67,7 +62,7 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
         return None
     if record["environment"]["data_fingerprint"] != task.fingerprint:
         raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")
-    file = logits_path(run.teacher)
+    file = paths_of(run.teacher).logits
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")
     try:
@@ -79,3 +74,12 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
     if origin != task.fingerprint or tuple(logits.shape) != expected:
         raise ValueError(f"{file} is not of {run.teacher}'s data, or not of shape {expected}: run the teacher again")
     return logits
+
+
+def taught(job: Job, logits: Tensor | None) -> Job:
+    """The job with a teacher's ``logits`` beside its training rows; as it was where there is no teacher."""
+    if logits is None:
+        return job
+    train = job.sentences.splits["train"]
+    train = train.add_column("teacher_logits", logits.tolist(), new_fingerprint=f"{train._fingerprint}-taught")
+    return replace(job, sentences=replace(job.sentences, splits={**job.sentences.splits, "train": train}))

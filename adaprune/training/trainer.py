@@ -17,13 +17,11 @@ from accelerate import PartialState
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalPrediction
 
 from adaprune.masks import (
     AdaPrune,
     SparsityControl,
-    averaged,
     slanted_triangular,
     thetas_of,
     threshold_of,
@@ -42,7 +40,7 @@ AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity i
 def steps_in(examples: int, settings: Settings) -> int:
     """Number of optimiser steps that ``settings`` take over ``examples``, shared among the processes there are."""
     batches = math.ceil(examples / (settings.batch_size * PartialState().num_processes))
-    return math.ceil(settings.epochs * math.ceil(batches / settings.gradient_accumulation))
+    return math.ceil(settings.epochs * batches)
 
 
 def fit(
@@ -56,7 +54,7 @@ def fit(
 
     The state with the best primary metric on the selection split is put back at the end; of a model that is being
     pruned only states within 0.005 of the target sparsity compete. Theta is updated inside backward where that gives
-    the same result: one process, one backward pass a step, no fp16 loss scaling.
+    the same result: one process, no fp16 loss scaling.
 
     Raises:
         FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
@@ -65,9 +63,9 @@ def fit(
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
     steps = steps_in(len(sentences.splits["train"]), settings)
-    arguments = _arguments(settings, report_to=settings.report_to, logging_steps=max(1, steps // POINTS))
+    arguments = _arguments(settings, logging_steps=max(1, steps // POINTS))
     trainer = _Trainer(model, arguments, sentences, optimiser, settings, control)
-    in_backward = arguments.world_size == 1 and settings.gradient_accumulation == 1 and not arguments.fp16
+    in_backward = arguments.world_size == 1 and not arguments.fp16
     handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
     with trainer.accelerator.main_process_first():  # it alone clears away what a kill left
         start = last_whole(settings.folder)
@@ -75,12 +73,11 @@ def fit(
     for handle in handles:
         handle.remove()
     trainer.restore_best()
-    batches = settings.gradient_accumulation  # in a step
     return Fit(
         curve=trainer.curve(),
         steps=trainer.state.global_step,
         seconds=trainer.elapsed(),
-        examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size * batches,
+        examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size,
     )
 
 
@@ -122,7 +119,6 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        gradient_accumulation_steps=settings.gradient_accumulation,
         max_grad_norm=settings.max_grad_norm or math.inf,
         use_cpu=half == "bf16" and not torch.cuda.is_available(),
         bf16=half == "bf16",
@@ -136,7 +132,8 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
         disable_tqdm=True,  # `show_progress` has the bars
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
-        **{"report_to": "none", **more},
+        report_to="none",  # the curve is in the record
+        **more,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
@@ -181,16 +178,13 @@ class _Trainer(Trainer):
             compute_metrics=self._metrics,
             optimizers=(optimiser, LambdaLR(optimiser, schedule)),
         )
-        self.model_accepts_loss_kwargs = False  # the loss is a batch's mean, to be averaged over accumulated batches
+        self.model_accepts_loss_kwargs = False  # the loss is a batch's mean, whatever its number of rows
         self.sentences, self.pruning, self.folder = sentences, pruning, settings.folder
         self.thetas = list(thetas_of(model).values()) if pruning is not None else []
         self.started, self.before = time.monotonic(), 0.0
         self.best_file = settings.folder / "best.safetensors"
         self.add_callback(_EachStep(self))
         show_progress(self)
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # not among the checkpoints
-                callback.logging_dir = str(self.folder.parents[1] / "tensorboard" / self.folder.name)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.sentences.metrics(prediction.predictions, prediction.label_ids)
@@ -275,12 +269,6 @@ class _Trainer(Trainer):
         load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Scores the selection split, with theta's average where the optimiser has one, and keeps the best state."""
-        states = [self.optimizer.state[theta] for theta in self.thetas]
-        with averaged(self.thetas, [state["average"] for state in states if "average" in state], self.threshold()):
-            return self._evaluate_and_keep(*args, **kwargs)
-
-    def _evaluate_and_keep(self, *args, **kwargs) -> dict[str, float]:
         """Scores the selection split and keeps the best state so far, if its sparsity is the target's."""
         metrics = super().evaluate(*args, **kwargs)
         score = metrics[f"eval_{self.sentences.primary}"]

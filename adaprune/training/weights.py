@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adaprune.masks import SparsityControl, cubic_sparsity
+from adaprune.masks import SparsityControl
 from adaprune.training.heads import AdaptedModel
 from adaprune.training.job import Fit, Job, Settings
 from adaprune.training.trainer import fit
-
-CUTS = 50  # of a gradual schedule, at most: one every few hundred steps of a long run
 
 
 def fit_weights(
@@ -67,33 +65,3 @@ def put_zeros(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Non
     """Sets to 0 in place what ``masks`` (True = kept) remove of ``weights``."""
     for name, mask in masks.items():
         weights[name].masked_fill_(~mask.to(weights[name].device), 0.0)
-
-
-class GradualMagnitude(SparsityControl):
-    """Zeroes the smallest weights more and more, by the cubic schedule of Zhu and Gupta (2018).
-
-    Cuts at ``end // 50`` steps' distance, each exact, the last at ``end``. What is 0 stays 0 (see `hold_zeros`).
-
-    Args:
-        weights: name -> the weights that are trained.
-        cut: scores and a density -> masks.
-        target, end: sparsity to reach, and the step by which it stands.
-    """
-
-    def __init__(self, weights: dict[str, nn.Parameter], cut: Callable[[dict, float], dict], target: float, end: int):
-        super().__init__("cubic", target, end)
-        self.weights, self.cut = weights, cut
-        self.interval, self.now = max(1, end // CUTS), 0.0
-
-    def update(self, step: int, thetas=(), threshold=None) -> bool:
-        """Cuts after ``step`` if one is due. Knows nothing but the weights, so a resumed run agrees."""
-        last = self.end if step >= self.end else step - step % self.interval
-        self.now = cubic_sparsity(last, 0, self.end, self.target)
-        if step == last and self.target:
-            scores = {name: weight.detach().abs() for name, weight in self.weights.items()}
-            put_zeros(self.weights, self.cut(scores, 1 - self.now))
-        return False
-
-    def sparsity(self, thetas=(), threshold=None) -> float:
-        """The sparsity of the last cut. Zeros are no measure of it: an embedding's padding row is 0 from the start."""
-        return self.now

@@ -1,0 +1,21 @@
+"""The published numbers, as tables that ours stand beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+_FOLDER = Path(__file__).parent / "paper"
+
+
+def paper_results() -> pd.DataFrame:
+    """The published scores (Fig. 2, supplement Table 2): task, metric, method, sparsity, score, std, runs."""
+    figures = pd.read_csv(_FOLDER / "results.csv", comment="#")
+    ours = {"feature_extraction": "features", "random_mask": "random", "mp": "gmp"}
+    return figures.assign(method=figures["method"].replace(ours))
+
+
+def paper_ablations() -> pd.DataFrame:
+    """The published ablations (Tables 3 and 4): ablation, task, sparsity, score, and what the paper says of each."""
+    return pd.read_csv(_FOLDER / "ablations.csv", comment="#")

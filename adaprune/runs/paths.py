@@ -1,0 +1,49 @@
+"""Where a run's files lie: every path that is made of its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaprune.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one run below its ``results_dir``, all named by the run.
+
+    ``record`` <name>.json; ``mask`` masks/<name>.safetensors; ``snapshots`` the folder of masks on the way; ``theta``
+    thetas/<name>.safetensors, its order; ``logits`` teachers/<name>.safetensors, what a fine-tuned model says of the
+    training rows; ``checkpoints`` the folder that is removed once the record is written.
+    """
+
+    record: Path
+    mask: Path
+    snapshots: Path
+    theta: Path
+    logits: Path
+    checkpoints: Path
+
+
+def paths_of(record: str | Path) -> Paths:
+    """The paths of the run whose record is, or will be, the file ``record``."""
+    record = Path(record)
+    folder, name = record.parent, record.name.removesuffix(".json")
+    return Paths(
+        record=record,
+        mask=folder / "masks" / f"{name}.safetensors",
+        snapshots=folder / "masks" / name,
+        theta=folder / "thetas" / f"{name}.safetensors",
+        logits=folder / "teachers" / f"{name}.safetensors",
+        checkpoints=folder / ".checkpoints" / name,
+    )
+
+
+def record_path(run: Run) -> Path:
+    """``<results_dir>/<run name>.json``."""
+    return Path(run.results_dir) / f"{run.name}.json"
+
+
+def mask_path(run: Run) -> Path:
+    """``<results_dir>/masks/<run name>.safetensors``."""
+    return paths_of(record_path(run)).mask

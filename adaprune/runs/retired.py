@@ -1,0 +1,44 @@
+"""Fields that `Run` has had: ideas that lost, and options that nobody needed. Their records can still be read.
+
+A retired field at its default changes nothing and is dropped when a record is read. At another value it stays in what
+is read, so that tables tell such a run apart; to run it again, check out the commit that its record names, or
+``LAST``, the last commit that has all of these fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LAST = "3d91e7e"
+RETIRED: dict[str, Any] = {  # field -> its default
+    "control": "",  # feedback loses to cubic; a fixed gamma is now `penalty` under recipe paper
+    "step_rule": "",  # sgd and adam lose to adafactor
+    "theta_average": 0.0,  # cutting theta's moving average lost
+    "head_warmup": 0.0,  # training the head first lost
+    "dropout": -1.0,  # the recipe's: none for masks
+    "minimum_kept": 0,  # no matrix collapses where the recipe works
+    "prune_unseen": False,  # rows of unseen words are protected
+    "imp_rule": "remaining",  # the paper's; 10 % of the original is level
+    "data_keep": 1.0,  # no recipe learns from a share of the rows; `max_train_examples` does
+    "data_score": "random",
+    "gradient_accumulation": 1,  # a mask wants small batches
+    "report_to": "none",  # curves are in the record
+    "snapshots": 0,  # now `keep`
+    "keep_theta": False,  # now `keep`
+}
+
+
+def modern(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record's run as they are called today; a retired one stays where it is not at its default."""
+    found = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
+    wanted = {"theta": found.pop("keep_theta", False), "snapshots": found.pop("snapshots", 0)}
+    if any(wanted.values()):
+        found["keep"] = "+".join(name for name, value in wanted.items() if value)
+    return found
+
+
+def farewell(name: str) -> str:
+    """The sentence for who asks for a retired field."""
+    now = {"snapshots": " Say keep='snapshots'.", "keep_theta": " Say keep='theta'."}.get(name, "")
+    return f"parameter {name!r} is retired.{now or f' Commit {LAST} is the last that has it.'}"
