@@ -24,7 +24,7 @@ def explain(error: ValidationError, fields: Mapping[str, FieldInfo]) -> str:
     """One sentence for each culprit, a line each; all of the model's ``fields`` once if a name is unknown."""
     culprits = error.errors(include_url=False, include_context=False)
     sentences = [_sentence(culprit, fields) for culprit in culprits]
-    if any(culprit["type"] == "extra_forbidden" for culprit in culprits):
+    if any(culprit["type"] == "extra_forbidden" and culprit["loc"][0] not in RETIRED for culprit in culprits):
         sentences.append(f"The parameters are {', '.join(fields)}.")
     return "\n".join(sentences)
 
