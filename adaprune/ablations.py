@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from adaprune.deploy import load_mask
 from adaprune.masks import set_masks
+from adaprune.methods import METHODS
 from adaprune.runs import Run, mask_path
 from adaprune.training import Job, Outcome, fit_head, tensor_hashes
 
@@ -53,6 +55,8 @@ def source(run: Run) -> Run:
 def ablate(job: Job) -> Outcome:
     """Takes the finished mask of `source`, shuffles it or not, perturbs the weights or not, and trains a fresh head.
 
+    With ``probe`` or ``zero_shot`` there is no head: those methods read the masked encoder.
+
     ``ablation="head"`` without noise is what the others compare with: the same mask and weights, the head trained in
     the same way. A method without mask is the dense encoder. With noise the weights are no longer the checkpoint's.
 
@@ -69,4 +73,6 @@ def ablate(job: Job) -> Outcome:
         perturb(encoder, run.noise, run.seed)
     if masks is not None:
         set_masks(encoder, masks)
+    if run.ablation in ("probe", "zero_shot"):
+        return replace(METHODS[run.ablation].function(job), masks=masks)
     return Outcome(fit_head(job), masks)

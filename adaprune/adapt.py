@@ -33,6 +33,7 @@ from adaprune.runs import (
     plan_for,
     read_record,
     record_path,
+    write_answers,
     write_record,
 )
 from adaprune.training import (
@@ -43,7 +44,6 @@ from adaprune.training import (
     Sentences,
     Settings,
     claim,
-    evaluate,
     load_encoder,
     most_tokens,
     predict,
@@ -92,7 +92,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         _claim(paths, task, encoder, logits)
     job = prepare(run, plan, paths, task, encoder)
     outcome = _learn(taught(job, logits))
-    metrics = score(job, task)
+    metrics, answers = score(job, outcome)
     record = {
         "run": run.model_dump(),
         "metrics": metrics,
@@ -102,13 +102,15 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         "curve": outcome.fit.curve,
         "environment": surroundings,
     }
-    answers = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
+    lessons = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
     detach(encoder.model)
     if processes.is_main_process:
-        if outcome.masks is not None and record["weights_intact"]:  # a mask of weights that nobody has helps nobody
-            record["cost"]["shipped_bytes"] = _write_mask(job, outcome, _card(run, task, encoder, metrics))
-        if answers is not None:
-            write_logits(paths.logits, answers, task)
+        # a mask of weights that nobody has helps nobody, nor does one without the head that read it
+        if outcome.masks is not None and record["weights_intact"] and outcome.answer is None:
+            record["cost"]["shipped_bytes"] = _write_mask(job, outcome, _card(job, encoder, metrics))
+        if lessons is not None:
+            write_logits(paths.logits, lessons, task)
+        write_answers(paths.answers, answers, task)
         write_record(record, run)
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
     processes.wait_for_everyone()
@@ -129,7 +131,8 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     if plan.dropout >= 0:
         set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
-    model = AdaptedModel.for_task(encoder.model, task.num_labels, run.head)
+    pooling = encoder.pooling if plan.pooling == "own" else plan.pooling
+    model = AdaptedModel.for_task(encoder.model, task.num_labels, run.head, pooling)
     if not task.labels:  # start a regression at the mean label, not at 0
         torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
     splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
@@ -145,18 +148,19 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     )
     tables = [name for name in maskable(encoder.model, run.scope) if component_of(name) == EMBED]
     rows = encoder.model.get_input_embeddings().num_embeddings
-    return Job(run, model, sentences, settings, plan, paths, {name: sentences.seen(rows) for name in tables})
+    return Job(run, model, task, sentences, settings, plan, paths, {name: sentences.seen(rows) for name in tables})
 
 
-def score(job: Job, task: TaskData) -> dict:
-    """The record's metrics: the selection split, and the dev split, looked at here and nowhere before."""
-    validation: dict[str, float] = {}
-    for split in (name for name in task.splits if name.startswith("validation")):
-        metrics = evaluate(job.model, job.sentences, split, job.settings)
-        suffix = split.removeprefix("validation")
-        validation.update({name + suffix: value for name, value in metrics.items()})
-    selection = evaluate(job.model, job.sentences, "selection", job.settings)
-    return {"validation": validation, "selection": selection, "primary": task.primary}
+def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
+    """The record's metrics, and the logits on the dev split, which is looked at here and nowhere before."""
+    answer = outcome.answer or (lambda split: predict(job.model, job.sentences, split, job.settings))
+    task, validation = job.task, {}
+    dev = [name for name in task.splits if name.startswith("validation")]
+    logits = {split: answer(split) for split in [*dev, "selection"]}
+    for split in dev:
+        validation |= task.metrics(logits[split], task.splits[split]["label"], split)
+    selection = task.metrics(logits["selection"], task.splits["selection"]["label"])
+    return {"validation": validation, "selection": selection, "primary": task.primary}, logits[dev[0]]
 
 
 def _learn(job: Job) -> Outcome:
@@ -175,7 +179,7 @@ def _data_at_hand(run: Run) -> str | None:
 def _unchanged(record: dict, plan: Plan, data: str | None) -> dict:
     """The record of a finished run; ValueError where the same fields would not be the same run today."""
     made = record["environment"]
-    then = made.get("plan", {})  # older records do not say
+    then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records say nothing, old ones nothing of pooling
     changed = [
         f"{name} was {then[name]!r}, is {value!r}"
         for name, value in asdict(plan).items()
@@ -245,7 +249,7 @@ def _cost(outcome: Outcome, job: Job) -> dict:
     return {
         "train_seconds": round(fit.seconds, 3),
         "steps": fit.steps,
-        "examples_per_second": round(fit.examples / fit.seconds, 3),
+        "examples_per_second": round(fit.examples / max(fit.seconds, 1e-3), 3),
         "peak_memory_bytes": memory,
         "device": name,
         "shipped_bytes": _shipped_bytes(outcome, job),
@@ -254,17 +258,19 @@ def _cost(outcome: Outcome, job: Job) -> dict:
 
 def _shipped_bytes(outcome: Outcome, job: Job) -> int:
     """What a task without a mask file adds to a base model that is there: the head, and what was trained of weights."""
-    tensors = [*job.model.head.parameters(), *(outcome.updates or ())]
+    head = [] if outcome.answer is not None else job.model.head.parameters()
+    tensors = [*head, *(outcome.updates or ())]
     if not job.run.kind.weights_intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
+def _card(job: Job, encoder: Encoder, metrics: dict) -> dict:
     """What a stranger needs to know to use the mask."""
+    run = job.run
     return {
         "task": run.task,
-        "labels": list(task.labels),
+        "labels": list(job.task.labels),
         "metrics": metrics,
         "sparsity": run.sparsity,
         "scope": run.scope,
@@ -274,6 +280,7 @@ def _card(run: Run, task: TaskData, encoder: Encoder, metrics: dict) -> dict:
         "model": encoder.id,
         "revision": encoder.revision,
         "heads": encoder.model.config.num_attention_heads,
+        "pooling": job.model.head.pooling,
         "licence": encoder.licence,  # the base model's, which binds its mask too
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }

@@ -161,7 +161,7 @@ def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
         raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
     check_base(encoder, mask)
     _check_masks(mask.masks, encoder)
-    head = _head(mask.head).to(next(encoder.parameters()).device)
+    head = _head(mask.head, mask.card).to(next(encoder.parameters()).device)
     if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
         raise ValueError(
             f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
@@ -194,7 +194,7 @@ def _check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
             raise ValueError(f"{name}: the mask must be boolean {expected}, got {mask.dtype} {tuple(mask.shape)}")
 
 
-def _head(tensors: Mapping[str, Tensor]) -> AdaptationHead:
+def _head(tensors: Mapping[str, Tensor], card: Mapping) -> AdaptationHead:
     """The head with copies of these tensors; ValueError where they are not those of an AdaptationHead in float32."""
     try:
         if any(tensor.dtype != torch.float32 or not tensor.numel() for tensor in tensors.values()):
@@ -202,7 +202,7 @@ def _head(tensors: Mapping[str, Tensor]) -> AdaptationHead:
         outputs, width = tensors["output.weight"].shape
         with torch.device("meta"):  # draws no random numbers
             kind = "mlp" if "hidden.weight" in tensors else "linear"
-            head = AdaptationHead(len(tensors["mix"]), width, outputs, kind)
+            head = AdaptationHead(len(tensors["mix"]), width, outputs, kind, card.get("pooling", "cls"))
         head.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, assign=True)
     except _HOSTILE as error:
         raise ValueError(f"the head's tensors are not those of an AdaptationHead: {error}") from None
@@ -244,7 +244,7 @@ def _decode(path: Path, content: bytes) -> Mask:
             if said != {"shape": [*head[name].shape], "sha256": tensor_hash(head[name])}:
                 raise ValueError(f"{name} is not what the card says")
         masks = {name: _mask(name, tensors[f"mask.{name}"], said) for name, said in card["tensors"].items()}
-        outputs = _head(head).output.out_features
+        outputs = _head(head, card).output.out_features
         if not isinstance(labels, list) or outputs != (len(labels) or 1) or {type(label) for label in labels} - {str}:
             raise ValueError(f"the head has {outputs} outputs, the card's labels are {labels}")
     except _HOSTILE as error:

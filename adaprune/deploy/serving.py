@@ -199,7 +199,7 @@ class MaskedEncoder(nn.Module):
         before = _SERVED.set(task)
         try:
             states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
-            return task.head(states[1:])
+            return task.head(states[1:], inputs.get("attention_mask"))
         finally:
             _SERVED.reset(before)
 

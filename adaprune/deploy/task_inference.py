@@ -29,9 +29,9 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
     outputs = {name: task.config.num_labels for name, task in chosen.items()}
     if len(chosen) < 2 or len(set(outputs.values())) > 1 or 1 in outputs.values():
         raise ValueError(f"give at least two tasks with one number of classes, 2 or more; classes by task: {outputs}")
-    kinds = {name: "linear" if task.head.hidden is None else "mlp" for name, task in chosen.items()}
+    kinds = {n: ("linear" if task.head.hidden is None else "mlp", task.head.pooling) for n, task in chosen.items()}
     if len(set(kinds.values())) > 1:
-        raise ValueError(f"give tasks whose heads are of one kind, mlp or linear; kinds by task: {kinds}")
+        raise ValueError(f"give tasks whose heads are of one kind and pooling; by task: {kinds}")
     share = 1 / len(chosen)
     masked = {name for task in chosen.values() for name in task.places}
     modules = maskable(served.encoder, "encoder+embeddings").items()
@@ -47,7 +47,7 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
     }
     asked = {**inputs, "output_hidden_states": True, "return_dict": True}
     states = torch.func.functional_call(served.encoder, mixed, kwargs=asked).hidden_states
-    sure = torch.func.functional_call(first, head, (states[1:],)).log_softmax(-1)
+    sure = torch.func.functional_call(first, head, (states[1:], inputs.get("attention_mask"))).log_softmax(-1)
     entropy = -(sure.exp() * sure).sum(-1).mean()
     slopes = torch.autograd.grad(entropy, [*mixed.values(), *head.values()])
     by_weight, by_head = dict(zip(mixed, slopes, strict=False)), dict(zip(head, slopes[len(mixed) :], strict=True))

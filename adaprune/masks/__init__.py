@@ -23,12 +23,13 @@ from adaprune.masks.ranks import ranks, read_ranks
 from adaprune.masks.schedules import SparsityControl, cubic_sparsity, slanted_triangular, warmup_linear
 from adaprune.masks.steps import RULES
 from adaprune.masks.surrogate import relaxed_mask, surrogate_gradient, surrogate_slope
-from adaprune.masks.theta import initial_theta, protect, theta_in_order
+from adaprune.masks.theta import SCORED, initial_theta, protect, theta_in_order
 
 __all__ = [
     "COMPONENTS",
     "EMBED",
     "RULES",
+    "SCORED",
     "AdaPrune",
     "MaskedEmbedding",
     "MaskedLinear",

@@ -86,12 +86,18 @@ class _Step(torch.autograd.Function):
         return upstream, None
 
 
+NEVER = torch.finfo(torch.float32).min  # exceeded by every theta but -inf
+
+
 class Masked:
-    """What both kinds of masked layers have: ``theta``, and the ``threshold`` it is compared with."""
+    """What both kinds of masked layers have: ``theta``, ``threshold``, and whether what fell below it may return."""
 
     def compared(self) -> tuple[Tensor, float]:
-        """theta, and the number that it has to exceed."""
-        return self.theta, float(self.threshold)
+        """theta, and the number that it has to exceed: the threshold.
+
+        Without recovery what is pruned has a theta of -inf (see `SparsityControl`), and all else stays.
+        """
+        return self.theta, float(self.threshold) if self.recovery else NEVER
 
 
 class MaskedLinear(Masked, nn.Linear):
@@ -145,7 +151,9 @@ def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]
     return found
 
 
-def attach(encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = False) -> dict[str, nn.Parameter]:
+def attach(
+    encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = False, recovery: bool = True
+) -> dict[str, nn.Parameter]:
     """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
 
     Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
@@ -155,6 +163,7 @@ def attach(encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = 
     Args:
         thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``.
         per_matrix: each matrix has a threshold of its own.
+        recovery: False makes a connection count as pruned once its theta is -inf, and only then.
 
     Raises:
         ValueError: a name that cannot be masked, or a shape that does not fit, each named.
@@ -172,6 +181,7 @@ def attach(encoder: nn.Module, thetas: Mapping[str, Tensor], per_matrix: bool = 
         kind = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
         module.__class__ = _MASKED[kind]
         module.theta = nn.Parameter(theta.to(module.weight.device))
+        module.recovery = recovery
     parameters = thetas_of(encoder)
     thresholds = torch.zeros(len(parameters) if per_matrix else (), dtype=torch.float64)
     for place, name in enumerate(parameters):
@@ -185,7 +195,7 @@ def detach(encoder: nn.Module) -> nn.Module:
     for module in encoder.modules():
         if isinstance(module, Masked):
             module.__class__ = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
-            del module.theta, module.threshold, module.thresholds
+            del module.theta, module.threshold, module.thresholds, module.recovery
     return encoder
 
 

@@ -6,6 +6,7 @@ p head parameters, beta = ``lr`` of the head's group, m = 1[theta > threshold].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -41,7 +42,8 @@ class AdaPrune(torch.optim.Optimizer):
         temperature: t_s > 0 of the surrogate.
         rule: "adam", "sgd" or "adafactor".
         betas, eps: of Adam. eps is small because dL/dm is: a gradient times a weight, 1e-6 and less.
-        recovery: False leaves a pruned connection pruned.
+
+    Whether a pruned connection may come back is the business of what moves the threshold, `SparsityControl`.
 
     Raises:
         ValueError: a value out of range, or a masked group without a threshold.
@@ -58,9 +60,8 @@ class AdaPrune(torch.optim.Optimizer):
         rule: str = "adam",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-12,
-        recovery: bool = True,
     ):
-        own = dict(lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps, recovery=recovery)
+        own = dict(lr=lr, penalty=penalty, temperature=temperature, rule=rule, betas=betas, eps=eps)
         defaults = {**own, "masked": False, "threshold": None, **self.FURTHER}
         self.check(defaults)
         super().__init__(params, defaults)
@@ -166,15 +167,13 @@ class AdaPrune(torch.optim.Optimizer):
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
         """Eq. 5 (masked groups) or Eq. 6 for dense tensors of one shape."""
-        if not group["masked"]:
-            parameter.add_(direction(grad, state, group["betas"], group["eps"]), alpha=-group["lr"])
-            return
-        threshold = float(group["threshold"])
-        along = direction(self._gradient(parameter, grad, group, state), state, group["betas"], group["eps"])
-        if not group["recovery"]:
-            along = along * (parameter > threshold)
-        parameter.add_(along, alpha=-group["lr"])
+        if group["masked"]:
+            grad = self._gradient(parameter, grad, group, state)
+        parameter.add_(direction(grad, state, group["betas"], group["eps"]), alpha=-group["lr"])
 
     def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
-        """g_theta of Eq. 4, from dL/dm."""
-        return surrogate_gradient(grad_mask, theta, group["temperature"], float(group["threshold"]))
+        """g_theta of Eq. 4, from dL/dm; around 0, as in the paper, while nothing has been pruned."""
+        threshold = float(group["threshold"])
+        return surrogate_gradient(
+            grad_mask, theta, group["temperature"], threshold if math.isfinite(threshold) else 0.0
+        )

@@ -92,13 +92,16 @@ class SparsityControl:
 
     Whatever is left at the end, a sampling error or a penalty that fell short, the exact cut removes.
 
+    Without recovery a connection is pruned when the threshold, moved, is not exceeded by its theta, and then for good:
+    its theta becomes -inf. Between two moves the mask stays. So the same schedule is followed, and once the target
+    stands the mask is final. The threshold remains where it was last, as the centre of the surrogate's slope.
+
     Args:
         kind: one of ``CONTROLS``.
         target: sparsity to reach, in [0, 1).
         end: step by which ``feedback`` and ``cubic`` reach it.
         interval: steps between two looks at theta (``cubic``).
-        recovery: False makes pruning final: under ``feedback`` and ``cubic`` a pruned theta becomes -inf, and the
-            threshold lies below all others, so that nothing drifts out between two looks.
+        recovery: False makes pruning final; the masked layers must know it too (see `masks.attach`).
         initial: the scheduled sparsity before the first step (``cubic``); the target itself keeps it throughout.
         allocate: where each matrix has its own threshold (``cubic`` only): all theta and the density of the
             whole -> the density of each matrix.
@@ -134,22 +137,29 @@ class SparsityControl:
         if self.target == 0:
             threshold.fill_(-math.inf)  # nothing is to be pruned, wherever theta or a penalty goes
             return False
-        if self.kind == "penalty":
-            return sparsity_of(thetas, threshold) > self.target
+        if self.kind == "penalty":  # the optimiser has moved it
+            if not self.recovery:
+                self._prune(thetas, [float(threshold)] * len(thetas))
+            return self.sparsity(thetas, threshold) > self.target
         if self.allocate:
             values = self._each(step, thetas)
         else:
             value = self._threshold(step, thetas, float(threshold))
-            values = None if value is None else [value] * len(thetas)
+            values = None if value is None else [value]
         if values is None:
             return False
-        if self.recovery:
-            threshold.copy_(torch.tensor(values if self.allocate else values[0], dtype=torch.float64))
-        else:
-            for theta, value in zip(thetas, values, strict=True):
-                theta.masked_fill_(theta <= value, -math.inf)
-            threshold.fill_(torch.finfo(torch.float32).min)
+        moved = torch.tensor(values if self.allocate else values[0], dtype=torch.float64)
+        if not self.recovery:
+            self._prune(thetas, values if self.allocate else values * len(thetas))
+            moved = torch.where(moved.isinf(), threshold, moved)  # nothing to prune any more: the slope stays
+        threshold.copy_(moved)
         return False
+
+    @staticmethod
+    def _prune(thetas: list[Tensor], values: list[float]) -> None:
+        """Prunes for good what does not exceed the values, one for each of ``thetas``."""
+        for theta, value in zip(thetas, values, strict=True):
+            theta.masked_fill_(theta <= value, -math.inf)
 
     def _threshold(self, step: int, thetas: list[Tensor], now: float) -> float | None:
         """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
@@ -176,7 +186,13 @@ class SparsityControl:
 
     def sparsity(self, thetas: Iterable[Tensor], threshold: Tensor) -> float:
         """The sparsity of the mask now."""
-        return sparsity_of(thetas, threshold)
+        return sparsity_of(thetas, threshold if self.recovery else torch.finfo(torch.float32).min)
+
+    def kept(self, thetas: Iterable[Tensor], threshold: Tensor) -> list[Tensor]:
+        """The mask now, a boolean tensor for each of ``thetas``."""
+        thetas = list(thetas)
+        levels = threshold.expand(len(thetas)).tolist() if self.recovery else [-math.inf] * len(thetas)
+        return [theta.detach() > level for theta, level in zip(thetas, levels, strict=True)]
 
     def check(self, thetas: Iterable[Tensor], steps: int, penalty: float, rate: float) -> None:
         """Refuses a ``penalty`` control that cannot arrive, before any step is taken.

@@ -57,18 +57,15 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
     return thetas
 
 
-def theta_in_order(scores: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """theta_0 that takes the values of the ``magnitude`` start, dealt out by ``scores`` of all matrices together.
+def theta_in_order(scores: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """theta_0 that takes ``values``, dealt out in the order of ``scores``, over all matrices together.
 
-        theta_i = the r-th largest of 0.01 |w| / mean |w|,   r = the rank of s_i,   equal scores by position
+        theta_i = the r-th largest of the values,   r = the rank of s_i,   equal scores by position
 
-    So the first cut is that of the scores, and mean, spread and gaps are those of ``magnitude``: a learning rate means
-    the same. (Scores divided by their mean would not do: of |w dL/dw| most lie near 0 and few are huge.)
-
-    Raises:
-        ValueError: weights that are all zero.
+    So the first cut is that of the scores, and mean, spread and gaps are those of the values: with those of the
+    ``magnitude`` start a learning rate means the same. (Scores divided by their mean would not do: of |w dL/dw| most
+    lie near 0 and few are huge.)
     """
-    values = initial_theta(weights, "magnitude", torch.Generator())
     flat = torch.cat([value.flatten() for value in values.values()])
     order = torch.cat([scores[name].detach().flatten().to(flat.device) for name in values])
     dealt = torch.empty_like(flat)

@@ -9,6 +9,9 @@ Imports `masks`, `runs` and `training`.
 from adaprune.methods.adaprune import ADAPRUNE
 from adaprune.methods.finetune import FINETUNE
 from adaprune.methods.features import FEATURES
+from adaprune.methods.majority import MAJORITY
+from adaprune.methods.probe import PROBE
+from adaprune.methods.zero_shot import ZERO_SHOT
 from adaprune.methods.random import RANDOM
 from adaprune.methods.magnitude import MAGNITUDE
 from adaprune.methods.gmp import GMP, GMP_FINETUNE

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from adaprune.masks import initial_theta, maskable, theta_in_order
+from adaprune.masks import SCORED, initial_theta, maskable, theta_in_order
 from adaprune.methods.learning import LEARNED, learn
 from adaprune.methods.oneshot import activations, sensitivities_with_head
 from adaprune.runs import Method
@@ -27,14 +27,16 @@ def adaprune(job: Job) -> Outcome:
     """
     weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
     kind, before, start = job.plan.initial_theta, [], time.monotonic()
+    values = initial_theta(
+        weights, "magnitude" if kind in SCORED else kind, torch.Generator().manual_seed(job.run.seed)
+    )
+    thetas = values
     if kind == "gradient":
         scores, first = sensitivities_with_head(job)
-        before, thetas = [first], theta_in_order(scores, weights)
+        before, thetas = [first], theta_in_order(scores, values)
     elif kind == "activation":
-        thetas = theta_in_order(activations(job), weights)
+        thetas = theta_in_order(activations(job), values)
         before = [Fit([], 0, time.monotonic() - start, 0)]  # calibration is part of the seconds
-    else:
-        thetas = initial_theta(weights, kind, torch.Generator().manual_seed(job.run.seed))
     outcome = learn(job, thetas)
     return replace(outcome, fit=together(*before, outcome.fit))
 
@@ -43,7 +45,7 @@ ADAPRUNE = Method(
     adaprune,
     line="theta and head are learned together by Algorithm 1, the weights stay",
     source="Gao, Colombo, Wang 2021",
-    reads=(*LEARNED, "initial_theta", "temperature", "surrogate"),
+    reads=(*LEARNED, "temperature"),
     colour="#0072B2",
     marker="o",
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adaprune.masks import MaskedEmbedding, MaskedLinear, attach, maskable
-from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
@@ -36,9 +36,11 @@ class _SampledEmbedding(_Sampled, MaskedEmbedding):
     pass
 
 
-def attach_sampled(encoder: nn.Module, thetas: dict[str, Tensor], per_matrix: bool = False) -> dict[str, nn.Parameter]:
+def attach_sampled(
+    encoder: nn.Module, thetas: dict[str, Tensor], per_matrix: bool = False, recovery: bool = True
+) -> dict[str, nn.Parameter]:
     """`masks.attach`, but in training m ~ Bernoulli(sigmoid(theta)), drawn anew in each forward pass."""
-    parameters = attach(encoder, thetas, per_matrix)
+    parameters = attach(encoder, thetas, per_matrix, recovery)
     for module in encoder.modules():
         if isinstance(module, MaskedLinear):
             module.__class__ = _SampledLinear
@@ -63,7 +65,7 @@ def bernoulli(job: Job) -> Outcome:
         name: torch.empty(module.weight.shape).normal_(mean, SPREAD, generator=generator)
         for name, module in modules.items()
     }
-    return learn(job, thetas, attach=attach_sampled)
+    return learn(job, start(job, thetas), attach=attach_sampled)
 
 
 _SETTINGS = {**SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True}

@@ -7,7 +7,7 @@ import math
 import torch
 
 from adaprune.masks import maskable
-from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
@@ -24,7 +24,7 @@ def edge_popup(job: Job) -> Outcome:
     for name, module in maskable(job.model.encoder, job.run.scope).items():
         scores = torch.empty(module.weight.shape)
         thetas[name] = torch.nn.init.kaiming_uniform_(scores, a=math.sqrt(5), generator=generator).abs()
-    return learn(job, thetas, reflect=True)
+    return learn(job, start(job, thetas), reflect=True)
 
 
 _SETTINGS = {**SCORES, "learning_rate": 1e-3, "allocation": "equal", "fixed": True}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
@@ -16,11 +17,14 @@ from adaprune.masks import (
     attach,
     component_of,
     counts,
+    initial_theta,
     keep_each,
     keep_top,
+    maskable,
     protect,
     set_masks,
     shares,
+    theta_in_order,
     threshold_of,
 )
 from adaprune.methods.scores import Scores
@@ -28,12 +32,47 @@ from adaprune.runs import Plan
 from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps_in, write_tensors
 
 # The fields of a run that every method reads which ends in `learn`.
-LEARNED = ("learning_rate", "head_learning_rate", "penalty", "reach", "recovery", "allocation", "keep")
+LEARNED = (
+    "learning_rate", "head_learning_rate", "initial_theta", "penalty", "surrogate", "reach", "recovery", "allocation",
+    "keep",
+)  # fmt: skip
 # Settings of the methods that learn scores in another way than the paper, under both recipes. Their rates and rules are
 # as published where that suits hundreds of steps (movement and SMP: 1e-2 and 2e-2, lambda 400); those of gmp, smp and
 # movement are the best of what was tried on a selection split (results/quick_tuning).
-SCORES = {"scores": True, "surrogate": "identity", "control": "cubic", "step_rule": "adam", "penalty": 0.0}
+SCORES = {
+    "scores": True, "initial_theta": "own", "surrogate": "identity", "control": "cubic", "step_rule": "adam",
+    "penalty": 0.0,
+}  # fmt: skip
+# lambda of the penalty is as published, for BERT-base, whose scores bear lambda / 84,934,656 each. Here every score
+# does, whatever the encoder: divided by an encoder's own number of weights, a small one would bear eight times that.
+BERT_BASE = 84_934_656
+THETA_RATE = 1e-4  # the learning rate that the ``magnitude`` start's mean of 0.01 suits
 SNAPSHOTS = 8  # masks saved on the way, evenly spaced
+
+
+def start(job: Job, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The scores that a method begins with: its ``own``, or with ``initial_theta="magnitude"`` in the order of |w|.
+
+    Where all of its own are equal, |w| itself is the start, as for theta but scaled to the learning rate:
+
+        s_i = 0.01 (rate / 1e-4) |w_i| / mean |w|
+
+    Else its own values are dealt out in the order of |w|. (Starts from |w|: Mallya et al. 2018, Radiya-Dixit and Wang
+    2020, Zhao et al. 2020.)
+
+    Raises:
+        ValueError: another start, which only theta can take.
+    """
+    kind = job.plan.initial_theta
+    if kind == "own":
+        return own
+    if kind != "magnitude":
+        raise ValueError(f"initial_theta of {job.run.method} is '' (its own start) or 'magnitude', got {kind!r}")
+    weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
+    if any(value.min() != value.max() for value in own.values()):
+        return theta_in_order({name: weight.detach().abs() for name, weight in weights.items()}, own)
+    scaled = job.plan.learning_rate / THETA_RATE
+    return {name: theta * scaled for name, theta in initial_theta(weights, kind, torch.Generator()).items()}
 
 
 def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Callable = attach) -> Outcome:
@@ -55,13 +94,13 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
     thetas = protect(thetas, job.seen, job.density, each=bool(plan.allocation))
     steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(plan.reach * steps))
-    parameters = attach(encoder, thetas, bool(plan.allocation))
+    parameters = attach(encoder, thetas, bool(plan.allocation), run.recovery)
     control = _control(job, parameters, steps, end)
     if plan.scores:
         control.update(0, parameters.values(), threshold_of(encoder))
     if plan.weight_learning_rate:
         encoder.requires_grad_(True)
-    optimiser = optimiser_for(job.model, parameters, plan, run.recovery, ramp=end, reflect=reflect)
+    optimiser = optimiser_for(job.model, parameters, plan, ramp=end, reflect=reflect)
     learned = fit(job.model, job.sentences, optimiser, job.settings, control)
     if plan.allocation:
         masks = keep_each(parameters, counts(parameters, job.density, plan.allocation))
@@ -107,8 +146,8 @@ class Snapshots:
         """Moves the threshold as the control does; whether training should stop."""
         stop = self.control.update(step, thetas, threshold)
         if step % self.every == 0 and PartialState().is_main_process:
-            levels = threshold.expand(len(self.names)).tolist()
-            masks = {n: (t.detach() > level).cpu() for n, t, level in zip(self.names, thetas, levels, strict=True)}
+            kept = self.control.kept(thetas, threshold)
+            masks = {name: mask.cpu() for name, mask in zip(self.names, kept, strict=True)}
             write_tensors(self.folder / f"{step}.safetensors", masks)
         return stop
 
@@ -117,7 +156,6 @@ def optimiser_for(
     model: AdaptedModel,
     thetas: dict[str, Tensor],
     plan: Plan,
-    recovery: bool = True,
     ramp: int = 1,
     reflect: bool = False,
 ) -> AdaPrune:
@@ -125,8 +163,8 @@ def optimiser_for(
 
     Theta of word embeddings is stepped without a first moment: a row is seen now and then, and its average would be
     of batches long gone. Groups of theta that share one threshold have its penalty once. Scores of other methods than
-    adaprune bear lambda times the mean over matrices of mean sigmoid(theta), risen after ``ramp`` steps; only
-    adaprune's head takes theta's step rule, that of other methods Adam's.
+    adaprune bear lambda / 84,934,656 times sum sigmoid(s), risen after ``ramp`` steps; only adaprune's head takes
+    theta's step rule, that of other methods Adam's.
     """
     levels = threshold_of(model.encoder)
     tables = [name for name in thetas if component_of(name) == EMBED]
@@ -151,13 +189,13 @@ def optimiser_for(
             "betas": (0.0, 0.999) if part[0] in tables else (0.9, 0.999),
         }
         if plan.scores:
-            group |= {"shrink": plan.penalty / len(thetas) / thetas[part[0]].numel(), "ramp": ramp, "reflect": reflect}
+            group |= {"shrink": plan.penalty / BERT_BASE, "ramp": ramp, "reflect": reflect}
         groups.append(group)
     if plan.surrogate == "sigmoid" and not plan.scores:
-        return AdaPrune(groups, rule=plan.step_rule, temperature=plan.temperature, recovery=recovery)
+        return AdaPrune(groups, rule=plan.step_rule, temperature=plan.temperature)
     for group in groups:
         group["surrogate"] = plan.surrogate
-    return Scores(groups, rule=plan.step_rule, temperature=plan.temperature, recovery=recovery)
+    return Scores(groups, rule=plan.step_rule, temperature=plan.temperature)
 
 
 def _shares(names: list[str], kind: str, thetas: Iterable[Tensor], density: float) -> list[float]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import maskable
-from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
@@ -19,7 +19,7 @@ def movement(job: Job) -> Outcome:
     (Sanh et al. 2020, Eq. 4 and section 4, but for W, which stays; dL/dm = W dL/dW.) v_t falls by the cubic schedule.
     The rule is SGD, as derived; its rate alters no order.
     """
-    return learn(job, _zeros(job))
+    return learn(job, start(job, _zeros(job)))
 
 
 def soft_movement(job: Job) -> Outcome:
@@ -31,7 +31,7 @@ def soft_movement(job: Job) -> Outcome:
     here tau_t is set so that the sparsity follows the schedule, and the rule is Adam. (Published too: each matrix
     keeps 0.5 %.)
     """
-    return learn(job, _zeros(job))
+    return learn(job, start(job, _zeros(job)))
 
 
 def movement_finetune(job: Job) -> Outcome:
@@ -40,7 +40,7 @@ def movement_finetune(job: Job) -> Outcome:
     dL/dW is that of the masked product: pruned weights rest until they return. The weights take Adam, without weight
     decay, the scores SGD as in `movement`.
     """
-    return learn(job, _zeros(job))
+    return learn(job, start(job, _zeros(job)))
 
 
 def _zeros(job: Job) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import keep_top, maskable
-from adaprune.methods.learning import LEARNED, SCORES, learn
+from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
@@ -24,7 +24,8 @@ def threshold_mask(job: Job) -> Outcome:
     """
     generator = torch.Generator().manual_seed(job.run.seed)
     modules = maskable(job.model.encoder, job.run.scope)
-    return learn(job, uniform_scores({n: m.weight.shape for n, m in modules.items()}, job.run.sparsity, generator))
+    shapes = {name: module.weight.shape for name, module in modules.items()}
+    return learn(job, start(job, uniform_scores(shapes, job.run.sparsity, generator)))
 
 
 def uniform_scores(shapes: dict[str, torch.Size], q: float, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """What is asked of a run and what is kept of it: `Run`, recipes, records and their schema, refusals, whole files.
 
 Take from here `Run`, `plan_for`, and the reading and writing of records.
-Imports no room but `data` and `masks` (today neither).
+Imports `data`, for the metrics.
 """
 
+from adaprune.runs.answers import read_answers, write_answers
 from adaprune.runs.files import read_bytes, write_bytes
 from adaprune.runs.method import METHODS, SELECTIVE, Method, register
 from adaprune.runs.paths import Paths, mask_path, paths_of, record_path
@@ -41,11 +42,13 @@ __all__ = [
     "mask_path",
     "paths_of",
     "plan_for",
+    "read_answers",
     "read_bytes",
     "read_record",
     "record_path",
     "register",
     "table",
+    "write_answers",
     "write_bytes",
     "write_record",
 ]

@@ -12,12 +12,14 @@ from adaprune.runs.run import Run
 class Paths:
     """The files of one run below its ``results_dir``, all named by the run.
 
-    ``record`` <name>.json; ``mask`` masks/<name>.safetensors; ``snapshots`` the folder of masks on the way; ``theta``
-    thetas/<name>.safetensors, its order; ``logits`` teachers/<name>.safetensors, what a fine-tuned model says of the
-    training rows; ``checkpoints`` the folder that is removed once the record is written.
+    ``record`` <name>.json; ``answers`` answers/<name>.npz, what the run says of the dev rows; ``mask``
+    masks/<name>.safetensors; ``snapshots`` the folder of masks on the way; ``theta`` thetas/<name>.safetensors, its
+    order; ``logits`` teachers/<name>.safetensors, what a fine-tuned model says of the training rows; ``checkpoints``
+    the folder that is removed once the record is written.
     """
 
     record: Path
+    answers: Path
     mask: Path
     snapshots: Path
     theta: Path
@@ -31,6 +33,7 @@ def paths_of(record: str | Path) -> Paths:
     folder, name = record.parent, record.name.removesuffix(".json")
     return Paths(
         record=record,
+        answers=folder / "answers" / f"{name}.npz",
         mask=folder / "masks" / f"{name}.safetensors",
         snapshots=folder / "masks" / name,
         theta=folder / "thetas" / f"{name}.safetensors",

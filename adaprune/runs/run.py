@@ -27,7 +27,7 @@ NAME_BYTES = 255 - len(".safetensors")
 Scope = Literal["encoder", "encoder+embeddings"]
 Start = Literal["", "constant", "normal", "uniform", "magnitude", "relative", "activation", "gradient"]
 Allocation = Literal["", "equal", "scores"]
-Ablation = Literal["", "head", "shuffle"]
+Ablation = Literal["", "head", "shuffle", "probe", "zero_shot"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Keep = Literal["", "theta", "snapshots", "theta+snapshots"]
 Text = Annotated[str, StringConstraints(pattern=r"\S")]  # not empty
@@ -67,17 +67,20 @@ class Run(BaseModel):
     learning_rate: float = Field(0.0, ge=0, description="of theta or of the weights; 0: the recipe's")
     head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
     initial_theta: Start = Field(
-        "", description="constant, normal, uniform, magnitude, relative, activation, gradient; or recipe"
+        "", description="constant, normal, uniform, magnitude, relative, activation, gradient; empty: the recipe's"
     )
-    penalty: float = Field(0.0, ge=0, description="adaprune by the paper: gamma a step; smp: lambda; 0: the recipe's")
+    penalty: float = Field(
+        0.0, ge=0, description="gamma a step (adaprune by the paper) or lambda (scores); 0: the recipe's"
+    )
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
     surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
     reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
     head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
+    pooling: Literal["", "cls", "mean"] = Field("", description="a sentence's vector: cls, mean; empty: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
     allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
     ablation: Ablation = Field(
-        "", description="this run's finished mask, as it is (head) or shuffled; head trained anew"
+        "", description="of this run's finished mask: head (anew), shuffle, or probe or zero_shot on it"
     )
     noise: float = Field(0.0, ge=0, description="of an ablation: sigma of N(1, sigma) that multiplies every weight")
     # Where: on what it runs, and what it leaves beside record and mask.

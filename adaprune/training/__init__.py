@@ -15,12 +15,13 @@ from adaprune.training.encoders import (
     tensor_hash,
     tensor_hashes,
 )
+from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel
 from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
 from adaprune.training.progress import bar
 from adaprune.training.stages import Result, stage, together
 from adaprune.training.teachers import read_logits, read_teacher, taught, write_logits
-from adaprune.training.trainer import evaluate, fit, fit_head, predict, steps_in
+from adaprune.training.trainer import evaluate, fit, predict, steps_in
 from adaprune.training.weights import fit_weights, put_zeros
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "most_tokens",
     "predict",
     "put_zeros",
+    "read",
     "read_logits",
     "read_teacher",
     "set_dropout",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI a
 class Encoder:
     """A frozen pre-trained encoder, its tokenizer, and where it came from.
 
-    ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` what the model's own card says.
+    ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` what the model's own card says;
+    ``pooling`` how a sentence's vector was made when the checkpoint was: ``mean`` over tokens, or ``cls``.
     """
 
     model: PreTrainedModel
@@ -32,6 +34,7 @@ class Encoder:
     id: str
     revision: str
     licence: str = "unknown"
+    pooling: str = "cls"
 
 
 def load_encoder(model: str, revision: str | None = None) -> Encoder:
@@ -76,7 +79,9 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             f"model {model!r} ({config.model_type}) is not an encoder: its first token, which the head reads, "
             "sees none of the tokens after it"
         )
-    return Encoder(encoder, tokenizer, model, _revision(source, config), _licence(source, revision))
+    return Encoder(
+        encoder, tokenizer, model, _revision(source, config), _licence(source, revision), _pooling(source, revision)
+    )
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -146,15 +151,27 @@ def _revision(source: str, config: AutoConfig) -> str:
 
 
 def _licence(source: str, revision: str | None) -> str:
-    """The licence in the front matter of the model's README.md, in its folder or fetched; "unknown" without one."""
-    try:
-        readme = Path(source, "README.md")
-        if not Path(source).is_dir():
-            readme = Path(hf_hub_download(source, "README.md", revision=revision))
-        found = re.search(r"^license: *(\S+)$", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-    except (OSError, hub_errors.EntryNotFoundError):
-        return "unknown"
+    """The licence in the front matter of the model's README.md; "unknown" without one."""
+    found = re.search(r"^license: *(\S+)$", _text(source, "README.md", revision), re.MULTILINE)
     return found.group(1) if found else "unknown"
+
+
+def _pooling(source: str, revision: str | None) -> str:
+    """``mean`` where the checkpoint's own pooling file, as sentence encoders have one, says so; else ``cls``."""
+    try:
+        said = json.loads(_text(source, "1_Pooling/config.json", revision) or "{}")
+        return "mean" if said.get("pooling_mode_mean_tokens") or said.get("pooling_mode") == "mean" else "cls"
+    except (ValueError, AttributeError):  # no JSON, or no object
+        return "cls"
+
+
+def _text(source: str, name: str, revision: str | None) -> str:
+    """A small text file of the model, in its folder or fetched; empty without one."""
+    try:
+        path = Path(source, name) if Path(source).is_dir() else Path(hf_hub_download(source, name, revision=revision))
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (OSError, hub_errors.EntryNotFoundError):
+        return ""
 
 
 def _switch_off_attention_dropout(config: AutoConfig) -> None:

@@ -9,41 +9,59 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 Kind = Literal["mlp", "linear"]
+Pooling = Literal["cls", "mean"]
 
 
 class AdaptationHead(nn.Module):
-    """Predicts from the [CLS] vectors of all layers; the parameters p of the paper.
+    """Predicts from one vector of each layer; the parameters p of the paper.
 
         z = sum_l softmax(a)_l h_l,    y = V relu(U z + b) + c        (paper, experimental set-up)
 
-    with ``h_l`` the first token's vector after Transformer layer l = 1 ... L. The embedding layer's
-    [CLS] is left out: it is the same for every sentence. Of kind ``linear``: y = V z + c.
+    with ``h_l`` a sentence's vector after Transformer layer l = 1 ... L: the first token's (``cls``, the paper's) or
+    the mean over the tokens, padding left out (``mean``). The embedding layer is left out: its [CLS] is the same for
+    every sentence. Of kind ``linear``: y = V z + c.
 
     Args:
         layers: L, the number of Transformer layers of the encoder.
         width: size of a hidden vector; the ReLU layer has the same.
         outputs: number of classes, or 1 for regression.
         kind: ``mlp``, the paper's, or ``linear``, without the ReLU layer.
+        pooling: ``cls`` or ``mean``.
 
     Raises:
-        ValueError: another kind, or no output.
+        ValueError: another kind or pooling, or no output.
     """
 
-    def __init__(self, layers: int, width: int, outputs: int, kind: Kind = "mlp"):
+    def __init__(self, layers: int, width: int, outputs: int, kind: Kind = "mlp", pooling: Pooling = "cls"):
         super().__init__()
-        if kind not in get_args(Kind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+        for name, value, known in (("kind", kind, get_args(Kind)), ("pooling", pooling, get_args(Pooling))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if outputs < 1:
             raise ValueError(f"outputs must be at least 1, got {outputs}")
         self.mix = nn.Parameter(torch.zeros(layers))
         self.hidden = nn.Linear(width, width) if kind == "mlp" else None
         self.output = nn.Linear(width, outputs)
+        self.pooling = pooling
 
-    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, layers: tuple[Tensor, ...], attention_mask: Tensor | None = None) -> Tensor:
         """Logits, shape (batch, outputs), from L tensors of shape (batch, tokens, width)."""
-        first = torch.stack([layer[:, 0] for layer in layers], dim=-1)  # (batch, width, L)
-        mixed = first @ self.mix.softmax(-1).to(first.dtype)
+        return self.judge(pooled(layers, attention_mask, self.pooling))
+
+    def judge(self, vectors: Tensor) -> Tensor:
+        """Logits from each sentence's L vectors, shape (batch, width, L)."""
+        mixed = vectors @ self.mix.softmax(-1).to(vectors.dtype)
         return self.output(mixed if self.hidden is None else torch.relu(self.hidden(mixed)))
+
+
+def pooled(layers: tuple[Tensor, ...], attention_mask: Tensor | None, pooling: Pooling) -> Tensor:
+    """One vector for each sentence and layer, (batch, width, L): the first token's, or the mean of all but padding."""
+    if pooling == "cls":
+        return torch.stack([layer[:, 0] for layer in layers], dim=-1)
+    if attention_mask is None:
+        return torch.stack([layer.mean(1) for layer in layers], dim=-1)
+    present = attention_mask[..., None].to(layers[0].dtype)
+    return torch.stack([(layer * present).sum(1) / present.sum(1).clamp(min=1) for layer in layers], dim=-1)
 
 
 class AdaptedModel(nn.Module):
@@ -60,10 +78,10 @@ class AdaptedModel(nn.Module):
         self.config = encoder.config
 
     @classmethod
-    def for_task(cls, encoder: nn.Module, outputs: int, kind: Kind = "mlp") -> AdaptedModel:
-        """``encoder`` with a fresh head of this kind for ``outputs`` classes (1 = regression)."""
+    def for_task(cls, encoder: nn.Module, outputs: int, kind: Kind = "mlp", pooling: Pooling = "cls") -> AdaptedModel:
+        """``encoder`` with a fresh head of this kind and pooling for ``outputs`` classes (1 = regression)."""
         config = encoder.config
-        return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs, kind))
+        return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs, kind, pooling))
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Training mode; an encoder in which nothing is trained stays in evaluation mode, without dropout."""
@@ -80,11 +98,16 @@ class AdaptedModel(nn.Module):
         With ``teacher_logits`` (batch, outputs) the loss is the mean of the task's and of ``distillation_loss``.
         """
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
-        logits = self.head(states[1:])
-        loss = None if labels is None else task_loss(logits, labels)
-        if loss is not None and teacher_logits is not None:
-            loss = 0.5 * loss + 0.5 * distillation_loss(logits, teacher_logits)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        logits = self.head(states[1:], inputs.get("attention_mask"))
+        return SequenceClassifierOutput(loss=loss_of(logits, labels, teacher_logits), logits=logits)
+
+
+def loss_of(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None = None) -> Tensor | None:
+    """The task's loss, or its mean with ``distillation_loss`` where a teacher speaks; None without labels."""
+    loss = None if labels is None else task_loss(logits, labels)
+    if loss is not None and teacher_logits is not None:
+        loss = 0.5 * loss + 0.5 * distillation_loss(logits, teacher_logits)
+    return loss
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:

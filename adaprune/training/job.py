@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from adaprune.data import TaskData
 from adaprune.runs import Paths, Plan, Run
 
 
@@ -59,12 +60,14 @@ class Sentences:
 class Job:
     """One run, ready for its method: the model to adapt, the data, and how to train.
 
+    ``task`` holds the texts as they are, ``sentences`` as the model reads them.
     ``plan`` holds the recipe's settings by name (`adaprune.runs.Plan`), ``paths`` the run's files. ``seen`` tells for
     an embedding table in scope which of its rows occur in training.
     """
 
     run: Run
     model: nn.Module
+    task: TaskData
     sentences: Sentences
     settings: Settings
     plan: Plan
@@ -93,10 +96,12 @@ class Outcome:
 
     ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``thetas`` what they were cut
     from, where the run asks to keep it. ``updates`` are what a task needs of trained weights beside the head, where
-    that is less than all weights of the encoder.
+    that is less than all weights of the encoder. ``answer`` gives the logits (rows, outputs) of a split, where not the
+    job's model does; then the head counts for nothing, and ``updates`` are all that ships.
     """
 
     fit: Fit
     masks: dict[str, Tensor] | None = None
     thetas: dict[str, Tensor] | None = None
     updates: list[Tensor] | None = None
+    answer: Callable[[str], np.ndarray] | None = None

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from adaprune.data import GroupedByLength
 from adaprune.masks import (
     AdaPrune,
     SparsityControl,
@@ -28,9 +29,8 @@ from adaprune.masks import (
     warmup_linear,
 )
 from adaprune.training.checkpoints import drop, facts_of, last_whole, load_trained, save_trained, seal
-from adaprune.training.job import Fit, Job, Sentences, Settings
+from adaprune.training.job import Fit, Sentences, Settings
 from adaprune.training.progress import show_progress
-from adaprune.training.sampler import GroupedByLength
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
@@ -79,13 +79,6 @@ def fit(
         seconds=trainer.elapsed(),
         examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size,
     )
-
-
-def fit_head(job: Job) -> Fit:
-    """Trains the head alone, on whatever the frozen encoder computes now: AdamW, as for every fixed mask."""
-    job.model.encoder.requires_grad_(False)
-    optimiser = torch.optim.AdamW(job.model.head.parameters(), lr=job.plan.head_learning_rate, weight_decay=0.01)
-    return fit(job.model, job.sentences, optimiser, job.settings)
 
 
 def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> np.ndarray:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from adaprune.training.sampler import POOL, GroupedByLength
+from adaprune.data.sampler import POOL, GroupedByLength
 
 
 def padded(lengths, order, batch):

@@ -1,0 +1,27 @@
+"""majority: the answer that is most often right in training, for every text. Nothing is learned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adaprune.runs import Method
+from adaprune.training import Fit, Job, Outcome
+
+
+def majority(job: Job) -> Outcome:
+    """Says the commonest class of the training rows, or their mean value, whatever the text."""
+    labels, classes = np.asarray(job.task.splits["train"]["label"]), job.task.num_labels
+    said = np.bincount(labels, minlength=classes) / len(labels) if job.task.labels else np.array([labels.mean()])
+    return Outcome(
+        Fit([], 0, 0.0, len(labels)), updates=[], answer=lambda split: np.tile(said, (len(job.task.splits[split]), 1))
+    )
+
+
+MAJORITY = Method(
+    majority,
+    line="the commonest class, whatever the text",
+    mask=False,
+    reads=(),
+    colour="#9A9A9A",
+    marker="_",
+)

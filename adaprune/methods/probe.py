@@ -1,0 +1,92 @@
+"""probe: a regression on frozen sentence vectors. What the checkpoint knows before anything is adapted."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from adaprune.data import tokenize
+from adaprune.runs import Method
+from adaprune.training import Fit, Job, Outcome, Sentences, bar, read
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression; the ridge's alpha is 1 / C
+UNSEEN = -1e4  # the logit of a class that no training row has
+
+
+def probe(job: Job) -> Outcome:
+    """Fits a logistic (or ridge) regression on the vectors of the frozen encoder, under its mask where it has one.
+
+        features: u of one text;   u, v, |u - v|, u v of two, each read on its own
+
+    with u the checkpoint's own sentence vector (its pooling of the last layer), standardised. The strength of the
+    penalty is chosen on the selection split. By scikit-learn; the head is not used.
+    """
+    start = time.monotonic()
+    rows = {split: features(job, split) for split in job.task.splits}
+    labels = {split: np.asarray(job.task.splits[split]["label"]) for split in job.task.splits}
+    fitted, best = None, -np.inf
+    for strength in bar(STRENGTHS, desc="probe", unit="strength", leave=False):
+        tried = _fit(rows["train"], labels["train"], strength, bool(job.task.labels))
+        found = job.task.metrics(_logits(tried, rows["selection"], job), labels["selection"])[job.task.primary]
+        if fitted is None or found > best:
+            fitted, best = tried, found
+    weights = [
+        torch.from_numpy(np.atleast_1d(part).astype(np.float32)) for part in (fitted[-1].coef_, fitted[-1].intercept_)
+    ]
+    done = Fit([], 0, time.monotonic() - start, len(labels["train"]) * len(STRENGTHS))
+    return Outcome(done, updates=weights, answer=lambda split: _logits(fitted, rows[split], job))
+
+
+def features(job: Job, split: str) -> np.ndarray:
+    """What a probe reads of each row: (rows, width), or (rows, 4 width) of pairs."""
+    vectors = text_vectors(job, split)
+    if len(vectors) == 1:
+        return vectors[0]
+    u, v = vectors
+    return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
+
+
+def text_vectors(job: Job, split: str) -> list[np.ndarray]:
+    """The sentence vectors of a split's texts, each column of texts read on its own: (rows, width) each."""
+    found, data = [], job.task.splits[split]
+    texts = [name for name in ("text", "text_pair") if name in data.column_names]
+    for name in texts:
+        column = data.select_columns([name, "label"]).rename_columns({name: "text"} if name != "text" else {})
+        tokens = tokenize(column, job.sentences.tokenizer, job.run.max_length)
+        sentences = Sentences({split: tokens}, job.sentences.tokenizer, job.sentences.metrics, job.sentences.primary)
+        found.append(read(job.model.encoder, job.model.head.pooling, sentences, split, job.settings, last=True))
+    return found
+
+
+def _fit(rows: np.ndarray, labels: np.ndarray, strength: float, classes: bool):
+    """Standardisation and regression as one pipeline."""
+    regression = LogisticRegression(C=strength, max_iter=500) if classes else Ridge(alpha=1 / strength)
+    with warnings.catch_warnings():  # a few more digits would change no answer
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return make_pipeline(StandardScaler(), regression).fit(rows, labels)
+
+
+def _logits(fitted, rows: np.ndarray, job: Job) -> np.ndarray:
+    """(rows, outputs), also where training has only some of the classes."""
+    if not job.task.labels:
+        return fitted.predict(rows).reshape(-1, 1)
+    logits = np.full((len(rows), job.task.num_labels), UNSEEN)
+    logits[:, fitted.classes_] = fitted.predict_log_proba(rows).clip(UNSEEN / 2)
+    return logits
+
+
+PROBE = Method(
+    probe,
+    line="a regression on the frozen encoder's sentence vectors, the head unused",
+    mask=False,
+    reads=(),
+    colour="#7A5C00",
+    marker="|",
+)

@@ -1,0 +1,48 @@
+"""What a run says of each dev row, kept small beside its record, so that two runs can be compared row by row."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from adaprune.data import TaskData, resampled
+from adaprune.runs.files import read_bytes, write_bytes
+
+LARGEST = 2**26  # bytes of a file that is read
+
+
+def write_answers(path: Path, logits: np.ndarray, task: TaskData) -> None:
+    """Writes the answers of a run on the dev split, whole or not at all.
+
+    ``answers``: the class of each row as uint8 (uint16 from 256 classes on), or the value as float32. ``resampled``:
+    the main metric on bootstrap samples of the rows that are the same for all runs (`data.resampled`), so that
+    intervals can be made where the labels are not at hand.
+    """
+    split = task.splits[next(name for name in task.splits if name.startswith("validation"))]
+    labels = np.asarray(split["label"])
+    if task.labels:
+        answers = logits.argmax(1).astype(np.uint8 if logits.shape[1] <= 256 else np.uint16)
+    else:
+        answers = logits.reshape(-1).astype(np.float32)
+    scores = resampled(lambda said, true: task.metrics(said, true)[task.primary], logits, labels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, answers=answers, resampled=scores)
+    write_bytes(path, content.getvalue())
+
+
+def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The answers of a run and its resampled scores.
+
+    Raises:
+        FileNotFoundError: no such file; records from before 0.2 have none.
+        ValueError: a damaged file.
+    """
+    try:
+        with np.load(io.BytesIO(read_bytes(path, LARGEST)), allow_pickle=False) as found:
+            return found["answers"], found["resampled"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and its record, run again") from error

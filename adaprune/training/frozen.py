@@ -1,0 +1,87 @@
+"""What a frozen encoder says of each sentence, computed once, and the head that is trained on it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from adaprune.training.heads import AdaptationHead, loss_of, pooled
+from adaprune.training.job import Fit, Job, Sentences, Settings
+from adaprune.training.trainer import fit, predict
+
+
+class _Reader(nn.Module):
+    """The encoder's vectors in place of logits: (batch, width, L) of all layers, (batch, width) of the last one."""
+
+    def __init__(self, encoder: nn.Module, pooling: str, last: bool):
+        super().__init__()
+        self.encoder, self.pooling, self.last = encoder, pooling, last
+
+    def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
+        states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
+        found = pooled(states[-1:] if self.last else states[1:], inputs.get("attention_mask"), self.pooling)
+        return SequenceClassifierOutput(loss=found.new_zeros(()), logits=found[..., 0] if self.last else found)
+
+
+def read(encoder: nn.Module, pooling: str, sentences: Sentences, split: str, settings: Settings, last: bool = False):
+    """Each sentence's vectors as the frozen ``encoder`` gives them now, masks included; an array in row order.
+
+    (rows, width, L) of all layers, or with ``last`` (rows, width) of the last one.
+    """
+    encoder.requires_grad_(False).eval()
+    plain = {name: rows.remove_columns("teacher_logits") if "teacher_logits" in rows.column_names else rows
+             for name, rows in sentences.splits.items()}  # fmt: skip
+    return predict(_Reader(encoder, pooling, last), replace(sentences, splits=plain), split, settings)
+
+
+class _OnVectors(nn.Module):
+    """A head that reads vectors computed before, trained as `AdaptedModel` is."""
+
+    def __init__(self, head: AdaptationHead):
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, vectors: Tensor, labels: Tensor | None = None, teacher_logits: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        logits = self.head.judge(vectors)
+        return SequenceClassifierOutput(loss=loss_of(logits, labels, teacher_logits), logits=logits)
+
+
+@dataclass(frozen=True)
+class _Read(Sentences):
+    """Sentences that have been read: a batch is their vectors, found by the rows' places."""
+
+    vectors: Tensor = None
+
+    def collate(self, rows: list[dict]) -> dict[str, Tensor]:
+        batch = {"vectors": self.vectors[[row["place"] for row in rows]]}
+        for name in ("labels", "teacher_logits"):
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+
+def fit_head(job: Job) -> Fit:
+    """Trains the head alone, on whatever the frozen encoder computes now: AdamW, as for every fixed mask.
+
+    Nothing below the head changes, so each sentence goes through the encoder once, not once an epoch.
+    """
+    start, model, splits, vectors = time.monotonic(), job.model, {}, []
+    for name in ("train", "selection"):
+        rows = job.sentences.splits[name]
+        before = sum(map(len, vectors))
+        places = list(range(before, before + len(rows)))
+        splits[name] = rows.add_column("place", places, new_fingerprint=f"{rows._fingerprint}-read")
+        found = read(model.encoder, model.head.pooling, job.sentences, name, job.settings)
+        vectors.append(torch.from_numpy(found))
+    known = _Read(splits, job.sentences.tokenizer, job.sentences.metrics, job.sentences.primary, torch.cat(vectors))
+    optimiser = torch.optim.AdamW(model.head.parameters(), lr=job.plan.head_learning_rate, weight_decay=0.01)
+    reading = time.monotonic() - start
+    done = fit(_OnVectors(model.head.to(PartialState().device)), known, optimiser, job.settings)
+    return replace(done, seconds=done.seconds + reading)
