@@ -2,9 +2,9 @@
 
     python -m benchmarks.study --sweep sweeps/recipe.tsv --data-dir DIR [--jobs N] [--device cuda:0] [--results-dir OUT]
 
-Each row is a process of its own, so one that fails or is killed stops no other; its output is
-runs/<name of the table>/<run name>.log. A row that was interrupted continues from its checkpoint when the study is
-started again. Rows with a teacher start after those without, ablations last. Exits with 1 where a row failed.
+Rows start in the table's order, each in a process of its own, so one that fails or is killed stops no other; its output
+is runs/<name of the table>/<run name>.log. A row that was interrupted continues from its checkpoint when the study is
+started again. A row waits for its teacher, and an ablation for the run it is of. Exits with 1 where a row failed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from adaprune.ablations import source
 from adaprune.report.sweeps import Progress, read_sweep
-from adaprune.runs import Run, find_record
+from adaprune.runs import Run, find_record, record_path
 
 ADAPT = "import json, sys; from adaprune import Run, adapt; adapt(Run(**json.loads(sys.argv[1])))"
 
@@ -40,42 +41,56 @@ def surroundings(device: str, jobs: int) -> dict[str, str]:
 
 
 def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
-    """Does what is not finished of ``runs``, ``jobs`` at a time; returns those that failed."""
-    to_do = [run for run in runs if find_record(run) is None]
-    progress, lock, failed = Progress(len(runs), len(runs) - len(to_do)), threading.Lock(), []
-    environment = surroundings(device, jobs)
+    """Does what is not finished of ``runs``, ``jobs`` at a time and in order; returns those that failed."""
+    waiting = {number: run for number, run in enumerate(runs) if find_record(run) is None}
+    progress, failed = Progress(len(runs), len(runs) - len(waiting)), []
+    environment, changed = surroundings(device, jobs), threading.Condition()
+    running: set[Path] = set()
     logs.mkdir(parents=True, exist_ok=True)
 
-    def note(event: str, number: int, more: str = "") -> None:
-        with lock:
-            print(progress.note(event, number) + more, flush=True)
+    def take() -> tuple[int, Run] | None:
+        """The next row that waits for nothing that is still to come; None where no row is left."""
+        while waiting:
+            coming = running | {record_path(run) for run in waiting.values()}
+            ready = (number for number, run in waiting.items() if not (waits_for(run) & coming))
+            if (number := next(ready, None)) is not None:
+                run = waiting.pop(number)
+                running.add(record_path(run))
+                print(progress.note("job_started", number), flush=True)
+                return number, run
+            changed.wait()
+        return None
 
-    def do(numbered: tuple[int, Run]) -> None:
-        number, run = numbered
-        note("job_started", number)
-        log = logs / f"{run.name}.log"
-        with log.open("w", encoding="utf-8") as file:
-            command = [sys.executable, "-c", ADAPT, run.model_dump_json()]
-            code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-        if code:
-            failed.append(run)
-            note("job_error", number, f"; failed ({code}): {log}")
-        else:
-            note("job_finished", number)
+    def work() -> None:
+        while True:
+            with changed:
+                taken = take()
+            if taken is None:
+                return
+            number, run = taken
+            log = logs / f"{run.name}.log"
+            with log.open("w", encoding="utf-8") as file:
+                command = [sys.executable, "-c", ADAPT, run.model_dump_json()]
+                code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+            with changed:
+                running.remove(record_path(run))
+                if code:
+                    failed.append(run)
+                line = progress.note("job_error" if code else "job_finished", number)
+                print(line + (f"; failed ({code}): {log}" if code else ""), flush=True)
+                changed.notify_all()
 
     print(progress.line(), flush=True)
     with ThreadPoolExecutor(jobs) as pool:
-        for wave in range(3):
-            list(pool.map(do, [(n, run) for n, run in enumerate(to_do) if wave_of(run) == wave]))
+        for done in [pool.submit(work) for _ in range(jobs)]:
+            done.result()
     return failed
 
 
-def wave_of(run: Run) -> int:
-    """Whom a row waits for: 0 nobody, 1 teachers, 2 also the runs, taught or not, that ablations start from.
-
-    All of them may be rows of the same sweep.
-    """
-    return 2 if run.ablation else 1 if run.teacher else 0
+def waits_for(run: Run) -> set[Path]:
+    """The records that a row needs: its teacher's, and that of the run it is an ablation of."""
+    needed = {Path(run.teacher)} if run.teacher else set()
+    return needed | ({record_path(source(run))} if run.ablation else set())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,15 +98,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", type=Path, required=True, help="a table of runs")
     parser.add_argument("--data-dir", default="", help="folder with <task>/{train,validation}.parquet; empty: the hub")
-    parser.add_argument("--results-dir", default="", help="default: results/<name of the table>")
+    parser.add_argument("--results-dir", default="", help="default: the table's column, or results/<name of the table>")
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:N; empty: what there is")
     asked = parser.parse_args(arguments)
     try:
         if asked.jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {asked.jobs}")
-        results = asked.results_dir or f"results/{asked.sweep.stem}"
-        runs = read_sweep(asked.sweep, data_dir=asked.data_dir, results_dir=results)
+        common = {"data_dir": asked.data_dir}
+        if asked.results_dir or "results_dir" not in asked.sweep.read_text(encoding="utf-8").partition("\n")[0]:
+            common["results_dir"] = asked.results_dir or f"results/{asked.sweep.stem}"
+        runs = read_sweep(asked.sweep, **common)
         failed = study(runs, asked.jobs, asked.device, Path("runs", asked.sweep.stem))
     except (ValueError, OSError) as error:
         parser.error(str(error))

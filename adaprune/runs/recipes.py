@@ -18,9 +18,9 @@ class Plan:
     ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the asked sparsity
     stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices together.
 
-    ``initial_theta`` is "own" for scores that start as their method has it. ``surrogate`` is the mask's slope: "sigmoid"
-    (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a sentence's
-    vector: "cls", "mean", or "own", as the checkpoint was made.
+    ``initial_theta`` is "own" for scores that start as their method has it. ``surrogate`` is the mask's slope:
+    "sigmoid" (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
+    sentence's vector: "cls", "mean", or "own", as the checkpoint was made.
 
     ``scores`` is True for methods that learn scores in another way, where ``penalty`` is lambda of the penalty on
     mean sigmoid(scores); ``fixed`` where the asked sparsity holds from the first step on; ``weight_learning_rate`` is
