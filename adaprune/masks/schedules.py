@@ -121,7 +121,7 @@ class SparsityControl:
         allocate: Callable[[list[Tensor], float], list[float]] | None = None,
     ):
         if allocate and kind != "cubic":
-            raise ValueError(f"allocation needs control='cubic', got {kind!r}: thresholds per matrix follow quantiles")
+            raise ValueError(f"thresholds per matrix need control 'cubic' (recipe='tuned'), this is {kind!r}")
         if kind not in CONTROLS:
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, got {kind!r}")
         if end < 1 and target > 0 and kind != "penalty":
@@ -165,10 +165,14 @@ class SparsityControl:
         """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
         if self.kind == "cubic":
             return quantile_threshold(thetas, self._scheduled(step)) if self._looks(step) else None
-        if not self.recovery:  # what is left of theta starts where the last cut ended
-            now = max(now, min(float(theta[theta > -math.inf].min()) for theta in thetas))
-        distance = quantile_threshold(thetas, self.target) - now
-        return now + distance / max(1, self.end - step + 1) if distance > 0 else None
+        goal, left = quantile_threshold(thetas, self.target), max(1, self.end - step + 1)
+        if not self.recovery:  # what is left of theta starts where the last cut ended, wherever it has moved since
+            if math.isinf(goal):
+                return None
+            now = min(float(alive.min()) for theta in thetas if (alive := theta[theta > -math.inf]).numel())
+        elif goal <= now:
+            return None
+        return goal if left == 1 else now + (goal - now) / left
 
     def _each(self, step: int, thetas: list[Tensor]) -> list[float] | None:
         """The threshold of each matrix after ``step`` under ``allocate``; None = as before."""
@@ -218,7 +222,7 @@ class SparsityControl:
         if reach < distance:
             needed = math.ceil(distance / (penalty + rate)) if penalty + rate > 0 else math.inf
             raise ValueError(
-                f"control='penalty' cannot reach a sparsity of {self.target}: theta has to travel {distance:.2g}, "
-                f"{steps} steps of at most {penalty + rate:.2g} (gamma {penalty:.2g}) give {reach:.2g}. "
-                f"It needs {needed} steps, or gamma >= {1.01 * (distance / steps - rate):.3g}, or control='feedback'"
+                f"penalty={penalty:.2g} cannot reach a sparsity of {self.target}: theta has to travel {distance:.2g}, "
+                f"{steps} steps of at most {penalty + rate:.2g} (gamma and the rate) give {reach:.2g}. It needs {needed} "
+                f"steps, or a penalty of {1.01 * (distance / steps - rate):.3g}, or none: it is then fed back"
             )

@@ -28,7 +28,7 @@ from adaprune.masks import (
     threshold_of,
 )
 from adaprune.methods.scores import Scores
-from adaprune.runs import Plan
+from adaprune.runs import METHODS, Plan
 from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps_in, write_tensors
 
 # The fields of a run that every method reads which ends in `learn`.
@@ -53,7 +53,7 @@ SNAPSHOTS = 8  # masks saved on the way, evenly spaced
 def start(job: Job, own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The scores that a method begins with: its ``own``, or with ``initial_theta="magnitude"`` in the order of |w|.
 
-    Where all of its own are equal, |w| itself is the start, as for theta but scaled to the learning rate:
+    Where all of its own are equal, |w| itself is the start, as for theta but scaled to the method's own learning rate:
 
         s_i = 0.01 (rate / 1e-4) |w_i| / mean |w|
 
@@ -71,7 +71,7 @@ def start(job: Job, own: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
     if any(value.min() != value.max() for value in own.values()):
         return theta_in_order({name: weight.detach().abs() for name, weight in weights.items()}, own)
-    scaled = job.plan.learning_rate / THETA_RATE
+    scaled = METHODS[job.run.method].tuned.get("learning_rate", job.plan.learning_rate) / THETA_RATE
     return {name: theta * scaled for name, theta in initial_theta(weights, kind, torch.Generator()).items()}
 
 

@@ -19,11 +19,11 @@ def magnitude(job: Job) -> Outcome:
     Raises:
         ValueError: another ``allocation``.
     """
-    if job.run.allocation not in ("", "equal"):
-        raise ValueError(f"allocation of magnitude is '' (one cut) or 'equal', got {job.run.allocation!r}")
+    if job.plan.allocation not in ("", "equal"):
+        raise ValueError(f"allocation of magnitude is 'global' (one cut) or 'equal', got {job.run.allocation!r}")
     modules = maskable(job.model.encoder, job.run.scope)
     scores = {name: module.weight.detach().abs() for name, module in modules.items()}
-    masks = (cut_layers if job.run.allocation == "equal" else cut)(job, scores)
+    masks = (cut_layers if job.plan.allocation == "equal" else cut)(job, scores)
     set_masks(job.model.encoder, masks)
     return Outcome(fit_head(job), masks)
 

@@ -37,10 +37,11 @@ class Scores(AdaPrune):
             raise ValueError(f"shrink must not be negative, got {group['shrink']}")
 
     def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
-        grad = grad_mask
-        if group["surrogate"] == "sigmoid":
+        if group["surrogate"] == "identity":
+            grad = grad_mask.clone()  # the rule may work in its place
+        elif group["surrogate"] == "sigmoid":
             grad = super()._gradient(theta, grad_mask, group, state)
-        elif group["surrogate"] == "sampled":
+        else:
             grad = surrogate_gradient(grad_mask, theta, group["temperature"])
         if group["shrink"]:
             weight = group["shrink"] * cubic_sparsity(state["step"], 0, group["ramp"], 1.0)

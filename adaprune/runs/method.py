@@ -83,5 +83,6 @@ def register(method: Method) -> Method:
 
 
 def _same_place(one: Callable, other: Callable) -> bool:
-    """Whether two functions come from one definition: a notebook cell that is run again makes a new one."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__) and one.__module__ == "__main__"
+    """Whether two functions come from one definition: a cell or module that is run again makes a new one."""
+    own = not one.__module__.startswith("adaprune.")
+    return own and (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -23,8 +23,8 @@ class Plan:
     sentence's vector: "cls", "mean", or "own", as the checkpoint was made.
 
     ``scores`` is True for methods that learn scores in another way, where ``penalty`` is lambda of the penalty on
-    mean sigmoid(scores); ``fixed`` where the asked sparsity holds from the first step on; ``weight_learning_rate`` is
-    that of weights trained beside the scores, 0 where they are frozen.
+    mean sigmoid(scores); ``fixed`` where the asked sparsity holds from the first step on, unless the run names a
+    ``reach``; ``weight_learning_rate`` is that of weights trained beside the scores, 0 where they are frozen.
     """
 
     epochs: float
@@ -109,6 +109,15 @@ def plan_for(run: Run) -> Plan:
                 f"that reads it ({readers})"
             )
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
-    if paper and "penalty" in changed and not plan.scores:
+    if plan.allocation == "global":
+        plan = replace(plan, allocation="")
+    if "reach" in changed:
+        plan = replace(plan, fixed=False)  # asked to follow the schedule, it begins dense
+    if "penalty" in changed and run.method == "adaprune":
+        if not paper:
+            raise ValueError(
+                f"penalty={run.penalty!r} would change nothing under recipe 'tuned', whose sparsity follows a schedule: "
+                "it is the gamma of Algorithm 1, for recipe='paper'"
+            )
         plan = replace(plan, control="penalty")  # Algorithm 1 to the letter: gamma as given, and stop at the target
     return plan

@@ -26,7 +26,7 @@ NAME_BYTES = 255 - len(".safetensors")
 
 Scope = Literal["encoder", "encoder+embeddings"]
 Start = Literal["", "constant", "normal", "uniform", "magnitude", "relative", "activation", "gradient"]
-Allocation = Literal["", "equal", "scores"]
+Allocation = Literal["", "global", "equal", "scores"]
 Ablation = Literal["", "head", "shuffle", "probe", "zero_shot"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Keep = Literal["", "theta", "snapshots", "theta+snapshots"]
@@ -78,7 +78,9 @@ class Run(BaseModel):
     head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
     pooling: Literal["", "cls", "mean"] = Field("", description="a sentence's vector: cls, mean; empty: the recipe's")
     recovery: bool = Field(True, description="may a pruned connection come back")
-    allocation: Allocation = Field("", description="matrices' own shares: equal, scores; empty: the recipe's, or none")
+    allocation: Allocation = Field(
+        "", description="one cut (global), or each matrix's share: equal, scores; empty: recipe"
+    )
     ablation: Ablation = Field(
         "", description="of this run's finished mask: head (anew), shuffle, or probe or zero_shot on it"
     )
