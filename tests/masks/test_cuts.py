@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import prune
 
-from adaprune.masks.cuts import keep_top
+from adaprune.masks.cuts import keep_each, keep_top
 from adaprune.masks.layers import maskable
 from tests.tiny import encoder
 
@@ -24,25 +24,24 @@ values = st.lists(st.sampled_from([-torch.inf, -1.0, 0.0, 0.5, 1.0, torch.inf]),
 
 
 @settings(max_examples=150, deadline=None)
-@given(parts=st.lists(values, min_size=1, max_size=4), density=st.floats(0, 1), minimum=st.integers(0, 3))
-def test_exactly_k_survive_and_they_are_the_largest_by_position(parts, density, minimum):
-    scores = scores_of(*parts)
-    sizes = [len(part) for part in parts]
-    k = round(density * sum(sizes))
-    forced = [min(minimum, size) for size in sizes]
-    if sum(forced) > k:
-        with pytest.raises(ValueError, match=f"needs {sum(forced)} connections.* keeps {k}: lower minimum_kept"):
-            keep_top(scores, density, minimum)
-        return
-    masks = keep_top(scores, density, minimum)
+@given(parts=st.lists(values, min_size=1, max_size=4), density=st.floats(0, 1))
+def test_exactly_k_survive_and_they_are_the_largest_by_position(parts, density):
+    k = round(density * sum(len(part) for part in parts))
+    masks = keep_top(scores_of(*parts), density)
     assert sum(flat(masks)) == k
-    assert [int(mask.sum()) >= least for mask, least in zip(masks.values(), forced, strict=True)] == [True] * len(parts)
-    # By sorting: each part's best by (score, position), then the best of the rest.
     entries = [(-value, part, place) for part, row in enumerate(parts) for place, value in enumerate(row)]
-    chosen = {e for part, least in enumerate(forced) for e in sorted(e for e in entries if e[1] == part)[:least]}
-    chosen |= set(sorted(set(entries) - chosen)[: k - len(chosen)])
     assert [(part, place) for part, mask in enumerate(masks.values()) for place in mask.nonzero().flatten().tolist()] \
-        == sorted((part, place) for _, part, place in chosen)  # fmt: skip
+        == sorted((part, place) for _, part, place in sorted(entries)[:k])  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(parts=st.lists(values, min_size=1, max_size=4), data=st.data())
+def test_each_part_keeps_its_own_number_and_they_are_its_largest(parts, data):
+    scores = scores_of(*parts)
+    counts = {name: data.draw(st.integers(0, score.numel())) for name, score in scores.items()}
+    for name, mask in keep_each(scores, counts).items():
+        whole = keep_top({name: scores[name]}, counts[name] / scores[name].numel())[name]
+        assert int(mask.sum()) == counts[name] and torch.equal(mask, whole)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 1 / 3, 0.5, 0.999, 1.0])
@@ -59,34 +58,16 @@ def test_infinity_comes_first_and_minus_infinity_last():
     assert flat(keep_top(scores, 5 / 6)) == [True, True, False, True, True, True]
 
 
-def test_a_minimum_is_kept_even_beside_infinite_scores():
-    scores = scores_of([torch.inf] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])
-    masks = keep_top(scores, 0.5, minimum_kept=1)
-    assert flat(masks) == [True, True, True, True, False] + [False, False, False, False, True]
-
-
-def test_a_minimum_guards_against_layer_collapse_and_changes_nothing_else():
-    scores = scores_of(torch.arange(10.0), torch.arange(10.0) + 100)
-    assert int(keep_top(scores, 0.25)["s0"].sum()) == 0
-    masks = keep_top(scores, 0.25, minimum_kept=2)
-    assert masks["s0"].nonzero().flatten().tolist() == [8, 9]
-    assert masks["s1"].nonzero().flatten().tolist() == [7, 8, 9]
-    plenty = keep_top(scores, 0.75, minimum_kept=2)
-    assert flat(plenty) == flat(keep_top(scores, 0.75))
-
-
 def test_not_a_number_is_refused_by_name():
     with pytest.raises(ValueError, match="s1: a score is not a number"):
         keep_top(scores_of([1.0], [0.0, torch.nan]), 0.5)
 
 
-def test_scores_that_rank_nothing_and_a_negative_minimum_are_refused():
+def test_scores_that_rank_nothing_are_refused():
     with pytest.raises(ValueError, match="scores must hold at least one tensor"):
         keep_top({}, 0.5)
     with pytest.raises(ValueError, match="s1: scores must be real numbers, got torch.bool"):
         keep_top(scores_of([1.0], [True, False]), 0.5)
-    with pytest.raises(ValueError, match="minimum_kept must not be negative, got -1"):
-        keep_top(scores_of([1.0, 2.0]), 0.5, minimum_kept=-1)
 
 
 @pytest.mark.parametrize("density", [-0.01, 1.01, float("nan"), float("inf")])
@@ -98,7 +79,7 @@ def test_density_outside_the_unit_interval_is_refused(density):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64])
 def test_scores_of_any_real_type_are_ranked(dtype):
     scores = {"w": torch.tensor([3, 1, 2, 0], dtype=dtype)}
-    assert keep_top(scores, 0.5, minimum_kept=1)["w"].tolist() == [True, False, True, False]
+    assert keep_top(scores, 0.5)["w"].tolist() == [True, False, True, False]
     assert scores["w"].tolist() == [3, 1, 2, 0]
 
 

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from adaprune.masks.optim import AdaPrune, adam_direction, relaxed_mask, surrogate_gradient, surrogate_slope
+from adaprune.masks.optim import AdaPrune
+from adaprune.masks.surrogate import surrogate_slope
 from tests.masks.reference import algorithm_1
 from tests.masks.small_theta import RATE, RULES, averages, gradients, masked_optimiser, row_gradients, start, walk, zero
 
@@ -181,35 +182,7 @@ def test_adafactor_is_adam_where_squares_have_rank_one():
     torch.testing.assert_close(product, square)
 
 
-# Equations by hand.
-
-
-def test_relaxed_mask_is_a_step_at_a_large_temperature():
-    theta = torch.tensor([-0.01, -1e-3, 0.0, 1e-3, 0.01])
-    assert relaxed_mask(theta, 1e5).tolist() == [0, 0, 0.5, 1, 1]
-    # sigmoid(2 * 0.5) = 1 / (1 + 1/e)
-    assert float(relaxed_mask(torch.tensor(0.5), 2.0)) == pytest.approx(1 / (1 + math.exp(-1)))
-
-
-def test_surrogate_slope_by_hand():
-    # At sigmoid = 3/4 (theta = ln 3): 2 * 3/4 * 1/4 = 3/8 with t = 2 and theta = ln(3) / 2.
-    assert float(surrogate_slope(torch.tensor(math.log(3) / 2), 2.0)) == pytest.approx(3 / 8)
-    assert float(surrogate_slope(torch.tensor(0.0), 1e-2)) == pytest.approx(0.0025)
-    assert surrogate_slope(torch.tensor([-50.0, 50.0, -torch.inf, torch.inf]), 10.0).tolist() == [0, 0, 0, 0]
-
-
-def test_surrogate_gradient_by_hand():
-    # dL/dm = (4, -2, 1) at theta = (0, ln 3, -ln 3), t = 1: times (1/4, 3/16, 3/16).
-    theta = torch.tensor([0.0, math.log(3), -math.log(3)])
-    found = surrogate_gradient(torch.tensor([4.0, -2.0, 1.0]), theta, 1.0)
-    torch.testing.assert_close(found, torch.tensor([1.0, -0.375, 0.1875]))
-
-
-@pytest.mark.parametrize("temperature", [1e-2, 1.0, 10.0])
-def test_surrogate_slope_is_the_derivative_of_the_relaxed_mask(temperature):
-    theta = torch.linspace(-3, 3, 61, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(torch.sigmoid(temperature * theta).sum(), theta)
-    torch.testing.assert_close(surrogate_slope(theta.detach(), temperature), slope)
+# Steps by hand.
 
 
 def test_two_sgd_steps_by_hand():
@@ -220,16 +193,6 @@ def test_two_sgd_steps_by_hand():
     assert first.item() - level == pytest.approx(-0.06)
     soft = 1 / (1 + math.exp(0.06))
     assert second.item() - last == pytest.approx(-0.06 - 0.5 * 0.4 * soft * (1 - soft) - 0.01)
-
-
-def test_adam_direction_by_hand():
-    # First step: m_hat = g, v_hat = g^2, so the direction is the sign. Second, g = 1 then 3 (betas 0.5, 0.75):
-    # m = 0.25 + 1.5 = 1.75, m_hat = 1.75 / 0.75; v = 0.1875 + 2.25 = 2.4375, v_hat = 2.4375 / 0.4375.
-    state = {"step": 1, "exp_avg": torch.zeros(1), "exp_avg_sq": torch.zeros(1)}
-    assert float(adam_direction(torch.tensor([1.0]), state, (0.5, 0.75), 0.0)) == pytest.approx(1.0)
-    state["step"] = 2
-    expected = (1.75 / 0.75) / math.sqrt(2.4375 / 0.4375)
-    assert float(adam_direction(torch.tensor([3.0]), state, (0.5, 0.75), 0.0)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,7 +1,7 @@
-"""What the recipe study tries: starts of theta from sentences, its average, a warm head, dropout, another slope."""
+"""The two recipes: starts of theta from sentences, dropout, another slope, and which settings reach a plan."""
 
 import copy
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,19 @@ from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import attach, maskable, threshold_of
-from adaprune.masks.optim import AdaPrune
-from adaprune.masks.schedules import averaged, sparsity_of
 from adaprune.masks.theta import SCORED, initial_theta, theta_in_order
 from adaprune.methods import oneshot
 from adaprune.methods.learning import optimiser_for
 from adaprune.report.sweeps import read_sweep
-from adaprune.runs.recipes import TUNED, plan_for
+from adaprune.runs.method import METHODS, SELECTIVE
+from adaprune.runs.paths import paths_of, record_path
+from adaprune.runs.recipes import PAPER, TUNED, plan_for
+from adaprune.runs.records import read_record
+from adaprune.runs.retired import RETIRED
 from adaprune.runs.run import Run
 from adaprune.training.encoders import load_encoder, set_dropout
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -33,8 +37,10 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
 
 
-def job_of(run):
-    return prepare(run, load_task(run.task), load_encoder(run.model))
+def job_of(run, **changed):
+    """The job of a run, whose plan differs in what is ``changed``."""
+    plan = replace(plan_for(run), **changed)
+    return prepare(run, plan, paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
 
 
 # ---------------------------------------------------------------- where theta starts
@@ -75,74 +81,11 @@ def test_a_run_starts_from_scores_and_keeps_exactly_k(ask, monkeypatch, kind):
     assert all(torch.equal(mask.masks[name], expected[name]) for name in expected)
 
 
-# ---------------------------------------------------------------- theta's average
-
-
-@pytest.mark.parametrize("rule", ["adam", "adafactor", "sgd"])
-def test_the_average_is_the_one_by_hand_and_survives_a_checkpoint(rule):
-    theta = torch.nn.Parameter(torch.tensor([[0.1, -0.2], [0.3, torch.inf]]))
-    group = {"params": [theta], "masked": True, "threshold": torch.zeros((), dtype=torch.float64)}
-    optimiser = AdaPrune([group], lr=0.1, rule=rule, average=0.75)
-    expected = theta.detach().clone()
-    for _ in range(4):
-        theta.grad = torch.rand(2, 2)
-        optimiser.step()
-        expected = 0.75 * expected + 0.25 * theta.detach()
-    torch.testing.assert_close(optimiser.state[theta]["average"], expected)
-    again = AdaPrune([{**group, "params": [theta]}], rule=rule, average=0.75)
-    again.load_state_dict(optimiser.state_dict())
-    torch.testing.assert_close(again.state[theta]["average"], expected)
-
-
-def test_rows_in_a_sparse_gradient_are_averaged_alone():
-    theta = torch.nn.Parameter(torch.ones(3, 2))
-    group = {"params": [theta], "masked": True, "threshold": torch.zeros((), dtype=torch.float64)}
-    optimiser = AdaPrune([group], lr=1.0, rule="sgd", surrogate="identity", average=0.5)
-    theta.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2), (3, 2), check_invariants=False)
-    optimiser.step()
-    assert optimiser.state[theta]["average"].tolist() == [[1, 1], [0.5, 0.5], [1, 1]]
-    with pytest.raises(ValueError, match=r"average must lie in \[0, 1\), got 1"):
-        AdaPrune([group], average=1)
-
-
-def test_within_averaged_theta_is_its_average_cut_as_sharply():
-    thetas = [torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([8.0, 7.0, 6.0, 5.0])]
-    means = [torch.tensor([1.0, 2.0, 3.0, 40.0]), torch.tensor([50.0, 60.0, 70.0, 80.0])]
-    for threshold in (torch.tensor(2.0).double(), torch.tensor([2.0, 7.0]).double()):
-        before, had = threshold.clone(), sparsity_of(thetas, threshold)
-        with averaged(thetas, means, threshold):
-            assert thetas[0].tolist() == [1, 2, 3, 40] and sparsity_of(thetas, threshold) == had
-        assert thetas[0].tolist() == [4, 3, 2, 1] and means[0].tolist() == [1, 2, 3, 40]
-        assert torch.equal(threshold, before)
-    with averaged(thetas, [], before):
-        assert thetas[0].tolist() == [4, 3, 2, 1]
-
-
-def test_the_mask_of_a_run_is_cut_from_the_average(ask):
-    """A decay near 1 leaves the average where theta started: the mask is that of magnitude pruning."""
-    fields = {"sparsity": 0.4, "learning_rate": 0.01}
-    still = adaprune.adapt(ask(**fields, theta_average=1 - 1e-12))
-    moved = adaprune.adapt(ask(**fields))
-    modules = maskable(load_encoder("tiny").model)
-    expected = keep_top({name: module.weight.abs() for name, module in modules.items()}, 0.6)
-    found = [adaprune.load_mask(f"out/masks/{Run(**record['run']).name}.safetensors") for record in (still, moved)]
-    same = [all(torch.equal(mask.masks[name], expected[name]) for name in expected) for mask in found]
-    assert same == [True, False]
-
-
-# ---------------------------------------------------------------- the head, dropout, the slope
-
-
-def test_a_warm_head_costs_its_epochs_and_the_mask_starts_after_them(ask):
-    cold, warm = adaprune.adapt(ask()), adaprune.adapt(ask(head_warmup=1.0))
-    assert warm["cost"]["steps"] == cold["cost"]["steps"] * 3 // 2  # one epoch beside two
-    assert min(point["step"] for point in warm["curve"] if "sparsity" in point) > cold["cost"]["steps"] // 2
-    heads = [adaprune.load_mask(f"out/masks/{Run(**record['run']).name}.safetensors").head for record in (cold, warm)]
-    assert not torch.equal(heads[0]["hidden.weight"], heads[1]["hidden.weight"])
+# ---------------------------------------------------------------- dropout, the slope
 
 
 def test_dropout_is_set_in_hidden_layers_only(ask):
-    job = job_of(ask(dropout=0.3))
+    job = job_of(ask(), dropout=0.3)
     shares = {
         name: module.p for name, module in job.model.encoder.named_modules() if isinstance(module, torch.nn.Dropout)
     }
@@ -159,8 +102,8 @@ def test_identity_steps_along_the_plain_gradient(ask):
     """With SGD: theta moves by lr * w dL/dw, sigmoid at t_s = 1 by a quarter of that and less."""
     moved = {}
     for surrogate in ("identity", "sigmoid"):
-        plan = plan_for(ask(surrogate=surrogate, step_rule="sgd", learning_rate=1.0, dropout=0.0))
-        job = job_of(ask(dropout=0.0))
+        job = job_of(ask(surrogate=surrogate, learning_rate=1.0), step_rule="sgd")
+        plan = job.plan
         weights = {name: module.weight for name, module in maskable(job.model.encoder).items()}
         thetas = attach(job.model.encoder, initial_theta(weights, "constant", torch.Generator()))
         before = {name: theta.detach().clone() for name, theta in thetas.items()}
@@ -178,11 +121,50 @@ def test_identity_steps_along_the_plain_gradient(ask):
 
 
 def test_what_a_run_asks_for_reaches_its_plan():
-    asked = {"reach": 0.3, "theta_average": 0.9, "head_warmup": 0.5, "dropout": 0.2, "surrogate": "identity"}
+    asked = {"reach": 0.3, "surrogate": "identity", "temperature": 3.0, "learning_rate": 0.1, "epochs": 7.0}
     plan = plan_for(Run(**asked))
     assert {name: getattr(plan, name) for name in asked} == asked
     assert plan_for(Run()) == TUNED and TUNED.dropout == 0
-    assert plan_for(Run(recipe="paper")).dropout == -1  # the checkpoint's
+    assert plan_for(Run(recipe="paper")) == PAPER and PAPER.dropout == -1  # the checkpoint's
+
+
+@pytest.mark.parametrize(("task", "epochs"), [("mnli", 2), ("sst2", 3), ("stsb", 5), ("cola", 3)])
+def test_the_papers_epochs_are_its_tasks(task, epochs):
+    assert plan_for(Run(recipe="paper", task=task)).epochs == epochs
+    assert plan_for(Run(recipe="paper", task=task, epochs=1.5)).epochs == 1.5
+
+
+def test_a_gamma_of_ones_own_is_algorithm_1_under_the_papers_recipe():
+    """Without one it is fed back; in other methods ``penalty`` is another thing, and the control stays theirs."""
+    assert (PAPER.control, TUNED.control) == ("feedback", "cubic")
+    fixed = plan_for(Run(recipe="paper", penalty=3e-5))
+    assert (fixed.control, fixed.penalty) == ("penalty", 3e-5)
+    assert replace(fixed, control="feedback", penalty=PAPER.penalty) == PAPER
+    smp = plan_for(Run(recipe="paper", method="smp", penalty=3.0))
+    assert (smp.control, smp.penalty) == ("cubic", 3.0)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "tuned"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_plan_under_both_recipes(method, recipe):
+    """What it says of itself stands in it, and every field that it reads can be asked for."""
+    said = METHODS[method].paper if recipe == "paper" else METHODS[method].tuned
+    plan = plan_for(Run(method=method, recipe=recipe))
+    assert {name: getattr(plan, name) for name in said} == said
+    assert replace(plan, **{name: getattr(PAPER if recipe == "paper" else TUNED, name) for name in said}) == (
+        PAPER if recipe == "paper" else TUNED
+    )
+    asked = {
+        "initial_theta": "uniform", "surrogate": "identity", "allocation": "equal", "recovery": False, "keep": "theta",
+    }  # fmt: skip
+    for name in SELECTIVE:
+        run = Run(method=method, recipe=recipe, **{name: asked.get(name, 0.25)})
+        if name in METHODS[method].reads:
+            found = plan_for(run)
+            assert name in ("recovery", "keep") or getattr(found, name) == getattr(run, name)
+        else:
+            with pytest.raises(ValueError, match=f"{name}=.* would change nothing in method '{method}'"):
+                plan_for(run)
 
 
 @pytest.mark.parametrize("method", ["finetune", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora"])
@@ -195,8 +177,8 @@ def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
 
 WRONG = [
     ({"method": "smp", "surrogate": "identity"}, r"surrogate='identity' would .* in method 'smp': .* \(adaprune\)"),
-    ({"method": "magnitude", "theta_average": 0.9}, r"theta_average=0.9 would .* 'magnitude': .* \(adaprune, mov"),
-    ({"method": "finetune", "keep_theta": True}, "keep_theta=True would change nothing in method 'finetune'"),
+    ({"method": "magnitude", "recovery": False}, r"recovery=False would .* 'magnitude': .* \(adaprune, mov"),
+    ({"method": "finetune", "keep": "theta"}, "keep='theta' would change nothing in method 'finetune'"),
     *(
         ({"method": method, "allocation": "equal"}, f"allocation='equal' would change nothing in method '{method}'")
         for method in ("features", "finetune", "random", "wanda", "snip", "gmp", "imp", "gmp_finetune", "lora")
@@ -204,14 +186,12 @@ WRONG = [
     *(
         ({"method": "features", name: value}, f"{name}={value!r} would change nothing in method 'features'")
         for name, value in (
-            ("recovery", False), ("penalty", 3.0), ("minimum_kept", 5), ("imp_rule", "original"), ("head_warmup", 1.0),
-            ("step_rule", "sgd"), ("reach", 0.5), ("snapshots", 2), ("prune_unseen", True), ("learning_rate", 0.1),
-            ("dropout", 0.1),
+            ("recovery", False), ("penalty", 3.0), ("reach", 0.5), ("keep", "snapshots"), ("learning_rate", 0.1),
+            ("initial_theta", "normal"), ("temperature", 3.0),
         )
     ),
-    ({"method": "wanda", "dropout": 0.1}, "dropout=0.1 would change nothing in method 'wanda'"),
-    ({"method": "imp", "reach": 0.5}, r"reach=0.5 .* \(adaprune, .*, gmp, gmp_finetune\)"),
-    ({"method": "gmp", "imp_rule": "original"}, r"imp_rule='original' .* \(imp, imp_finetune\)"),
+    ({"method": "wanda", "learning_rate": 0.1}, "learning_rate=0.1 would change nothing in method 'wanda'"),
+    ({"method": "imp", "reach": 0.5}, r"reach=0.5 .* \(adaprune, gmp, mov.*, gmp_finetune, movement_finetune\)"),
     ({"method": "finetune", "head_learning_rate": 0.1}, "head_learning_rate=0.1 would change nothing in .*'finetune'"),
 ]  # fmt: skip
 
@@ -222,9 +202,15 @@ def test_settings_without_effect_are_refused(fields, told):
         plan_for(Run(**fields))
 
 
-def test_every_committed_run_gives_only_what_its_method_reads():
-    root = Path(__file__).parents[2]
-    runs = [run for path in root.glob("sweeps/*.tsv") for run in read_sweep(path)]
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in root.glob("results/**/*~*.json"))
-    runs += [Run(**record["run"]) for record in records if "run" in record]
-    assert len(runs) > 1000 and {plan_for(run).epochs > 0 for run in runs} == {True}
+def test_every_committed_sweep_gives_only_what_its_methods_read():
+    runs = [run for path in (ROOT / "sweeps").glob("*.tsv") for run in read_sweep(path)]
+    assert len(runs) > 900 and {plan_for(run).epochs > 0 for run in runs} == {True}
+
+
+def test_every_committed_record_has_the_name_and_the_fields_that_its_run_has_today():
+    """Names are made in the order of fields, which must not change; runs of retired fields have theirs of then."""
+    found = {path: read_record(path)["run"] for path in ROOT.glob("results/**/*~*.json") if "masks" not in path.parts}
+    today = {path: Run(**fields) for path, fields in found.items() if not RETIRED.keys() & fields}
+    assert len(today) > 400 and 0 < len(found) - len(today) < 50
+    assert [path.stem for path in today] == [run.name for run in today.values()]
+    assert {plan_for(run).epochs > 0 for run in today.values()} == {True}

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_failing_disk_leaves_the_old_record_and_nothing_else(run, monkeypatch,
 def test_a_killed_write_leaves_no_record(run):
     code = (
         "import json, os, signal, sys\n"
-        "from adaprune.records import write_record\nfrom adaprune.run import Run\n"
+        "from adaprune.runs import Run, write_record\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "record = json.load(sys.stdin)\nwrite_record(record, Run(**record['run']))"
     )
@@ -247,7 +248,7 @@ def test_other_files_are_refused_with_their_path(tmp_path, text, told):
 def test_a_field_younger_than_the_record_has_its_default(run):
     path = write_record(make_record(run), run)
     record = json.loads(path.read_text())
-    del record["run"]["prune_unseen"]
+    del record["run"]["keep"]
     path.write_text(json.dumps(record))
     assert find_record(run)["run"] == run.model_dump()
     for wrong, told in (({"sparsity": 2}, "sparsity must lie"), ({"shape": 1}, "unknown parameter 'shape'")):

@@ -1,0 +1,111 @@
+"""Method: what a method must say of itself, and how a user's own comes beside those of the suite."""
+
+import functools
+import types
+
+import pytest
+
+from adaprune.runs.method import METHODS, SELECTIVE, Method, register
+from adaprune.runs.run import Run
+
+
+def smallest(job):
+    """A method as a user writes one."""
+
+
+@pytest.fixture
+def methods():
+    """The table of methods, which is afterwards as it was."""
+    before = dict(METHODS)
+    yield METHODS
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def defined(name, module):
+    """A method whose function was defined in that module, a notebook's being ``__main__``."""
+    space = {"__name__": module}
+    exec(f"def {name}(job):\n    pass", space)
+    return Method(space[name], line="x")
+
+
+def test_a_function_and_a_line_will_do():
+    method = Method(smallest, line="the smallest |w| stay")
+    assert method.name == "smallest" and method.mask and method.weights_intact
+    assert method.reads == ("head_learning_rate",) and not method.tuned and not method.paper
+
+
+def test_every_method_of_the_suite_says_all_about_itself():
+    assert len(METHODS) == 19
+    for name, method in METHODS.items():
+        assert method.name == name and method.function.__doc__ and len(method.line) < 120
+        assert method.source or name in ("finetune", "features", "random", "magnitude")
+        assert set(method.reads) <= set(SELECTIVE)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [None, "smallest", 3, types, functools.partial(smallest), [smallest]],
+    ids=["None", "text", "number", "module", "partial", "list"],
+)
+def test_what_is_no_function_with_a_name_is_refused(function):
+    with pytest.raises(TypeError, match="a method needs a named function from a Job to an Outcome, got "):
+        Method(function, line="x")
+
+
+def test_a_lambda_is_refused():
+    with pytest.raises(ValueError, match="called by its function's name, and '<lambda>' is no name: use `def`"):
+        Method(lambda job: None, line="x")
+
+
+@pytest.mark.parametrize("line", ["", " \n", None, 3])
+def test_a_method_without_its_line_is_refused(line):
+    with pytest.raises(ValueError, match="method 'smallest' lacks its line: say in one line what it does, got "):
+        Method(smallest, line=line)
+    with pytest.raises(TypeError, match="line"):
+        Method(smallest)
+
+
+@pytest.mark.parametrize("name", ["learning_rat", "epochs", "step_rule"])
+def test_a_field_to_read_that_is_none_of_those_is_refused(name):
+    """A field that every method reads (epochs) need not be named, and one that is retired (step_rule) cannot be."""
+    with pytest.raises(ValueError, match=f"method 'smallest' reads '{name}'; fields to .* are learning_rate, .*keep"):
+        Method(smallest, line="x", reads=("learning_rate", name))
+
+
+def test_a_registered_method_can_be_asked_for_and_its_settings_can_be_changed(methods):
+    with pytest.raises(ValueError, match="method must be one of .*, got 'smallest'"):
+        Run(method="smallest")
+    first = Method(smallest, line="x")
+    assert register(first) is first and Run(method="smallest").kind is first
+    second = Method(smallest, line="the same function, set otherwise", reads=("learning_rate",))
+    assert register(second) is second is Run(method="smallest").kind
+
+
+def test_a_bare_function_is_refused_with_what_to_write(methods):
+    with pytest.raises(TypeError, match=r"must be an adaprune.Method, got function: wrap .*Method\(my_function, line="):
+        register(smallest)
+    assert "smallest" not in methods
+
+
+@pytest.mark.parametrize("module", ["mine", "__main__"])
+@pytest.mark.parametrize("name", ["magnitude", "adaprune"])
+def test_the_name_of_a_method_of_the_suite_is_refused(methods, name, module):
+    before = METHODS[name]
+    with pytest.raises(ValueError, match=f"there is a method '{name}' already .*: give your function another name"):
+        register(defined(name, module))
+    assert METHODS[name] is before
+
+
+def test_a_notebooks_cell_can_be_run_again(methods):
+    """The function is a new one then, of the same name and place."""
+    first, second = defined("mine", "__main__"), defined("mine", "__main__")
+    register(first)
+    assert first.function is not second.function and register(second) is METHODS["mine"] is second
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("a", "a"), ("a", "__main__"), ("__main__", "a")])
+def test_a_second_function_of_one_name_is_refused(methods, one, other):
+    register(defined("mine", one))
+    with pytest.raises(ValueError, match="there is a method 'mine' already"):
+        register(defined("mine", other))
