@@ -8,13 +8,3 @@ from adaprune.data.movie_reviews import fetch_movie_reviews
 from adaprune.data.resampling import resampled
 from adaprune.data.sampler import GroupedByLength
 from adaprune.data.tasks import GLUE, TaskData, load_task, tokenize
-
-__all__ = [
-    "GLUE",
-    "GroupedByLength",
-    "TaskData",
-    "fetch_movie_reviews",
-    "load_task",
-    "resampled",
-    "tokenize",
-]

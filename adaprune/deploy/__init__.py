@@ -8,17 +8,3 @@ from adaprune.deploy.coding import decode, encode
 from adaprune.deploy.mask_file import Mask, apply_mask, check_base, load_mask, save_mask
 from adaprune.deploy.serving import MaskedEncoder
 from adaprune.deploy.task_inference import called, task_entropies, task_scores
-
-__all__ = [
-    "Mask",
-    "MaskedEncoder",
-    "apply_mask",
-    "called",
-    "check_base",
-    "decode",
-    "encode",
-    "load_mask",
-    "save_mask",
-    "task_entropies",
-    "task_scores",
-]

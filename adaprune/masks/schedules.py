@@ -223,6 +223,6 @@ class SparsityControl:
             needed = math.ceil(distance / (penalty + rate)) if penalty + rate > 0 else math.inf
             raise ValueError(
                 f"penalty={penalty:.2g} cannot reach a sparsity of {self.target}: theta has to travel {distance:.2g}, "
-                f"{steps} steps of at most {penalty + rate:.2g} (gamma and the rate) give {reach:.2g}. It needs {needed} "
-                f"steps, or a penalty of {1.01 * (distance / steps - rate):.3g}, or none: it is then fed back"
+                f"{steps} steps of at most {penalty + rate:.2g} (gamma and the rate) give {reach:.2g}. It needs "
+                f"{needed} steps, or a penalty of {1.01 * (distance / steps - rate):.3g}, or none: it is then fed back"
             )

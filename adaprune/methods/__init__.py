@@ -1,4 +1,4 @@
-# ruff: noqa: F401, I001
+# ruff: noqa: I001
 """The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
 
 Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `fit_head`.
@@ -32,5 +32,3 @@ from adaprune.runs import METHODS, Method, register
 _declared = [value for value in globals().values() if isinstance(value, Method)]
 for _method in sorted(_declared, key=lambda method: method.mask and not method.weights_intact):
     register(_method)
-
-__all__ = ["LEARNED", "METHODS", "SCORES", "Method", "Scores", "cut", "learn", "optimiser_for", "register"]

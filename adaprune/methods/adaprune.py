@@ -42,10 +42,6 @@ def adaprune(job: Job) -> Outcome:
 
 
 ADAPRUNE = Method(
-    adaprune,
-    line="theta and head are learned together by Algorithm 1, the weights stay",
-    source="Gao, Colombo, Wang 2021",
-    reads=(*LEARNED, "temperature"),
-    colour="#0072B2",
-    marker="o",
-)
+    adaprune, line="theta and head are learned together by Algorithm 1, the weights stay",
+    source="Gao, Colombo, Wang 2021", reads=(*LEARNED, "temperature"), colour="#0072B2", marker="o",
+)  # fmt: skip

@@ -70,12 +70,6 @@ def bernoulli(job: Job) -> Outcome:
 
 _SETTINGS = {**SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True}
 BERNOULLI = Method(
-    bernoulli,
-    line="masks drawn with learned probabilities",
-    source="Zhou et al. 2019",
-    tuned=_SETTINGS,
-    paper=_SETTINGS,
-    reads=LEARNED,
-    colour="#FEA4F3",
-    marker="8",
-)
+    bernoulli, line="masks drawn with learned probabilities", source="Zhou et al. 2019", tuned=_SETTINGS,
+    reads=LEARNED, colour="#FEA4F3", marker="8",
+)  # fmt: skip

@@ -29,12 +29,6 @@ def edge_popup(job: Job) -> Outcome:
 
 _SETTINGS = {**SCORES, "learning_rate": 1e-3, "allocation": "equal", "fixed": True}
 EDGE_POPUP = Method(
-    edge_popup,
-    line="random scores, a constant share of each matrix",
-    source="Ramanujan et al. 2020",
-    tuned=_SETTINGS,
-    paper=_SETTINGS,
-    reads=LEARNED,
-    colour="#CD22C4",
-    marker="p",
-)
+    edge_popup, line="random scores, a constant share of each matrix", source="Ramanujan et al. 2020",
+    tuned=_SETTINGS, reads=LEARNED, colour="#CD22C4", marker="p",
+)  # fmt: skip

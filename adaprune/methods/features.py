@@ -12,10 +12,6 @@ def features(job: Job) -> Outcome:
 
 
 FEATURES = Method(
-    features,
-    line="only the head is trained, on the whole frozen encoder: the paper's lower line",
-    source="Peters et al. 2019",
-    mask=False,
-    colour="#E69F00",
-    marker="^",
-)
+    features, line="only the head is trained, on the whole frozen encoder: the paper's lower line",
+    source="Peters et al. 2019", mask=False, colour="#E69F00", marker="^",
+)  # fmt: skip

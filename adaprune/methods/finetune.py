@@ -13,14 +13,7 @@ def finetune(job: Job) -> Outcome:
 
 _RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}
 FINETUNE = Method(
-    finetune,
-    line="every weight is trained, nothing masked: the paper's upper line",
-    source="Devlin et al. 2019",
-    mask=False,
-    weights_intact=False,
-    tuned={**TUNED_WEIGHTS, **_RATES},
-    paper=_RATES,
-    reads=("learning_rate",),
-    colour="#000000",
-    marker="s",
-)
+    finetune, line="every weight is trained, nothing masked: the paper's upper line", source="Devlin et al. 2019",
+    mask=False, weights_intact=False, tuned={**TUNED_WEIGHTS, **_RATES}, paper=_RATES, reads=("learning_rate",),
+    colour="#000000", marker="s",
+)  # fmt: skip

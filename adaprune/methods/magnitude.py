@@ -29,10 +29,6 @@ def magnitude(job: Job) -> Outcome:
 
 
 MAGNITUDE = Method(
-    magnitude,
-    line="one-shot magnitude pruning, whatever the task, then the head",
-    source="Han et al. 2015",
-    reads=("head_learning_rate", "allocation"),
-    colour="#D55E00",
-    marker="D",
-)
+    magnitude, line="one-shot magnitude pruning, whatever the task, then the head", source="Han et al. 2015",
+    reads=("head_learning_rate", "allocation"), colour="#D55E00", marker="D",
+)  # fmt: skip

@@ -53,33 +53,14 @@ _SOFT = {**SCORES, "learning_rate": 1e-2, "penalty": 400.0}
 _TRAINED = {**_SGD, "weight_learning_rate": 3e-5}  # movement's published rate for weights
 
 MOVEMENT = Method(
-    movement,
-    line="scores add up -dL/dw w, and the top of each matrix stays",
-    source="Sanh, Wolf, Rush 2020",
-    tuned=_SGD,
-    paper=_SGD,
-    reads=LEARNED,
-    colour="#C7023F",
-    marker="<",
-)
+    movement, line="scores add up -dL/dw w, and the top of each matrix stays", source="Sanh, Wolf, Rush 2020",
+    tuned=_SGD, reads=LEARNED, colour="#C7023F", marker="<",
+)  # fmt: skip
 SOFT_MOVEMENT = Method(
-    soft_movement,
-    line="movement by one threshold for all matrices and a penalty on the scores",
-    source="Sanh, Wolf, Rush 2020",
-    tuned=_SOFT,
-    paper=_SOFT,
-    reads=LEARNED,
-    colour="#0DB25D",
-    marker=">",
-)
+    soft_movement, line="movement by one threshold for all matrices and a penalty on the scores",
+    source="Sanh, Wolf, Rush 2020", tuned=_SOFT, reads=LEARNED, colour="#0DB25D", marker=">",
+)  # fmt: skip
 MOVEMENT_FINETUNE = Method(
-    movement_finetune,
-    line="movement with the weights trained too",
-    source="Sanh, Wolf, Rush 2020",
-    weights_intact=False,
-    tuned=_TRAINED,
-    paper=_TRAINED,
-    reads=LEARNED,
-    colour="#590422",
-    marker=(3, 1, 0),
-)
+    movement_finetune, line="movement with the weights trained too", source="Sanh, Wolf, Rush 2020",
+    weights_intact=False, tuned=_TRAINED, reads=LEARNED, colour="#590422", marker=(3, 1, 0),
+)  # fmt: skip

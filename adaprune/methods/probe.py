@@ -83,10 +83,6 @@ def _logits(fitted, rows: np.ndarray, job: Job) -> np.ndarray:
 
 
 PROBE = Method(
-    probe,
-    line="a regression on the frozen encoder's sentence vectors, the head unused",
-    mask=False,
-    reads=(),
-    colour="#7A5C00",
-    marker="|",
-)
+    probe, line="a regression on the frozen encoder's sentence vectors, the head unused", mask=False, reads=(),
+    colour="#7A5C00", marker="|",
+)  # fmt: skip

@@ -20,9 +20,6 @@ def random(job: Job) -> Outcome:
 
 
 RANDOM = Method(
-    random,
-    line="the paper's Rnd: a mask drawn at random, then the head",
-    source="Gao, Colombo, Wang 2021",
-    colour="#CC79A7",
-    marker="v",
-)
+    random, line="the paper's Rnd: a mask drawn at random, then the head", source="Gao, Colombo, Wang 2021",
+    colour="#CC79A7", marker="v",
+)  # fmt: skip

@@ -27,12 +27,6 @@ def smp(job: Job) -> Outcome:
 
 _SETTINGS = {**SCORES, "learning_rate": 2e-2, "penalty": 400.0, "allocation": "scores"}
 SMP = Method(
-    smp,
-    line="scores with a penalty, which also share out the matrices",
-    source="Jiang et al. 2022",
-    tuned=_SETTINGS,
-    paper=_SETTINGS,
-    reads=LEARNED,
-    colour="#25CBD0",
-    marker="*",
-)
+    smp, line="scores with a penalty, which also share out the matrices", source="Jiang et al. 2022",
+    tuned=_SETTINGS, reads=LEARNED, colour="#25CBD0", marker="*",
+)  # fmt: skip

@@ -24,9 +24,5 @@ def snip(job: Job) -> Outcome:
 
 
 SNIP = Method(
-    snip,
-    line="one-shot, |w dL/dw|",
-    source="Lee, Ajanthan, Torr 2019",
-    colour="#FE7F61",
-    marker="H",
-)
+    snip, line="one-shot, |w dL/dw|", source="Lee, Ajanthan, Torr 2019", colour="#FE7F61", marker="H",
+)  # fmt: skip

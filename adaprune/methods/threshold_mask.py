@@ -42,12 +42,6 @@ def uniform_scores(shapes: dict[str, torch.Size], q: float, generator: torch.Gen
 
 _SETTINGS = {**SCORES, "learning_rate": 1e-3, "fixed": True}
 THRESHOLD_MASK = Method(
-    threshold_mask,
-    line="random scores, one threshold",
-    source="Zhao et al. 2020",
-    tuned=_SETTINGS,
-    paper=_SETTINGS,
-    reads=LEARNED,
-    colour="#1D94B2",
-    marker="h",
-)
+    threshold_mask, line="random scores, one threshold", source="Zhao et al. 2020", tuned=_SETTINGS, reads=LEARNED,
+    colour="#1D94B2", marker="h",
+)  # fmt: skip

@@ -5,5 +5,3 @@ Imports the rooms before it; draws and judges, and trains nothing.
 """
 
 from adaprune.report import comparison, contrasts, drawings, figures, published, statistics, sweeps
-
-__all__ = ["comparison", "contrasts", "drawings", "figures", "published", "statistics", "sweeps"]

@@ -20,35 +20,3 @@ from adaprune.runs.records import (
 from adaprune.runs.retired import RETIRED
 from adaprune.runs.run import NAMED, RESULT_NEUTRAL, Run, default_of
 from adaprune.runs.schema import Cost
-
-__all__ = [
-    "FINETUNE_RATE",
-    "METHODS",
-    "NAMED",
-    "RESULT_NEUTRAL",
-    "RETIRED",
-    "SELECTIVE",
-    "TUNED",
-    "TUNED_WEIGHTS",
-    "Cost",
-    "Method",
-    "Paths",
-    "Plan",
-    "Run",
-    "check_writable",
-    "default_of",
-    "environment",
-    "find_record",
-    "mask_path",
-    "paths_of",
-    "plan_for",
-    "read_answers",
-    "read_bytes",
-    "read_record",
-    "record_path",
-    "register",
-    "table",
-    "write_answers",
-    "write_bytes",
-    "write_record",
-]

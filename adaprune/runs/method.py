@@ -23,7 +23,7 @@ class Method:
         source: paper and year, where there is one.
         mask: it ends in a mask.
         weights_intact: it leaves every weight of the checkpoint as it was.
-        tuned, paper: settings of a `runs.Plan` in which it differs from that recipe.
+        tuned, paper: settings of a `runs.Plan` in which it differs from that recipe; ``paper`` None: as ``tuned``.
         reads: which of the fields in ``SELECTIVE`` change what it does; a run that sets another one is refused.
         colour, marker: its look in figures, as matplotlib takes them.
 
@@ -38,7 +38,7 @@ class Method:
     mask: bool = True
     weights_intact: bool = True
     tuned: Mapping[str, Any] = field(default_factory=dict)
-    paper: Mapping[str, Any] = field(default_factory=dict)
+    paper: Mapping[str, Any] | None = None
     reads: tuple[str, ...] = ("head_learning_rate",)
     colour: str = "#808080"
     marker: str | tuple[int, int, int] = "o"
@@ -53,6 +53,9 @@ class Method:
             raise ValueError(f"method {name!r} lacks its line: say in one line what it does, got {self.line!r}")
         if unknown := [read for read in self.reads if read not in SELECTIVE]:
             raise ValueError(f"method {name!r} reads {unknown[0]!r}; fields to name there are {', '.join(SELECTIVE)}")
+
+        if self.paper is None:
+            object.__setattr__(self, "paper", self.tuned)
 
     @property
     def name(self) -> str:

@@ -116,8 +116,8 @@ def plan_for(run: Run) -> Plan:
     if "penalty" in changed and run.method == "adaprune":
         if not paper:
             raise ValueError(
-                f"penalty={run.penalty!r} would change nothing under recipe 'tuned', whose sparsity follows a schedule: "
-                "it is the gamma of Algorithm 1, for recipe='paper'"
+                f"penalty={run.penalty!r} would change nothing under recipe 'tuned', whose sparsity follows a "
+                "schedule: it is the gamma of Algorithm 1, for recipe='paper'"
             )
         plan = replace(plan, control="penalty")  # Algorithm 1 to the letter: gamma as given, and stop at the target
     return plan

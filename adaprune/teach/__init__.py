@@ -6,12 +6,3 @@ Imports `masks` and `report`.
 
 from adaprune.teach import sketches, theory
 from adaprune.teach.exercises import EXACT, begin, check, reveal
-
-__all__ = [
-    "EXACT",
-    "begin",
-    "check",
-    "reveal",
-    "sketches",
-    "theory",
-]

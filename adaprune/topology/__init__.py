@@ -8,21 +8,3 @@ from adaprune.topology import graphs, overlap
 from adaprune.topology.overlap import jaccard, kept_by
 from adaprune.topology.spectra import composed, degrees, spectrum
 from adaprune.topology.structure import arrays, blocks, connected_components, effective, heads_of, inner, matrix, report
-
-__all__ = [
-    "arrays",
-    "blocks",
-    "composed",
-    "connected_components",
-    "degrees",
-    "effective",
-    "graphs",
-    "heads_of",
-    "inner",
-    "jaccard",
-    "kept_by",
-    "matrix",
-    "overlap",
-    "report",
-    "spectrum",
-]
