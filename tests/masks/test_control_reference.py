@@ -190,7 +190,9 @@ def test_100_steps_agree_with_plain_loops(kind, surrogate, rule, recovery):
         assert (stop, sparsity) == (halt, pytest.approx(1 - len(kept) / 54)), steps
         assert level == (-math.inf if wanted is None else pytest.approx(wanted, rel=1e-9, abs=1e-12)), steps
         for m, (one, other) in enumerate(zip(thetas, expected, strict=True)):
-            living = torch.tensor([[recovery or (m, i, j) in kept for j in range(one.shape[1])] for i in range(len(one))])
+            living = torch.tensor(
+                [[recovery or (m, i, j) in kept for j in range(one.shape[1])] for i in range(len(one))]
+            )
             torch.testing.assert_close(one[living], other[living], rtol=1e-8, atol=1e-11)
             assert (one[~living] == -math.inf).all()
         if before is not None:
