@@ -5,6 +5,6 @@ Imports no other room, and knows nothing of masks.
 """
 
 from adaprune.data.movie_reviews import fetch_movie_reviews
-from adaprune.data.resampling import resampled
+from adaprune.data.resampling import RESAMPLES, resampled
 from adaprune.data.sampler import GroupedByLength
 from adaprune.data.tasks import GLUE, TaskData, load_task, tokenize

@@ -1,0 +1,130 @@
+"""The share of fine-tuning's gain that is kept: (score - floor) / (fine-tuned - floor), the headline number.
+
+The floor is what needs no adapting: the better of the probe and the majority class, chosen on held-out rows. Without
+it a task that the checkpoint knows already (STS-B on a sentence encoder) looks as if anything did well on it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from adaprune.data import RESAMPLES
+from adaprune.runs import paths_of, read_answers
+
+ROOM = 0.03  # a task where fine-tuning gains less over the floor counts for nothing
+LEVEL = 0.95
+SETTING = ["model", "task", "max_train_examples"]
+
+
+def with_rows(runs: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
+    """``runs`` of `records.table` with ``resampled``: each one's score on bootstrap samples of the dev rows.
+
+    Raises:
+        ValueError: a damaged file of answers. Where there is none, the samples are missing (NaN).
+    """
+
+    def samples(record: str) -> np.ndarray:
+        try:
+            return read_answers(paths_of(Path(results_dir, record)).answers)[1].astype(float)
+        except FileNotFoundError:
+            return np.full(RESAMPLES, math.nan)
+
+    return runs.assign(resampled=[samples(record) for record in runs["record"]])
+
+
+def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
+    """Floor and fine-tuning of each setting: the two ends that a score is placed between.
+
+    Args:
+        runs: of `with_rows`, with probe, majority and finetune among them.
+
+    Returns:
+        Indexed by model, task, max_train_examples: ``floor`` and ``floor_rows`` (its resampled scores), ``floor_is``;
+        ``tuned``, ``tuned_var`` (of its mean over seeds), ``tuned_rows``, ``tuned_seeds``; ``room``, their
+        distance. Of several ways to fine-tune, the one with the best mean on held-out rows.
+    """
+    found = {}
+    for setting, group in runs[runs["ablation"] == ""].groupby(SETTING):
+        floors = group[group["method"].isin(["probe", "majority"])].sort_values("selection_score")
+        tuned = group[group["method"] == "finetune"]
+        if floors.empty or tuned.empty or "probe" not in set(floors["method"]):
+            continue
+        floor = floors.iloc[-1]
+        ways = tuned.groupby(["epochs", "learning_rate", "batch_size", "teacher"])
+        tuned = max((way for _, way in ways), key=lambda way: way["selection_score"].mean())
+        found[setting] = {
+            "floor": floor["score"], "floor_rows": floor["resampled"], "floor_is": floor["method"],
+            "tuned": tuned["score"].mean(), "tuned_var": _variance(tuned["score"]), "tuned_seeds": len(tuned),
+            "tuned_rows": np.mean(np.stack(tuned["resampled"]), axis=0), "room": tuned["score"].mean() - floor["score"],
+        }  # fmt: skip
+    marks = pd.DataFrame.from_dict(found, orient="index")
+    marks.index = pd.MultiIndex.from_tuples(found, names=SETTING)
+    return marks
+
+
+def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The share of the gain that each group of runs keeps over all tasks with room.
+
+        share = sum_t (score_t - floor_t) / sum_t (tuned_t - floor_t)
+
+    with means over seeds, so that no small room is divided by. Two intervals of 95 %: over seeds (t, by the delta
+    method, the denominator's spread included), and over dev rows (paired bootstrap).
+
+    Args:
+        runs: of `with_rows`.
+        marks: of `landmarks`, of one model.
+        by: columns that make a group, e.g. ["way", "sparsity"].
+
+    Returns:
+        The columns of ``by``; ``share``; ``seeds_low``, ``seeds_high``; ``rows_low``, ``rows_high``; ``retention``, the
+        plain mean over tasks of score / tuned; ``lowest`` (share of the worst task) and ``lowest_task``; ``tasks`` and
+        ``seeds`` (the fewest). Only groups with a run on every task with room.
+    """
+    room = marks[marks["room"] >= ROOM]
+    rows = []
+    for key, group in runs.groupby(by, dropna=False):
+        parts = {setting: part for setting, part in group.groupby(SETTING) if setting in room.index}
+        if not len(room) or parts.keys() != set(room.index):
+            continue
+        ends = room.loc[list(parts)]
+        means = np.array([part["score"].mean() for part in parts.values()])
+        gained, whole = (means - ends["floor"]).sum(), ends["room"].sum()
+        share = gained / whole
+        spread = sum(_variance(part["score"]) for part in parts.values()) + share**2 * ends["tuned_var"].sum()
+        seeds = [len(part) for part in parts.values()]
+        freedom = sum(seeds) - len(seeds) + ends["tuned_seeds"].sum() - len(ends)
+        half = stats.t.ppf(0.5 + LEVEL / 2, freedom) * math.sqrt(spread) / whole if freedom else math.nan
+        ours = np.stack([np.mean(np.stack(part["resampled"]), axis=0) for part in parts.values()])
+        floor, tuned = np.stack(ends["floor_rows"]), np.stack(ends["tuned_rows"])
+        drawn = (ours - floor).sum(0) / (tuned - floor).sum(0)
+        low, high = (
+            np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if np.isfinite(drawn).all() else [math.nan] * 2
+        )
+        each = (means - ends["floor"]) / ends["room"]
+        rows.append([
+            *(key if isinstance(key, tuple) else (key,)), share, share - half, share + half, low, high,
+            float((means / ends["tuned"]).mean()), each.min(), each.idxmin()[1], len(parts), min(seeds),
+        ])  # fmt: skip
+    columns = [
+        "share",
+        "seeds_low",
+        "seeds_high",
+        "rows_low",
+        "rows_high",
+        "retention",
+        "lowest",
+        "lowest_task",
+        "tasks",
+        "seeds",
+    ]
+    return pd.DataFrame(rows, columns=[*by, *columns])
+
+
+def _variance(scores: pd.Series) -> float:
+    """Of the mean over seeds; NaN of one seed."""
+    return float(scores.var(ddof=1) / len(scores)) if len(scores) > 1 else math.nan

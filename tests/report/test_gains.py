@@ -1,0 +1,108 @@
+"""The share of the gain: by hand on round numbers, its two intervals by another route, and what counts for nothing."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from adaprune.report.gains import landmarks, shares, with_rows
+
+SPREAD = np.linspace(-0.02, 0.02, 300)  # what resampling does to a score here
+
+
+def row(task, method, score, seed=0, selection=None, sparsity=math.nan, noise=0.0, **more):
+    plain = {"model": "minilm", "max_train_examples": 0, "ablation": "", "epochs": 0.0, "learning_rate": 0.0}
+    plain |= {"batch_size": 0, "teacher": "", "way": method}
+    resampled = score + noise * SPREAD
+    found = {"task": task, "method": method, "score": score, "seed": seed, "sparsity": sparsity}
+    return {
+        **plain,
+        **found,
+        "selection_score": score if selection is None else selection,
+        "resampled": resampled,
+        **more,
+    }
+
+
+def two_tasks():
+    """cola: floor 0.1 (the probe), tuned 0.5; sst2: floor 0.8, tuned 0.9; stsb has no room. Two seeds each."""
+    rows = []
+    for task, majority, probe, tuned in (("cola", 0.0, 0.1, 0.5), ("sst2", 0.5, 0.8, 0.9), ("stsb", 0.0, 0.86, 0.87)):
+        rows += [row(task, "majority", majority), row(task, "probe", probe)]
+        rows += [row(task, "finetune", tuned - 0.01, 0, noise=1), row(task, "finetune", tuned + 0.01, 1, noise=1)]
+    for task, ours in (("cola", 0.4), ("sst2", 0.87), ("stsb", 0.2)):
+        rows += [
+            row(task, "adaprune", ours - 0.02, 0, sparsity=0.5),
+            row(task, "adaprune", ours + 0.02, 1, sparsity=0.5),
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_the_share_is_a_ratio_of_sums_over_tasks_with_room():
+    runs = two_tasks()
+    found = shares(runs, landmarks(runs), ["way", "sparsity"]).set_index("way").loc["adaprune"]
+    assert found["share"] == pytest.approx((0.3 + 0.07) / (0.4 + 0.1))  # not the mean of 0.75 and 0.7
+    assert found["retention"] == pytest.approx((0.4 / 0.5 + 0.87 / 0.9) / 2)
+    assert (found["lowest"], found["lowest_task"]) == (pytest.approx(0.7), "sst2")
+    assert (found["tasks"], found["seeds"]) == (2, 2)
+
+
+def test_fine_tuning_keeps_all_of_its_gain_and_the_probe_none():
+    runs = two_tasks()
+    found = shares(runs, landmarks(runs), ["way"]).set_index("way")["share"]
+    assert found["finetune"] == pytest.approx(1) and found["probe"] == pytest.approx(0)
+    assert found["majority"] < 0
+
+
+def test_the_interval_over_seeds_is_the_delta_method_s():
+    runs = two_tasks()
+    found = shares(runs, landmarks(runs), ["way", "sparsity"]).set_index("way").loc["adaprune"]
+    ours, tuned = 2 * (0.0008 / 2), 2 * (0.0002 / 2)  # variances of means of two seeds, two tasks
+    half = stats.t.ppf(0.975, 4) * math.sqrt(ours + found["share"] ** 2 * tuned) / 0.5
+    assert found["seeds_high"] - found["share"] == pytest.approx(half)
+    assert found["share"] - found["seeds_low"] == pytest.approx(half)
+
+
+def test_the_interval_over_rows_pairs_the_samples():
+    runs = two_tasks()
+    found = shares(runs, landmarks(runs), ["way", "sparsity"]).set_index("way").loc["adaprune"]
+    drawn = 0.37 / (0.5 + 2 * SPREAD)  # fine-tuning alone varies, in both tasks alike
+    assert [found["rows_low"], found["rows_high"]] == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
+
+
+def test_the_floor_is_chosen_on_held_out_rows_not_on_dev():
+    runs = two_tasks()
+    runs.loc[(runs["task"] == "cola") & (runs["method"] == "majority"), "selection_score"] = 0.2
+    marks = landmarks(runs)
+    assert marks.loc[("minilm", "cola", 0), "floor_is"] == "majority" and marks.loc[("minilm", "cola", 0), "floor"] == 0
+
+
+def test_of_several_ways_to_fine_tune_the_one_best_on_held_out_rows_counts():
+    more = [
+        row("cola", "finetune", 0.6, 0, selection=0.1, epochs=6.0),
+        row("cola", "finetune", 0.45, 0, selection=0.9, epochs=9.0),
+    ]
+    runs = pd.concat([two_tasks(), pd.DataFrame(more)], ignore_index=True)
+    assert landmarks(runs).loc[("minilm", "cola", 0), "tuned"] == 0.45
+
+
+def test_one_seed_has_no_interval_over_seeds_and_a_missing_task_no_share():
+    runs = two_tasks()
+    one = runs[(runs["method"] != "adaprune") | (runs["seed"] == 0)]
+    found = shares(one, landmarks(runs), ["way"]).set_index("way").loc["adaprune"]
+    assert math.isnan(found["seeds_low"]) and not math.isnan(found["rows_low"])
+    lacking = runs[(runs["method"] != "adaprune") | (runs["task"] != "sst2")]
+    assert "adaprune" not in set(shares(lacking, landmarks(runs), ["way"])["way"])
+
+
+def test_without_probe_or_fine_tuning_there_are_no_landmarks():
+    runs = two_tasks()
+    for method in ("probe", "finetune"):
+        assert ("minilm", "cola", 0) not in landmarks(runs[(runs["method"] != method) | (runs["task"] != "cola")]).index
+
+
+def test_records_without_answers_have_missing_samples(tmp_path):
+    found = with_rows(pd.DataFrame({"record": ["none.json"]}), tmp_path)
+    assert np.isnan(found["resampled"][0]).all()
