@@ -62,9 +62,9 @@ def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
             "tuned": tuned["score"].mean(), "tuned_var": _variance(tuned["score"]), "tuned_seeds": len(tuned),
             "tuned_rows": np.mean(np.stack(tuned["resampled"]), axis=0), "room": tuned["score"].mean() - floor["score"],
         }  # fmt: skip
-    marks = pd.DataFrame.from_dict(found, orient="index")
-    marks.index = pd.MultiIndex.from_tuples(found, names=SETTING)
-    return marks
+    index = pd.MultiIndex.from_arrays(list(zip(*found, strict=True)) or [[]] * 3, names=SETTING)
+    columns = ["floor", "floor_rows", "floor_is", "tuned", "tuned_var", "tuned_seeds", "tuned_rows", "room"]
+    return pd.DataFrame([list(values.values()) for values in found.values()], index=index, columns=columns)
 
 
 def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Where the scores of each method begin, and the penalty that each score bears: by hand, for all methods with scores."""
+"""Where the scores of each method begin, and the penalty that each score bears: by hand."""
 
 import importlib
 import math
@@ -27,13 +27,12 @@ OTHER = ("constant", "normal", "uniform", "relative", "activation", "gradient")
 @pytest.fixture
 def begun(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     """What a method hands to `learn`, and its job: ``begun(method=..., **fields)``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_model_dir)
 
     def begin(scope="encoder+embeddings", **fields):
-        run = Run(task=str(ten_sentences), model=str(tiny_model_dir), results_dir=str(tmp_path), max_length=16,
-                  scope=scope, **fields)  # fmt: skip
-        job = prepare(
-            run, plan_for(run), paths_of(record_path(run)), load_task(run.task), load_encoder(run.model)
-        )
+        run = Run(task=ten_sentences.name, model="tiny", max_length=16, scope=scope, **fields)
+        job = prepare(run, plan_for(run), paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
         taken = []
         module = importlib.import_module(run.kind.function.__module__)
         monkeypatch.setattr(module, "learn", lambda job, thetas, **more: taken.append(thetas))

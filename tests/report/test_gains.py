@@ -103,6 +103,11 @@ def test_without_probe_or_fine_tuning_there_are_no_landmarks():
         assert ("minilm", "cola", 0) not in landmarks(runs[(runs["method"] != method) | (runs["task"] != "cola")]).index
 
 
+def test_nothing_to_place_scores_between_gives_empty_tables():
+    none = landmarks(two_tasks()[lambda runs: runs["method"] == "adaprune"])
+    assert none.empty and shares(two_tasks(), none, ["way"]).empty
+
+
 def test_records_without_answers_have_missing_samples(tmp_path):
     found = with_rows(pd.DataFrame({"record": ["none.json"]}), tmp_path)
     assert np.isnan(found["resampled"][0]).all()
