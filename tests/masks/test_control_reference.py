@@ -159,7 +159,9 @@ def fast(kind, rule, surrogate, recovery, thetas, alpha):
     for step, (x, y) in enumerate(batches(), 1):
         optimiser.zero_grad()
         ((net(x) - y) ** 2).mean().backward()
+        given = [theta.grad.clone() for theta in parameters.values()]
         optimiser.step()
+        assert all(torch.equal(t.grad, g) for t, g in zip(parameters.values(), given, strict=True))  # read, not written
         stop = control.update(step, parameters.values(), level)
         found = [theta.detach().clone() for theta in parameters.values()]
         yield found, float(level), control.kept(found, level), control.sparsity(found, level), stop, net
