@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from adaprune.data import TaskData, resampled
+from adaprune.data import RESAMPLES, TaskData, resampled
 from adaprune.runs.files import read_bytes, write_bytes
 
 LARGEST = 2**26  # bytes of a file that is read
@@ -39,10 +38,16 @@ def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         FileNotFoundError: no such file; records from before 0.2 have none.
-        ValueError: a damaged file.
+        ValueError: a damaged or foreign file; names it.
     """
+    content = read_bytes(path, LARGEST)
     try:
-        with np.load(io.BytesIO(read_bytes(path, LARGEST)), allow_pickle=False) as found:
-            return found["answers"], found["resampled"]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            answers, scores = found["answers"], found["resampled"]
+        if answers.ndim != 1 or answers.dtype.kind not in "uf":
+            raise ValueError("its answers are no classes or values of rows")
+        if scores.shape != (RESAMPLES,) or scores.dtype != np.float32 or not np.isfinite(scores).all():
+            raise ValueError(f"its scores are not those of {RESAMPLES} samples")
+    except Exception as error:  # zip, zlib and numpy each have errors of their own for damaged bytes
         raise ValueError(f"{path} is damaged ({error}): delete it and its record, run again") from error
+    return answers, scores
