@@ -77,6 +77,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         run = run.model_copy(update={"method": register(method).name})
     plan, paths = plan_for(run), paths_of(record_path(run))
     if (finished := find_record(run)) is not None:
+        shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
         return _unchanged(finished, plan, _data_at_hand(run))
     _check(run)
     processes = PartialState()

@@ -27,3 +27,12 @@ def ten_sentences(tmp_path: Path) -> Path:
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT of two layers, 16 wide, and a tokenizer that knows the ten sentences' words."""
     return small_data.tiny_model(tmp_path_factory.mktemp("tiny_bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_runs_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """A folder for runs that are made once for several tests: ``ten`` and ``tiny`` lie in it, records go to ``out``."""
+    folder = tmp_path_factory.mktemp("tiny_runs")
+    small_data.ten_sentences(folder / "ten")
+    (folder / "tiny").symlink_to(tiny_model_dir)
+    return folder

@@ -18,7 +18,7 @@ from adaprune.ablations import perturb, shuffled
 from adaprune.deploy.mask_file import save_mask
 from adaprune.methods import learning
 from adaprune.report import contrasts
-from adaprune.runs.records import mask_path
+from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.topology import overlap
 from adaprune.training.encoders import load_encoder
 from tests.small_data import SENTENCES
@@ -26,15 +26,15 @@ from tests.topology.test_structure import random_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANGES = {
-    "seed 0": {"snapshots": 2},
-    "seed 1": {"seed": 1, "snapshots": 2},
+    "seed 0": {"keep": "snapshots"},
+    "seed 1": {"seed": 1, "keep": "snapshots"},
     "magnitude": {"method": "magnitude"},
     "features": {"method": "features"},
     "head": {"ablation": "head"},
     "shuffle": {"ablation": "shuffle"},
     "noise": {"ablation": "head", "noise": 0.01},
     "dense noise": {"method": "features", "ablation": "head", "noise": 0.1},
-    "wide": {"scope": "encoder+embeddings", "sparsity": 0.9, "prune_unseen": True},
+    "wide": {"scope": "encoder+embeddings", "sparsity": 0.9},
 }
 
 
@@ -53,6 +53,10 @@ def runs(tmp_path_factory, tiny_model_dir) -> dict[str, Run]:
     for run in made.values():
         adapt(run)
     return made
+
+
+def snapshots_of(run: Run) -> Path:
+    return paths_of(record_path(run)).snapshots
 
 
 def test_shuffled_masks_keep_as_many_in_every_matrix():
@@ -84,12 +88,11 @@ def test_an_ablation_starts_from_the_finished_mask(runs):
 
 
 def test_snapshots_lead_to_the_mask_and_change_nothing(runs, tmp_path):
-    folder = mask_path(runs["seed 0"]).with_suffix("")
-    history = overlap.history(folder)
-    assert list(history) == [3, 6]
+    history = overlap.history(snapshots_of(runs["seed 0"]))
+    assert list(history) == [1, 2, 3, 4, 5, 6]  # fewer steps than snapshots
     assert overlap.jaccard(history[6], load_mask(mask_path(runs["seed 0"]))).jaccard > 0.9
-    assert overlap.recovery(history)["step"].tolist() == [6]
-    plain = runs["seed 0"].model_copy(update={"snapshots": 0, "results_dir": str(tmp_path)})
+    assert overlap.recovery(history)["step"].tolist() == [2, 3, 4, 5, 6]
+    plain = runs["seed 0"].model_copy(update={"keep": "", "results_dir": str(tmp_path)})
     assert plain.name == runs["seed 0"].name
     adapt(plain)
     assert overlap.jaccard(load_mask(mask_path(plain)), load_mask(mask_path(runs["seed 0"]))).jaccard == 1
@@ -98,8 +101,8 @@ def test_snapshots_lead_to_the_mask_and_change_nothing(runs, tmp_path):
 
 
 def test_snapshots_are_of_one_run_that_may_be_resumed(runs, tmp_path, monkeypatch):
-    run = runs["seed 0"].model_copy(update={"snapshots": 3, "checkpoint_steps": 3, "results_dir": str(tmp_path)})
-    folder, update = mask_path(run).with_suffix(""), learning.Snapshots.update
+    run = runs["seed 0"].model_copy(update={"checkpoint_steps": 3, "results_dir": str(tmp_path)})
+    folder, update = snapshots_of(run), learning.Snapshots.update
     folder.mkdir(parents=True)
     for left in ("5.safetensors", "7.partial"):
         (folder / left).write_text("of an earlier run with other steps")
@@ -109,18 +112,19 @@ def test_snapshots_are_of_one_run_that_may_be_resumed(runs, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return update(self, step, *rest)
 
-    monkeypatch.setattr(learning.Snapshots, "update", kill)
-    with pytest.raises(KeyboardInterrupt):
-        adapt(run)
-    monkeypatch.undo()
+    monkeypatch.setattr(learning, "SNAPSHOTS", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(learning.Snapshots, "update", kill)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(run)
     early = folder / "2.safetensors"
     before = early.stat().st_mtime_ns
     adapt(run)
     assert sorted(file.name for file in folder.iterdir()) == ["2.safetensors", "4.safetensors", "6.safetensors"]
     assert early.stat().st_mtime_ns == before  # the run went on at step 3
-    reference = runs["seed 0"].model_copy(update={"snapshots": 3, "results_dir": str(tmp_path / "whole")})
+    reference = runs["seed 0"].model_copy(update={"results_dir": str(tmp_path / "whole")})
     adapt(reference)
-    found, expected = (overlap.history(mask_path(r).with_suffix("")) for r in (run, reference))
+    found, expected = (overlap.history(snapshots_of(each)) for each in (run, reference))
     assert all(overlap.jaccard(found[step], expected[step]).jaccard == 1 for step in (4, 6))
 
 
@@ -145,7 +149,7 @@ WRONG = {
 @pytest.mark.parametrize("sentence", WRONG)
 def test_ablations_of_nothing_are_refused(runs, sentence):
     with pytest.raises(ValueError, match=sentence):
-        adapt(runs["seed 0"].model_copy(update=WRONG[sentence]))
+        adapt(runs["seed 0"].model_copy(update={"keep": "", **WRONG[sentence]}))
 
 
 def test_a_mask_of_another_base_is_not_ablated(runs, tmp_path):

@@ -7,8 +7,9 @@ import torch
 import adaprune
 from adaprune import evaluate_at
 from adaprune.masks.cuts import keep_top
-from adaprune.masks.ranks import ranks, read_ranks, theta_path
-from adaprune.runs.records import read_record, record_path, write_record
+from adaprune.masks.ranks import ranks, read_ranks
+from adaprune.runs.paths import paths_of, record_path
+from adaprune.runs.records import read_record, write_record
 from adaprune.runs.run import Run
 
 
@@ -17,7 +18,7 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny_model_dir)
     small = {"max_length": 16, "batch_size": 4, "epochs": 2, "results_dir": "out", "checkpoint_steps": 0}
-    asked = {"task": ten_sentences.name, "model": "tiny", "keep_theta": True, **small}
+    asked = {"task": ten_sentences.name, "model": "tiny", "keep": "theta", **small}
     return lambda **fields: Run(**{**asked, **fields})
 
 
@@ -51,7 +52,7 @@ def test_a_run_is_cut_at_every_sparsity(ask, scope):
     assert own["kept"] == record["mask"]["kept"]
     assert list(found["kept"]) == [round((1 - level) * record["mask"]["total"]) for level in found["sparsity"]]
     masks = adaprune.load_mask(f"out/masks/{run.name}.safetensors").masks
-    scores = read_ranks(record_path(run), masks)
+    scores = read_ranks(paths_of(record_path(run)).theta, masks)
     half, tenth = keep_top(scores, 0.5), keep_top(scores, 0.1)
     assert all(torch.equal(half[name], masks[name]) and not (tenth[name] & ~half[name]).any() for name in masks)
 
@@ -82,7 +83,7 @@ def test_what_cannot_be_cut_is_told(ask, tmp_path):
             evaluate_at(run, [0.5], refit_head_epochs=wrong)
     with pytest.raises(FileNotFoundError, match="none"):
         evaluate_at("out/none.json", [0.5])
-    features = ask(method="features", keep_theta=False)
+    features = ask(method="features", keep="")
     adaprune.adapt(features)
     with pytest.raises(ValueError, match="has method 'features', which leaves no mask"):
         evaluate_at(features, [0.5])
@@ -91,16 +92,16 @@ def test_what_cannot_be_cut_is_told(ask, tmp_path):
     with pytest.raises(ValueError, match="has allocation 'equal': its theta ranks within a matrix"):
         evaluate_at(equal, [0.5])
 
-    file = theta_path(record_path(run))
+    file = paths_of(record_path(run)).theta
     content = file.read_bytes()
-    file.write_bytes(theta_path(record_path(equal)).read_bytes())
+    file.write_bytes(paths_of(record_path(equal)).theta.read_bytes())
     with pytest.raises(ValueError, match="is not the theta of"):
         evaluate_at(run, [0.5])
     file.write_bytes(content[:-1])
     with pytest.raises(ValueError, match="is damaged"):
         evaluate_at(run, [0.5])
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="run again with keep_theta=True"):
+    with pytest.raises(FileNotFoundError, match="run again with keep='theta'"):
         evaluate_at(run, [0.5])
     file.write_bytes(content)
 
@@ -127,12 +128,12 @@ def test_another_base_is_refused(ask, tmp_path, tiny_model_dir):
 
 
 def test_theta_is_kept_only_where_asked_and_changes_nothing(ask):
-    run, plain = ask(), ask(keep_theta=False, results_dir="plain")
+    run, plain = ask(), ask(keep="", results_dir="plain")
     one, two = adaprune.adapt(run), adaprune.adapt(plain)
     assert run.name == plain.name and one["metrics"] == two["metrics"] and one["mask"] == two["mask"]
-    assert theta_path(record_path(run)).is_file() and not theta_path(record_path(plain)).exists()
+    assert paths_of(record_path(run)).theta.is_file() and not paths_of(record_path(plain)).theta.exists()
     record = read_record(record_path(plain))
     record.pop("schema_version")
     write_record(record, plain)
-    with pytest.raises(FileNotFoundError, match="keep_theta=True"):
+    with pytest.raises(FileNotFoundError, match="keep='theta'"):
         evaluate_at(plain, [0.5])

@@ -155,7 +155,7 @@ def recovery(history: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
 
 
 def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
-    """The masks that a run with ``snapshots`` left in ``<results_dir>/masks/<run name>``, by step.
+    """The masks that a run which keeps its snapshots left in ``<results_dir>/masks/<run name>``, by step.
 
     Raises:
         ValueError: no snapshots there, or a damaged one: names the file.
@@ -167,7 +167,7 @@ def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged ({error}): delete it and the run's record, adapt anew") from error
     if not found:
-        raise ValueError(f"{folder} holds no snapshots: adapt the run anew with snapshots=8")
+        raise ValueError(f"{folder} holds no snapshots: adapt the run anew with keep='snapshots'")
     return dict(sorted(found.items()))
 
 

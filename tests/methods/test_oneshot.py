@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from torch.nn.utils import prune
 
 import adaprune
-from adaprune.adapt import mask_path, prepare
+from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.layers import maskable
 from adaprune.methods import oneshot
 from adaprune.methods.oneshot import CALIBRATION, calibration, cut, cut_layers, cut_outputs
+from adaprune.runs.paths import mask_path, paths_of, record_path
+from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
 from adaprune.training.encoders import load_encoder
 
@@ -38,7 +41,8 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
 
 
 def job_of(run):
-    return prepare(run, load_task(run.task), load_encoder(run.model))
+    paths = paths_of(record_path(run))
+    return prepare(run, plan_for(run), paths, load_task(run.task), load_encoder(run.model))
 
 
 def magnitudes(job):
@@ -127,7 +131,7 @@ def test_wandas_norm_of_a_word_is_the_root_of_its_count(ask):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 1 / 3, 0.5, 0.97, 0.999])
 def test_each_output_keeps_its_share_and_all_exactly_k(ask, sparsity):
-    job = job_of(ask(method="wanda", sparsity=sparsity, scope="encoder+embeddings", prune_unseen=True))
+    job = replace(job_of(ask(method="wanda", sparsity=sparsity, scope="encoder+embeddings")), seen={})
     scores = magnitudes(job)
     masks = cut_outputs(job, scores)
     total = sum(score.numel() for score in scores.values())
@@ -153,12 +157,6 @@ def test_unseen_words_are_kept_by_wanda(ask):
     job = job_of(ask(method="wanda", sparsity=0.3, scope="encoder+embeddings"))
     (name,) = job.seen
     assert cut_outputs(job, magnitudes(job))[name][~job.seen[name]].all() and not job.seen[name].all()
-
-
-def test_a_minimum_that_wanda_cannot_keep_is_refused(ask):
-    job = job_of(ask(method="wanda", sparsity=0.9, minimum_kept=100))
-    with pytest.raises(ValueError, match="minimum_kept is 100"):
-        cut_outputs(job, magnitudes(job))
 
 
 @pytest.mark.parametrize("allocation", ["", "equal"])

@@ -1,8 +1,8 @@
-"""Runs adapt() in processes that are killed, then once more to the end. Started by test_training.py.
+"""Runs adapt() in processes that are killed, then once more to the end. Started by test_trainer.py.
 
 `python killed_runs.py JSON`, where JSON is a list of {"run": fields, "kills": [...]}. A kill is {"after": seconds},
 from outside at that time after the first whole checkpoint, or {"at": function, "time": n, "when": "before" or
-"after"}, at the n-th call of a function of adaprune.training. Children are forked, so that the imports happen once.
+"after"}, at the n-th call of a function of training/trainer.py. Children are forked, so that the imports happen once.
 """
 
 import gc
@@ -15,16 +15,28 @@ import time
 import traceback
 from pathlib import Path
 
-import adaprune.training.trainer
+from adaprune.masks import maskable
+from adaprune.methods import LEARNED, learn
+from adaprune.runs.method import Method
 from adaprune.runs.run import Run
+from adaprune.training import trainer
 from adaprune.training.encoders import load_encoder, tensor_hashes
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
 
+def upside_down(job):
+    """A method that only this process knows: theta starts at -|w|, so that learning has to move it."""
+    modules = maskable(job.model.encoder, job.run.scope)
+    return learn(job, {name: -module.weight.detach().abs() for name, module in modules.items()})
+
+
+OWN = {"upside_down": Method(upside_down, line="theta starts at -|w|", reads=LEARNED)}
+
+
 def die_at(function: str, nth: int, when: str) -> None:
-    """Makes this process kill itself at the n-th call of a function of adaprune.training."""
-    calls, real = [], getattr(adaprune.training, function)
+    """Makes this process kill itself at the n-th call of a function of training/trainer.py."""
+    calls, real = [], getattr(trainer, function)
 
     def deadly(*args, **kwargs):
         calls.append(function)
@@ -35,10 +47,10 @@ def die_at(function: str, nth: int, when: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(adaprune.training, function, deadly)
+    setattr(trainer, function, deadly)
 
 
-def start(run: Run, kill: dict) -> int:
+def start(run: Run, method: Method | None, kill: dict) -> int:
     """A child that adapts; it leaves the hashes of the final model beside its record."""
     child = os.fork()
     if child:
@@ -54,7 +66,7 @@ def start(run: Run, kill: dict) -> int:
             return score(job, task)
 
         HOUSE.score = remember
-        HOUSE.adapt(run)
+        HOUSE.adapt(run, method)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -62,11 +74,12 @@ def start(run: Run, kill: dict) -> int:
         os._exit(code)
 
 
-def play(run: Run, kills: list[dict]) -> list[int]:
+def play(fields: dict, kills: list[dict]) -> list[int]:
     """The run, killed as asked, then to its end; the signal or exit code of each child."""
-    codes = []
+    codes, own = [], OWN.get(fields.get("method"))
+    run = Run(**{name: value for name, value in fields.items() if name != "method" or own is None})
     for kill in [*kills, {}]:
-        child = start(run, kill)
+        child = start(run, own, kill)
         if "after" in kill:
             while not list(Path(run.results_dir).glob(".checkpoints/*/checkpoint-*/whole.json")):
                 time.sleep(0.001)
@@ -83,4 +96,4 @@ if __name__ == "__main__":
     load_encoder(scenes[0]["run"]["model"])  # fills caches that every child would fill anew
     gc.freeze()
     for scene in scenes:
-        print(json.dumps(play(Run(**scene["run"]), scene["kills"])), flush=True)
+        print(json.dumps(play(scene["run"], scene["kills"])), flush=True)

@@ -1,10 +1,9 @@
-"""Teachers and data selection: losses and scores by hand, what is refused, and runs from end to end."""
+"""Teachers: losses by hand, what is refused, and runs from end to end."""
 
 import gc
 import importlib
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ import torch
 import adaprune
 from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
-from adaprune.runs.records import record_path
+from adaprune.runs.paths import paths_of, record_path
+from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
-from adaprune.training.diet import el2n, grand, kept_rows, lessons
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
-from adaprune.training.teachers import logits_path, read_logits
+from adaprune.training.teachers import read_logits, taught
 from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
@@ -51,7 +50,8 @@ def teacher(ask) -> str:
 
 
 def job_of(run):
-    return prepare(run, load_task(run.task), load_encoder(run.model))
+    paths = paths_of(record_path(run))
+    return prepare(run, plan_for(run), paths, load_task(run.task), load_encoder(run.model))
 
 
 def stars(folder: Path) -> str:
@@ -65,7 +65,7 @@ def stars(folder: Path) -> str:
     return "stars"
 
 
-# ---------------------------------------------------------------- losses and scores by hand
+# ---------------------------------------------------------------- losses by hand
 
 
 def test_distillation_by_hand():
@@ -90,38 +90,11 @@ def test_the_loss_is_half_the_labels_and_half_the_teachers(ask):
     assert float(model(**batch, labels=labels).loss) == pytest.approx(float(task_loss(output.logits, labels)))
 
 
-def test_el2n_by_hand():
-    """Two rows, three classes: || (-0.5, 0.25, 0.25) || and || (0.2, -0.8, 0.6) ||."""
-    logits = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]).log() + 3.0
-    scores = el2n(logits, torch.tensor([0, 1]))
-    torch.testing.assert_close(scores, torch.tensor([math.sqrt(0.375), math.sqrt(1.04)]))
-    torch.testing.assert_close(el2n(torch.tensor([[1.5], [-1.0]]), torch.tensor([1.0, 1.0])), torch.tensor([0.5, 2.0]))
-
-
-def test_grand_is_the_norm_of_a_rows_gradient(ask):
-    """Against a difference quotient: along the gradient's direction the loss rises by its norm."""
-    job = job_of(ask(method="finetune"))
-    model = job.model.double().eval().requires_grad_(True)
-    found = grand(model, job.sentences)
-    assert found.shape == (9,)
-    batch = job.sentences.collate([job.sentences.splits["train"][3]])
-    model.zero_grad()
-    model(**batch).loss.backward()
-    used = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    size, losses = 1e-6, []
-    for side in (size, -2 * size):
-        with torch.no_grad():
-            for parameter in used:
-                parameter += side * parameter.grad / float(found[3])
-            losses.append(float(model(**batch).logits.double().log_softmax(-1)[0, batch["labels"][0]].neg()))
-    assert (losses[0] - losses[1]) / (2 * size) == pytest.approx(float(found[3]), rel=1e-3)
-
-
 # ---------------------------------------------------------------- teachers
 
 
 def test_finetune_leaves_its_logits_beside_the_record(ask, monkeypatch):
-    run = ask(method="finetune", data_keep=0.7)
+    run = ask(method="finetune")
     caught = {}
     real = HOUSE.score
 
@@ -131,11 +104,9 @@ def test_finetune_leaves_its_logits_beside_the_record(ask, monkeypatch):
 
     monkeypatch.setattr(HOUSE, "score", remember)
     adaprune.adapt(run)
-    assert logits_path(record_path(run)) == Path("out", "teachers", f"{run.name}.safetensors")
+    assert paths_of(record_path(run)).logits == Path("out", "teachers", f"{run.name}.safetensors")
     found = read_logits(ask(teacher=str(record_path(run))), load_task(run.task))
-    whole = job_of(run).sentences  # all nine rows, though the teacher learned from six
-    assert len(caught["job"].sentences.splits["train"]) == 6
-    expected = predict(caught["job"].model, whole, "train", caught["job"].settings)
+    expected = predict(caught["job"].model, job_of(run).sentences, "train", caught["job"].settings)
     np.testing.assert_array_equal(found.numpy(), expected)
     assert expected.shape == (9, 2)
 
@@ -147,17 +118,17 @@ def test_other_methods_leave_no_logits(ask):
 
 @pytest.mark.parametrize("method", ["adaprune", "magnitude", "gmp", "imp", "snip", "wanda", "finetune", "features"])
 def test_every_method_learns_from_a_teacher(ask, teacher, method):
-    plain, taught = (adaprune.adapt(ask(method=method, teacher=path, seed=1)) for path in ("", teacher))
-    assert taught["run"]["teacher"] == teacher
-    assert taught["weights_intact"] == plain["weights_intact"]
-    assert taught["cost"]["steps"] == plain["cost"]["steps"]
+    plain, pupil = (adaprune.adapt(ask(method=method, teacher=path, seed=1)) for path in ("", teacher))
+    assert pupil["run"]["teacher"] == teacher
+    assert pupil["weights_intact"] == plain["weights_intact"]
+    assert pupil["cost"]["steps"] == plain["cost"]["steps"]
 
     def losses(record):
         return [point["loss"] for point in record["curve"] if "loss" in point]
 
-    assert losses(taught) != losses(plain)
+    assert losses(pupil) != losses(plain)
     # held-out rows have no teacher: scored by their labels as ever, from nearly the same start
-    (one,), (two,) = ([p["selection_loss"] for p in r["curve"] if "selection_loss" in p] for r in (plain, taught))
+    (one,), (two,) = ([p["selection_loss"] for p in r["curve"] if "selection_loss" in p] for r in (plain, pupil))
     assert one == pytest.approx(two, rel=0.2)
 
 
@@ -173,17 +144,16 @@ def test_a_teacher_of_a_regression(ask, tmp_path):
 
 def test_a_teachers_row_is_its_sentences(ask, teacher):
     """The logits stay with their row through selection and batches."""
-    run = ask(teacher=teacher, data_keep=0.5)
-    job = job_of(run)
+    job, rows = job_of(ask(teacher=teacher)), [7, 0, 4, 3]
     logits = torch.arange(18.0).view(9, 2)
-    rows, fits = kept_rows(job)
-    assert fits == []
-    chosen = lessons(job, rows, logits).sentences
-    batch = chosen.collate([chosen.splits["train"][i] for i in range(len(rows))])
-    assert torch.equal(batch["teacher_logits"], logits[rows])
+    sentences = taught(job, logits).sentences
+    chosen = sentences.splits["train"].select(rows)
+    assert torch.equal(sentences.collate([chosen[i] for i in range(len(rows))])["teacher_logits"], logits[rows])
     words = job.sentences.splits["train"]["input_ids"]
-    assert [list(ids) for ids in chosen.splits["train"]["input_ids"]] == [list(words[row]) for row in rows]
+    assert [list(ids) for ids in chosen["input_ids"]] == [list(words[row]) for row in rows]
     assert "teacher_logits" not in job.sentences.splits["train"].column_names
+    assert {name for name, split in sentences.splits.items() if "teacher_logits" in split.column_names} == {"train"}
+    assert taught(job, None) is job
 
 
 def test_a_teacher_is_part_of_the_name_without_its_folder(ask, teacher):
@@ -204,53 +174,10 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
     assert "learned from other rows of ten_sentences (max_train_examples 0, here 8)" in refusal(
         teacher=teacher, max_train_examples=8
     )
-    file = logits_path(teacher)
+    file = paths_of(teacher).logits
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
     assert f"{file} is damaged" in refusal(teacher=teacher)
     file.unlink()
     assert f"{file} is missing: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
     assert not list(Path("out").glob("*adaprune*"))
-
-
-# ---------------------------------------------------------------- which rows are learned from
-
-
-@pytest.mark.parametrize("data_score", ["el2n", "grand"])
-def test_the_hardest_rows_go_after_an_epoch_of_scoring(ask, monkeypatch, data_score):
-    scores = torch.tensor([0.3, 0.9, 0.1, 0.9, 0.2, 0.8, 0.4, 0.5, 0.6])
-    diet = importlib.import_module("adaprune.training.diet")
-    monkeypatch.setattr(diet, data_score, lambda *args: scores)
-    monkeypatch.setattr(diet, "time", SimpleNamespace(monotonic=iter([10.0, 1010.0]).__next__))
-    rows, fits = kept_rows(job_of(ask(data_keep=0.8, data_score=data_score, epochs=3)))
-    assert rows == [0, 2, 4, 5, 6, 7, 8]  # round(0.8 * 9) = 7: both of 0.9 go
-    assert [fit.steps for fit in fits] == [3]  # one epoch, whatever the run's
-    assert fits[0].seconds > 1000  # scoring costs too
-
-
-@pytest.mark.parametrize("data_score", ["random", "el2n", "grand"])
-def test_a_run_on_fewer_rows(ask, data_score):
-    record = adaprune.adapt(ask(method="magnitude", data_keep=0.8, data_score=data_score, batch_size=2))
-    # round(7.2) = 7 rows are four batches; scoring all nine takes an epoch of five
-    assert record["cost"]["steps"] == 4 + (0 if data_score == "random" else 5)
-    assert record["weights_intact"] and record["mask"]["kept"] == round(0.5 * record["mask"]["total"])
-
-
-def test_random_rows_follow_the_seed(ask):
-    def rows(seed):
-        return kept_rows(job_of(ask(data_keep=0.5, seed=seed)))[0]
-
-    assert rows(0) == rows(0) == sorted(set(rows(0))) and len(rows(0)) == 4
-    assert len({tuple(rows(seed)) for seed in range(5)}) > 1
-    assert kept_rows(job_of(ask(data_score="el2n"))) == (None, [])
-
-
-def test_words_of_dropped_rows_are_unseen(ask):
-    job = job_of(ask(data_keep=0.3, scope="encoder+embeddings"))
-    (before,), (after,) = job.seen.values(), lessons(job, [0, 5], None).seen.values()
-    assert int(after.sum()) < int(before.sum()) and not (after & ~before).any()
-
-
-def test_rows_of_one_class_are_refused(ask):
-    with pytest.raises(ValueError, match=r"data_keep=0\.1 leaves 1 training rows of one label"):
-        adaprune.adapt(ask(data_keep=0.1))
