@@ -57,6 +57,6 @@ def _cut(job: Job, cosines: np.ndarray) -> tuple[float, float]:
 
 
 ZERO_SHOT = Method(
-    zero_shot, line="the cosine of two texts' vectors, nothing trained", mask=False, reads=(), colour="#B59B4A",
+    zero_shot, line="the cosine of two texts' vectors, nothing trained", mask=False, reads=(), colour="#4A3800",
     marker="1",
 )  # fmt: skip
