@@ -112,14 +112,7 @@ def test_a_notebooks_cell_or_a_module_can_be_run_again(methods, module):
     assert first.function is not second.function and register(second) is METHODS["mine"] is second
 
 
-SECOND = [
-    ("a", "b"),
-    ("a", "__main__"),
-    ("__main__", "a"),
-    ("adaprune.mine", "adaprune.mine"),
-    (None, None),
-    ("a", None),
-]
+SECOND = [("a", "b"), ("a", "__main__"), ("__main__", "a"), ("a", None), (None, None), ("adaprune.a", "adaprune.a")]
 
 
 @pytest.mark.parametrize(("one", "other"), SECOND)

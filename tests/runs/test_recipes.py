@@ -207,8 +207,8 @@ def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
 
 WRONG = [
     ({"method": "smp", "temperature": 2.0}, r"temperature=2.0 would .* in method 'smp': .* \(adaprune\)"),
-    ({"method": "snip", "surrogate": "identity"}, r"surrogate='identity' would .* in method 'snip': .* \(adaprune, mov"),
-    ({"penalty": 1e-7}, "penalty=1e-07 would .* recipe 'tuned', .*: it is the gamma of Algorithm 1, for recipe='paper'"),
+    ({"method": "snip", "surrogate": "identity"}, r"surrogate='identity' would .* method 'snip': .* \(adaprune, mov"),
+    ({"penalty": 1e-7}, "penalty=1e-07 would .* recipe 'tuned', .* is the gamma of Algorithm 1, for recipe='paper'"),
     *(
         ({"method": method, name: value}, f"{name}={value!r} would change nothing in method '{method}'")
         for method in ("probe", "zero_shot", "majority")
