@@ -118,6 +118,31 @@ def test_the_table_of_ablations_says_what_the_records_say():
         assert int(seeds) == of_task.size().min(), name
 
 
+MADE_AGAIN = {
+    "recovery, the sparsity stands at the end": {"reach": 1.0},
+    "no recovery, the sparsity stands at the end": {"reach": 1.0, "recovery": False},
+    "recovery, the sparsity stands after 0.4 of the steps": {},
+    "no recovery, the sparsity stands after 0.4 of the steps": {"recovery": False},
+    "theta starts constant": {"initial_theta": "constant"},
+    "theta starts normal": {"initial_theta": "normal"},
+    "theta starts uniform": {"initial_theta": "uniform"},
+}
+
+
+def test_the_control_made_again_says_what_the_records_say():
+    records = table(ROOT / "results" / "ablations")
+    shown = rows("### Recovery, made again", 5)
+    assert list(shown) == list(MADE_AGAIN)
+    for name, (*cells, _, seeds) in shown.items():
+        found = contrasts.select(records, {"method": "adaprune", **MADE_AGAIN[name]})
+        of_task = found.groupby("task")["score"]
+        means = [of_task.mean().get(task, math.nan) for task in ("stsb", "cola", "mrpc")]
+        assert [math.nan if cell == "-" else float(cell) for cell in cells] == pytest.approx(
+            means, abs=5.1e-4, nan_ok=True
+        )
+        assert int(seeds) == of_task.size().min(), name
+
+
 def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
     folder = ROOT / "figures" / "topology"
     masks, overlaps, starts = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "starts"))
