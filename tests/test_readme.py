@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from adaprune.methods import METHODS
 from adaprune.report import contrasts
 from adaprune.report.comparison import curves, retained, with_ways
 from adaprune.runs.records import table
@@ -68,6 +69,17 @@ def test_the_tables_of_the_recipe_say_what_the_records_say(heading, folder):
         told = [math.nan if cell == "-" else float(cell) for cell in (*scores, *spread, worst)]
         assert told == pytest.approx(expected, abs=5.1e-4, nan_ok=True), key
         assert int(seeds) == of_task.size().min(), key
+
+
+def test_the_table_of_methods_is_what_they_say_of_themselves():
+    """After a change of a method's line, source or kind: put the lines that fail here into the README."""
+    left = {True: "a mask", False: "no mask"}
+    weights = {True: "weights intact", False: "weights trained"}
+    told = [
+        f"| `{m.name}` | {m.line} | {m.source or '-'} | {left[m.mask]}, {weights[m.weights_intact]} |"
+        for m in METHODS.values()
+    ]
+    assert "\n".join(["| `method` | what it does | source | what it leaves |", "|---|---|---|---|", *told]) in README
 
 
 def test_the_majority_class_and_what_it_keeps(glue_dir):
