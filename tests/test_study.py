@@ -47,31 +47,6 @@ def test_the_rows_of_a_sweep_run_side_by_side_and_a_failure_stops_nothing(small,
     assert "allocation of magnitude" in (tmp_path / "runs" / "s" / f"{runs[0].name}.log").read_text()
 
 
-def test_pupils_wait_for_their_teachers(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    started = []
-    monkeypatch.setattr(study, "ADAPT", "import sys")  # a process that does nothing
-    real = study.Progress.note
-    monkeypatch.setattr(
-        study.Progress, "note", lambda self, event, n: started.append((event, n)) or real(self, event, n)
-    )
-    runs = [Run(teacher="x.json", seed=n) for n in range(2)] + [Run(seed=9)]
-    assert study.study(runs, 3, "", tmp_path / "logs") == []
-    assert started[:2] == [("job_started", 2), ("job_finished", 2)] and len(started) == 6
-
-
-def test_ablations_wait_for_the_runs_they_start_from(tmp_path, monkeypatch):
-    """Each of the three waves is over before the next starts, whatever the order of the rows."""
-    monkeypatch.setattr(study, "ADAPT", "import sys")
-    seen = []
-    monkeypatch.setattr(study.Progress, "note", lambda self, event, n: seen.append((event, n)) or "")
-    plain, taught = {"results_dir": str(tmp_path)}, {"results_dir": str(tmp_path), "teacher": "x.json"}
-    runs = [Run(**more, ablation=a) for a in ("head", "") for more in (taught, plain)]
-    assert study.study(runs, 4, "", tmp_path / "logs") == []
-    assert [n for event, n in seen if event == "job_started"][:2] == [3, 2]
-    assert seen[:4] == [("job_started", 3), ("job_finished", 3), ("job_started", 2), ("job_finished", 2)]
-
-
 def test_a_device_is_what_the_process_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     seen = {
