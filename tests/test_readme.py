@@ -24,8 +24,6 @@ ABLATED = {
     "mask shuffled within its matrices": {"ablation": "shuffle"},
     "weights x N(1, 0.01)": {"ablation": "head", "noise": 0.01},
     "weights x N(1, 0.1)": {"ablation": "head", "noise": 0.1},
-    "no recovery": {"recovery": False},
-    "theta starts constant": {"initial_theta": "constant"},
     "theta starts normal": {"initial_theta": "normal"},
     "theta starts uniform": {"initial_theta": "uniform"},
     "t_s = 0.1": {"temperature": 0.1},
