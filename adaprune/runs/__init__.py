@@ -6,9 +6,9 @@ Imports `data`, for the metrics.
 
 from adaprune.runs.answers import read_answers, write_answers
 from adaprune.runs.files import read_bytes, write_bytes
-from adaprune.runs.method import METHODS, SELECTIVE, Method, register
+from adaprune.runs.method import METHODS, SELECTIVE, Method, Plan, register
 from adaprune.runs.paths import Paths, mask_path, paths_of, record_path
-from adaprune.runs.recipes import FINETUNE_RATE, TUNED, TUNED_WEIGHTS, Plan, plan_for
+from adaprune.runs.recipes import FINETUNE_RATE, TUNED, TUNED_WEIGHTS, plan_for
 from adaprune.runs.records import (
     check_writable,
     environment,
