@@ -2,7 +2,7 @@
 """The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
 
 Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `fit_head`.
-Imports `masks`, `runs` and `training`.
+Imports `data` (for the probe), `masks`, `runs` and `training`.
 """
 
 # One line per file, in the order in which methods are listed and drawn.

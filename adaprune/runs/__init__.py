@@ -1,7 +1,7 @@
 """What is asked of a run and what is kept of it: `Run`, recipes, records and their schema, refusals, whole files.
 
 Take from here `Run`, `plan_for`, and the reading and writing of records.
-Imports `data`, for the metrics.
+Imports `data`: tasks, metrics and the resampled dev rows.
 """
 
 from adaprune.runs.answers import read_answers, write_answers
