@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from adaprune.adapt import prepare, score
+from adaprune.adapt import prepare
 from adaprune.data import load_task
 from adaprune.deploy import check_base, load_mask
 from adaprune.masks import count_kept, detach, keep_top, read_ranks, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
-from adaprune.training import Fit, Outcome, fit_head, load_encoder
+from adaprune.training import Fit, Outcome, fit_head, load_encoder, score
 
 
 def evaluate_at(

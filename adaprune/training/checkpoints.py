@@ -76,8 +76,8 @@ def facts_of(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
 
 
-def claim(folder: Path, **origin: str | int) -> None:
-    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: its data, its model, its processes.
+def claim(folder: Path, **origin: str | int | None) -> None:
+    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: data, model, processes, teacher or None.
 
     Raises:
         ValueError: there are checkpoints or finished stages of another origin, which this run must not continue; or
