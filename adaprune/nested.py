@@ -71,7 +71,7 @@ def evaluate_at(
             job.model.head.load_state_dict(mask.head)
             if refit_head_epochs:
                 fit_head(job)
-            (metrics, _), counts = score(job, Outcome(Fit([], 0, 0.0, 0), masks)), count_kept(masks)
+            (metrics, _), counts = score(job, Outcome(Fit(), masks)), count_kept(masks)
             row = {"sparsity": sparsity, "kept": counts["kept"], "total": counts["total"]}
             row |= {"refit_head_epochs": refit_head_epochs, "primary": task.primary}
             row |= {"score": metrics["validation"][task.primary]}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adaprune.data import TaskData
+from adaprune.masks import maskable
 from adaprune.runs import Paths, Plan, Run
 
 
@@ -79,15 +80,20 @@ class Job:
         """Fraction of the weights in scope to keep: 1 - sparsity."""
         return 1 - self.run.sparsity
 
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights in scope by name."""
+        return {name: module.weight for name, module in maskable(self.model.encoder, self.run.scope).items()}
+
 
 @dataclass(frozen=True)
 class Fit:
     """What training leaves besides the model: the logged curve, and its cost."""
 
-    curve: list[dict]
-    steps: int
-    seconds: float
-    examples: int
+    curve: list[dict] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    examples: int = 0
 
 
 @dataclass(frozen=True)
