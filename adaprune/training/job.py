@@ -19,10 +19,7 @@ from adaprune.runs import Paths, Plan, Run
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and in what manner to train.
-
-    ``folder`` holds the checkpoints of this run; ``max_grad_norm`` 0 switches clipping off.
-    """
+    """How long and in what manner to train; ``folder`` holds the checkpoints."""
 
     folder: Path
     epochs: float = 3.0
@@ -31,7 +28,6 @@ class Settings:
     schedule: str = "warmup_linear"
     precision: str = "auto"
     checkpoint_steps: int = 100
-    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True)
