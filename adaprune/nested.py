@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adaprune.adapt import prepare, score
+from adaprune.adapt import prepare
 from adaprune.data import load_task
 from adaprune.deploy import check_base, load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
-from adaprune.training import Fit, Outcome, fit_head, load_encoder
+from adaprune.training import Fit, Outcome, fit_head, load_encoder, score
 
 
 def evaluate_at(
@@ -75,7 +75,7 @@ def evaluate_at(
             job.model.head.load_state_dict(mask.head)
             if refit_head_epochs:
                 fit_head(job)
-            (metrics, _), counts = score(job, Outcome(Fit([], 0, 0.0, 0), masks)), count_kept(masks)
+            (metrics, _), counts = score(job, Outcome(Fit(), masks)), count_kept(masks)
             row = {"sparsity": sparsity, "kept": counts["kept"], "total": counts["total"]}
             row |= {"refit_head_epochs": refit_head_epochs, "primary": task.primary}
             row |= {"score": metrics["validation"][task.primary]}

@@ -1,7 +1,7 @@
 # ruff: noqa: I001
 """The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
 
-Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `fit_head`.
+Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `with_head`.
 Imports `data` (for the probe), `masks`, `runs` and `training`.
 """
 
@@ -25,7 +25,7 @@ from adaprune.methods.wanda import WANDA
 from adaprune.methods.snip import SNIP
 from adaprune.methods.lora import LORA
 from adaprune.methods.learning import LEARNED, SCORES, learn, optimiser_for
-from adaprune.methods.oneshot import cut
+from adaprune.methods.oneshot import cut, with_head
 from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Method, register
 
