@@ -15,8 +15,9 @@ from torch import nn
 
 from adaprune import load_mask, save_mask
 from adaprune.deploy.coding import decode, encode
+from adaprune.training import tensor_hashes
 from benchmarks.switch_cost import entropy_bytes
-from tests.deploy import fuzz_mask_file
+from tests.deploy import fuzz_mask_file, samples
 from tests.deploy.test_mask_file import CARD, HOSTILE, Odd, encoder_of, head_of, masks_of, replaced, rewritten, same
 
 
@@ -125,19 +126,15 @@ def test_a_whole_file_is_near_the_bound(tmp_path):
     assert same(load_mask(path).masks, masks)
 
 
-def test_files_of_format_1_are_read(tmp_path):
-    """They have plain bits and no coding in the card."""
-    encoder = encoder_of()
-    path = save_mask(tmp_path / "a.safetensors", masks_of(encoder), head_of(), CARD, encoder, plain=True)
-    path.with_suffix(".json").unlink()
-
-    def older(card, tensors):
-        card["format"] = 1
-        for said in card["tensors"].values():
-            del said["coding"]
-
-    rewritten(path, older)
-    assert same(load_mask(path).masks, masks_of(encoder))
+@pytest.mark.parametrize("number", [1, 2])
+def test_files_of_older_formats_load_for_ever(number):
+    """Written when those formats were the newest; format 1 has plain bits only, and no coding in its card."""
+    mask = load_mask(samples.FOLDER / f"format_{number}.safetensors")
+    assert same(mask.masks, samples.masks()) and same(mask.head, samples.head())
+    assert mask.card["format"] == number and {key: mask.card[key] for key in samples.CARD} == samples.CARD
+    assert mask.card["base"] == tensor_hashes(samples.Base())
+    codings = [said.get("coding") for said in mask.card["tensors"].values()]
+    assert codings == [[None] * 4, ["bits", "bytes", "gaps", "gaps"]][number - 1]
 
 
 # ---- damaged and hostile coded masks
