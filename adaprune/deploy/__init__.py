@@ -5,6 +5,7 @@ Imports `masks`, `runs` and `training`.
 """
 
 from adaprune.deploy.coding import decode, encode
-from adaprune.deploy.mask_file import Mask, apply_mask, check_base, load_mask, save_mask
+from adaprune.deploy.mask import Mask, check_base
+from adaprune.deploy.mask_file import apply_mask, load_mask, save_mask
 from adaprune.deploy.serving import MaskedEncoder
 from adaprune.deploy.task_inference import called, task_entropies, task_scores

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaprune.deploy.mask_file import Mask, fitting_head, load_mask, save_mask
+from adaprune.deploy.mask import Mask, base_of, fitting_head
+from adaprune.deploy.mask_file import OWN, load_mask, save_mask
 from adaprune.masks import maskable
 from adaprune.training import MINILM, Encoder, load_encoder
 
@@ -114,11 +115,11 @@ class MaskedEncoder(nn.Module):
         if folder is None:
             return cls(load_encoder(name, revision))
         tasks = {task: load_mask(folder / f"{task}.safetensors") for task in _index(folder)}
-        card = next(iter(tasks.values())).card
-        if not isinstance(card.get("model"), str):
-            raise ValueError(f"{name}: the card of its masks names no base model; load that, and add_task one by one")
-        commit = str(card.get("revision"))
-        served = cls(load_encoder(card["model"], commit if re.fullmatch("[0-9a-f]{40}", commit) else None))
+        try:
+            base = base_of(next(iter(tasks.values())).card)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; load the base model, and add_task one by one") from None
+        served = cls(load_encoder(*base))
         for task, mask in tasks.items():
             served.add_task(task, mask)
         return served
@@ -215,10 +216,9 @@ class MaskedEncoder(nn.Module):
         if not self.tasks:
             raise ValueError("there is no task to save: add_task one")
         folder = Path(folder)
-        own = ("format", "base", "tensors", "head")
         for name in self.tasks:
             task = self.task(name)
-            card = {key: value for key, value in task.card.items() if key not in own}
+            card = {key: value for key, value in task.card.items() if key not in OWN}
             save_mask(folder / f"{name}.safetensors", task.masks(), task.head.state_dict(), card, self.encoder)
         base = "sentence-transformers/all-MiniLM-L6-v2" if self.base.id == MINILM else self.base.id
         data = ModelCardData(
