@@ -60,6 +60,7 @@ def evaluate_at(
     mask = load_mask(paths.mask, base=encoder.model)
     scores = read_ranks(paths.theta, mask.masks)
     job, rows = prepare(run, plan, paths, task, encoder), []
+    job.model.head.pooling = mask.card.get("pooling", "cls")  # as the head was trained; old cards do not say
     with TemporaryDirectory() as folder:
         quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0}
         job = replace(job, settings=replace(job.settings, **quiet))

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import networkx as nx
 import pandas as pd
@@ -16,6 +15,7 @@ import torch
 from adaprune import Run, adapt, load_mask, table
 from adaprune.ablations import perturb, shuffled
 from adaprune.deploy.mask_file import save_mask
+from adaprune.masks.schedules import SparsityControl
 from adaprune.methods import learning
 from adaprune.report import contrasts
 from adaprune.runs.paths import mask_path, paths_of, record_path
@@ -34,6 +34,7 @@ CHANGES = {
     "shuffle": {"ablation": "shuffle"},
     "noise": {"ablation": "head", "noise": 0.01},
     "dense noise": {"method": "features", "ablation": "head", "noise": 0.1},
+    "probe": {"ablation": "probe"},
     "wide": {"scope": "encoder+embeddings", "sparsity": 0.9},
 }
 
@@ -84,6 +85,7 @@ def test_an_ablation_starts_from_the_finished_mask(runs):
     rows = table(runs["head"].results_dir).set_index(["method", "ablation", "noise"])
     assert rows["weights_intact"].to_dict() == {key: key[2] == 0 for key in rows.index}
     assert not mask_path(runs["noise"]).exists()  # a mask of weights that nobody has
+    assert not mask_path(runs["probe"]).exists()  # a mask without the head that read it
     assert runs["shuffle"].name.endswith("_ablation~shuffle") and "noise~0.01" in runs["noise"].name
 
 
@@ -132,10 +134,10 @@ def test_a_snapshot_is_whole_or_absent(tmp_path, monkeypatch):
     def kill(*args):
         raise KeyboardInterrupt
 
-    control = learning.Snapshots(SimpleNamespace(update=lambda *rest: False), ["w"], tmp_path, 1)
+    control = learning.Snapshots(SparsityControl("cubic", 0.5, 10), ["w"], tmp_path, 1)
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(KeyboardInterrupt):
-        control.update(1, [torch.ones(2, 2)], torch.zeros(()))
+        control.update(1, [torch.ones(2, 2)], torch.zeros((), dtype=torch.float64))
     assert not list(tmp_path.glob("*.safetensors"))
 
 
