@@ -27,7 +27,7 @@ from adaprune.deploy.bins import binned, counted, information, keys, largest, ma
 from adaprune.deploy.flips import decode_flips, encode_flips, read_flips
 from adaprune.deploy.mask import base_of, weights_of
 from adaprune.deploy.mask_file import WORTH
-from adaprune.masks import maskable
+from adaprune.masks import layer_of, maskable
 from adaprune.runs import environment
 from adaprune.training import load_encoder
 from benchmarks.switch_cost import SHAPES, encoder_of
@@ -78,9 +78,10 @@ def measured(name: str, masks: Arrays, weights: Arrays) -> dict:
     return row | {"stored": "version 2" if row["version 2"] < WORTH * row["version 1"] else "version 1"}
 
 
-def made_up(shape: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Masks and weights of a model's size: half is kept, about 5 % of the entries are flipped, most of them near the cut."""
-    weights = {name: module.weight for name, module in maskable(encoder_of(shape)).items()}
+def made_up(shape: str, layers: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Masks and weights of a model's size, or of so many layers: half is kept, 7 % are flipped, most near the cut."""
+    matrices = maskable(encoder_of(shape)).items()
+    weights = {name: module.weight for name, module in matrices if layers is None or int(layer_of(name)) < layers}
     generator, masks = torch.Generator().manual_seed(0), {}
     for name, weight in weights.items():
         size = weight.abs()

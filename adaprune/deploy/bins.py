@@ -19,7 +19,7 @@ from adaprune.deploy.coding import inflate
 
 REACH = 2047  # no edge lies farther from the cut: a factor of 2^16
 BINS, STEPS = (1, 6, 12, 24, 48, 72), (0.5, 1.0)  # what is tried: bins, and log-odds between neighbouring classes
-_MOST_BINS = 2 * REACH + 1
+MOST_BINS = 256  # a reader's memory is bound by them; more than 72 have never paid
 _A_CLASS = 60  # bytes that each further class costs: its Huffman table and its line in the card
 
 
@@ -46,8 +46,8 @@ class Frame:
     @classmethod
     def unpack(cls, data: bytes, matrices: int, bins: int) -> Frame:
         """The frame in these bytes; ValueError where they hold another number of bins or matrices."""
-        if type(bins) is not int or not 1 <= bins <= _MOST_BINS:
-            raise ValueError(f"there are 1 to {_MOST_BINS} bins, not {str(bins)[:20]}")
+        if type(bins) is not int or not 1 <= bins <= MOST_BINS:
+            raise ValueError(f"there are 1 to {MOST_BINS} bins, not {str(bins)[:20]}")
         lengths = np.cumsum([2 * (bins - 1), 4 * matrices, 4 * matrices, 2 * matrices * bins])
         whole = inflate(data, int(lengths[-1]))
         if len(whole) != lengths[-1]:

@@ -191,8 +191,6 @@ def _at_hand(path: Path, card: Mapping) -> nn.Module:
         raise ValueError(f"{path} has masks as differences from its base, but {error}: {way}") from error
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # who looks at many masks does so of one base; nobody else holds this copy, or changes it
+@functools.lru_cache(maxsize=1)  # many masks are mostly of one base; nobody else holds this copy, or changes it
 def _loaded(model: str, commit: str | None) -> nn.Module:
     return load_encoder(model, commit).model

@@ -7,8 +7,7 @@ A file is a safetensors file, never a pickle; docs/mask_format.md has every byte
 - ``head.<parameter name>``, float32.
 - metadata ``adaprune``, JSON ``{"card": {...}, "sha256": of the card as ASCII JSON with sorted keys, no spaces}``.
 
-The card has what the caller gave and ``format`` (3; files of format 1 have plain bits only, those of format 2 no flips;
-both are read), ``base`` {tensor of the base model: sha256}, ``tensors`` {mask: shape, kept, coding, sha256}, ``flips``
+The card has what the caller gave and ``format`` (3 with flips, 2 without; 1, with plain bits only, is still read), ``base`` {tensor of the base model: sha256}, ``tensors`` {mask: shape, kept, coding, sha256}, ``flips``
 and ``head`` {parameter: shape, sha256}; sha256 as in `encoders.tensor_hash`, of the stored tensor. The .safetensors
 file alone is complete; the .json beside it repeats the card to be read, with ``file_sha256`` added.
 """
@@ -43,6 +42,7 @@ from adaprune.runs import read_bytes, write_bytes
 from adaprune.training import AdaptedModel, tensor_hash, tensor_hashes
 
 OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # what only this module writes into a card
+PLAIN_FORMAT = 2  # of files without flips, which older readers can read
 WORTH = 0.95  # flips are taken where they are shorter than this share of the other codings, which need no base
 
 
@@ -83,10 +83,10 @@ def save_mask(
     base = tensor_hashes(encoder)
     named = None if reference is None else _named(path, Path(reference), base, masks)
     stored, described = _stored(masks, head, encoder, plain, named)
-    whole = {**card, "format": FORMAT, "base": base, **described}
+    whole = {**card, "format": FORMAT if "flips" in described else PLAIN_FORMAT, "base": base, **described}
     whole = json.loads(json.dumps(whole, allow_nan=False))  # as it will be read
     content = save(stored, metadata={"adaprune": json.dumps({"card": whole, "sha256": sha256_of(whole)})})
-    read_mask(path, content)  # what could not be read back is not written
+    read_mask(path, content).resolve(encoder)  # what does not come back bit for bit is not written
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)  # so that no card ever stands beside another's mask

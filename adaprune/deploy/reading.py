@@ -21,7 +21,7 @@ from adaprune.deploy.mask import Differences, Mask, head_of
 from adaprune.runs import read_bytes
 from adaprune.training import tensor_hash
 
-FORMAT = 3
+FORMAT = 3  # the newest that is read: with flips; 2 is without
 MAX_FILE = 2**30  # bytes; what is larger is not read
 MAX_WEIGHTS = 2**33  # and so many for each byte of the file, or in all where that is more:
 WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
@@ -56,7 +56,7 @@ def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
                 raise ValueError("flips are not what the card says")
             flips = read_flips(said, stored.numpy().tobytes(), sizes)
     except HOSTILE as error:
-        raise ValueError(f"{path} is not a whole mask file of format {FORMAT}: {error}") from None
+        raise ValueError(f"{path} is not a whole mask file: {error}") from None
     if said is not None:
         reference = None if said["reference"] is None else _reference(path, card)
         masks = Differences(path, flips, str(said["masks"]), reference)
@@ -89,6 +89,8 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError("the card's sha256 or format does not fit")
     if card["format"] > FORMAT:
         raise ValueError(f"it is of format {card['format']}, newer than this adaprune reads: pip install -U adaprune")
+    if (card.get("flips") is not None) != (card["format"] == FORMAT):
+        raise ValueError(f"flips belong to format {FORMAT}, and to no other")
     tensors = load(content)  # finds out whether header and length fit before anything is allocated
     names = {f"mask.{name}" for name in card["tensors"]} if card.get("flips") is None else {"flips"}
     names |= {f"head.{name}" for name in card["head"]}
@@ -137,6 +139,8 @@ def _matrix(said: dict) -> tuple[int, int]:
     """Rows and columns of a mask that is stored as flips."""
     if said.keys() != {"shape", "kept", "coding"} or said["coding"] != "flips" or len(said["shape"]) != 2:
         raise ValueError("a mask of flips is a matrix with shape, kept and coding")
+    if not all(said["shape"]):  # no entries, but rows without end
+        raise ValueError("a mask of flips is not empty")
     return tuple(said["shape"])
 
 
@@ -144,7 +148,7 @@ def _reference(path: Path, card: dict) -> Mask:
     """The mask file in the same folder that ``path`` is stored against; errors name both."""
     named, whole = card["flips"]["reference"], f"{path} is stored by where it differs from"
     if not isinstance(named, dict) or not isinstance(name := named.get("file"), str) or not re.fullmatch(_FILE, name):
-        raise ValueError(f"{path} is not a whole mask file of format {FORMAT}: its reference is no file beside it")
+        raise ValueError(f"{path} is not a whole mask file: its reference is no file beside it")
     beside = path.with_name(name)
     if not beside.exists():
         raise FileNotFoundError(f"{whole} {name}, which must lie beside it and does not")

@@ -6,6 +6,7 @@ import os
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -719,7 +720,7 @@ def test_a_card_with_a_nonsense_pooling_is_neither_written_nor_read(tmp_path, po
         pooled_file(tmp_path, pooling=pooling)
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as a stranger might have written it, with a fitting seal
-        patch.setattr(mask_file, "_decode", lambda path, content: None)
+        patch.setattr(mask_file, "read_mask", lambda path, content: SimpleNamespace(resolve=lambda base: None))
         path = pooled_file(tmp_path, pooling=pooling)
     with pytest.raises(ValueError, match="a.safetensors is not a whole mask file.*pooling must be one of cls, mean"):
         load_mask(path)
