@@ -37,11 +37,13 @@ def equal(one, other) -> bool:
 
 
 def near(encoder: nn.Module, density: float, share: float) -> dict[str, torch.Tensor]:
-    """The encoder's largest weights, with a ``share`` of the entries kept or removed instead."""
+    """The encoder's largest weights, with about a ``share`` of the entries kept or removed instead, most near the cut."""
     sizes = {name: module.weight.detach().abs() for name, module in maskable(encoder, "encoder+embeddings").items()}
     generator = torch.Generator().manual_seed(0)
     masks = keep_top(sizes, density)
-    return {name: mask ^ (torch.rand(mask.shape, generator=generator) < share) for name, mask in masks.items()}
+    cut = min(float(sizes[name][mask].min()) for name, mask in masks.items())
+    chances = {name: 6 * share * torch.exp(-4 * (size / cut - 1).abs()) for name, size in sizes.items()}
+    return {name: mask ^ (torch.rand(mask.shape, generator=generator) < chances[name]) for name, mask in masks.items()}
 
 
 # ---- the reference
