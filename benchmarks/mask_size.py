@@ -4,9 +4,9 @@
 
 Reads every mask file under the folders and codes its masks anew, whatever coding they have. In bytes: ``bits``;
 ``version 1``, the shortest coding of each matrix alone (formats 1 and 2 in the file); ``version 2``, the flips with
-their entry in the card (format 3); ``bound``, what the same flips take at the least when each bin of each matrix has its
-own rate, sum of n H(k / n), and the whole rows theirs. Seconds are of the processor, by one thread. The last row is a
-mask of the shape's size, made up: random weights, and flips that are rarer the farther |w0| lies from the cut.
+their entry in the card (format 3); ``bound``, what the same flips take at the least when each bin of each matrix has
+its own rate, sum of n H(k / n), and the whole rows theirs. Seconds are of the processor, by one thread. The last row is
+a mask of the shape's size, made up: random weights, and flips that are rarer the farther |w0| lies from the cut.
 Bars: where version 2 is what is stored, at most 1.05 of its bound and 2,000 bytes for saying where bins and
 classes are; at BERT-base's size encoded in 4 s, decoded in 1.5 s.
 """

@@ -19,6 +19,8 @@ from adaprune.deploy.flips import Flips, decode_flips
 from adaprune.masks import count_kept, maskable, thetas_of
 from adaprune.training import AdaptationHead, load_encoder, tensor_hash
 
+OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # what only `save_mask` writes into a card
+
 
 @dataclass(frozen=True)
 class Differences:
@@ -94,6 +96,11 @@ def weights_of(encoder: nn.Module, names: Iterable[str]) -> dict[str, np.ndarray
     return {name: weight.numpy() for name, weight in found.items()}
 
 
+def given(card: Mapping) -> dict[str, Any]:
+    """The part of a card that the caller of `save_mask` gave."""
+    return {key: value for key, value in card.items() if key not in OWN}
+
+
 def base_of(card: Mapping) -> tuple[str, str | None]:
     """Name and commit of the base model by the card; ValueError where it names none."""
     if not isinstance(card.get("model"), str):
@@ -115,8 +122,13 @@ def check_base(encoder: nn.Module, mask: Mask) -> None:
             how = f"differs, it is {str(state[name].dtype).removeprefix('torch.')} here"
         raise ValueError(
             f"mask made for another base: {name} {how}. "
-            "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
+            f"Load the model and revision of its card{_named(mask.card)}, in float32 and with no mask applied yet"
         )
+
+
+def _named(card: Mapping) -> str:
+    named = [str(card[key]) for key in ("model", "revision") if card.get(key)]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:

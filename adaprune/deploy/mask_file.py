@@ -7,9 +7,10 @@ A file is a safetensors file, never a pickle; docs/mask_format.md has every byte
 - ``head.<parameter name>``, float32.
 - metadata ``adaprune``, JSON ``{"card": {...}, "sha256": of the card as ASCII JSON with sorted keys, no spaces}``.
 
-The card has what the caller gave and ``format`` (3 with flips, 2 without; 1, with plain bits only, is still read), ``base`` {tensor of the base model: sha256}, ``tensors`` {mask: shape, kept, coding, sha256}, ``flips``
-and ``head`` {parameter: shape, sha256}; sha256 as in `encoders.tensor_hash`, of the stored tensor. The .safetensors
-file alone is complete; the .json beside it repeats the card to be read, with ``file_sha256`` added.
+The card has what the caller gave and ``format`` (3 with flips, 2 without; 1, with plain bits only, is still read),
+``base`` {tensor of the base model: sha256}, ``tensors`` {mask: shape, kept, coding, sha256}, ``flips`` and ``head``
+{parameter: shape, sha256}; sha256 as in `encoders.tensor_hash`, of the stored tensor. The .safetensors file alone is
+complete; the .json beside it repeats the card to be read, with ``file_sha256`` added.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from adaprune.deploy.coding import encode
 from adaprune.deploy.flips import encode_flips
-from adaprune.deploy.mask import Mask, check_masks, digest, fitting_head, weights_of
+from adaprune.deploy.mask import OWN, Mask, check_masks, digest, fitting_head, weights_of
 from adaprune.deploy.reading import (
     FORMAT,
     HOSTILE,
@@ -37,11 +38,11 @@ from adaprune.deploy.reading import (
     read_mask,
     sha256_of,
 )
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.masks import maskable
 from adaprune.runs import read_bytes, write_bytes
 from adaprune.training import AdaptedModel, tensor_hash, tensor_hashes
 
-OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # what only this module writes into a card
 PLAIN_FORMAT = 2  # of files without flips, which older readers can read
 WORTH = 0.95  # flips are taken where they are shorter than this share of the other codings, which need no base
 
@@ -101,16 +102,16 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
     """The mask in a file of `save_mask`, every byte checked; takes memory in proportion to the file's real size.
 
     Args:
-        path: the file.
+        path: the file; or a name of the `zoo`, as ``"sst2"``.
         base: the model that the mask was made for, to know its ``masks`` at once. `apply_mask` and ``add_task`` have
             the model themselves; else the one that the card names is loaded when ``masks`` are asked for, see `Mask`.
 
     Raises:
         ValueError, OSError: a damaged or foreign file, or another's card beside it; no such file; no reference, or
             another, where the file names one. Names the file.
-        ValueError: ``base`` is another one (names the tensor).
+        ValueError: ``base`` is another one (names the tensor); a name that the zoo does not have (says which it has).
     """
-    path, beside = _paths(path)
+    path, beside = _paths(zoo_file(path) if is_zoo_name(path) else path)
     mask = read_mask(path, content := read_bytes(path, MAX_FILE))
     if os.path.lexists(beside):
         try:

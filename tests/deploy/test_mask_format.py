@@ -167,7 +167,8 @@ def test_a_stranger_reads_flips(tmp_path_factory, shapes, density, few, unseen, 
     weights = {name: weight.detach().numpy() for name, weight in base.named_parameters()}
     card, found, head = read_file(path, weights)
     assert card["format"] == 3
-    assert all(np.array_equal(found[name], mask.numpy()) for name, mask in masks.items()) and found.keys() == masks.keys()
+    assert found.keys() == masks.keys()
+    assert all(np.array_equal(found[name], mask.numpy()) for name, mask in masks.items())
     assert same(load_mask(path, base=base).masks, masks)
 
 
