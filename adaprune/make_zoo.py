@@ -22,7 +22,10 @@ from adaprune.runs import RESULT_NEUTRAL, Run, default_of, find_record, mask_pat
 from adaprune.training import MINILM, bar, load_encoder
 
 MOST_BYTES = 6_000_000
-BASES = {MINILM: "sentence-transformers/all-MiniLM-L6-v2"}
+BASES = {  # a model, or the last part of its path: its name on the hub, and its licence there
+    MINILM: ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+    "all-mpnet-base-v2": ("sentence-transformers/all-mpnet-base-v2", "apache-2.0"),
+}
 # Each corpus keeps its own terms; as far as known to us.
 DATA = {
     "cola": "CoLA (Warstadt et al. 2019), sentences from published linguistics; no explicit licence, research use",
@@ -58,7 +61,10 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
     made = []
     for name, mask in masks.items():
         path, base = Path(folder, f"{name}.safetensors"), encoders[ship[name].model]
-        made.append(save_mask(path, mask.masks, mask.head, {**given(mask.card), "zoo": cards[name]}, base))
+        card = {**given(mask.card), "zoo": cards[name]}
+        if card.get("licence", "unknown") == "unknown":  # of a folder without the model's README
+            card["licence"] = BASES.get(Path(ship[name].model).name, ("", "unknown"))[1]
+        made.append(save_mask(path, mask.masks, mask.head, card, base))
     for old in set(Path(folder).glob("*.safetensors")) - set(made):
         old.unlink()
         old.with_suffix(".json").unlink(missing_ok=True)
@@ -83,7 +89,7 @@ def _about(name: str, runs: list[Run]) -> dict[str, Any]:
         "rows": {split: len(rows) for split, rows in task.splits.items()},
         "fingerprint": task.fingerprint,
         "scores": {str(seed): found["metrics"]["validation"][metric] for seed, found in records.items()},
-        "base": BASES.get(run.model, run.model),
+        "base": BASES.get(Path(run.model).name, (run.model, ""))[0],
         "commands": _commands(run),
         "commit": record["environment"]["git_commit"],
     }
