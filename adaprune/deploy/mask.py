@@ -111,24 +111,19 @@ def base_of(card: Mapping) -> tuple[str, str | None]:
 
 def check_base(encoder: nn.Module, mask: Mask) -> None:
     """ValueError, with what differs, where ``encoder`` is not the base that the mask was made for."""
-    state, expected = encoder.state_dict(), mask.card.get("heads")
-    if expected is not None and (heads := encoder.config.num_attention_heads) != expected:  # no tensor tells them apart
-        raise ValueError(f"mask made for another base: one of {expected} attention heads a layer, this one has {heads}")
-    for name, expected in mask.card["base"].items():
+    card, state = mask.card, encoder.state_dict()
+    named = ", ".join(str(card[key]) for key in ("model", "revision") if card.get(key))
+    way = f"Load the model and revision of its card ({named or 'none named'}), in float32 and with no mask applied yet"
+    if (expected := card.get("heads")) is not None and (heads := encoder.config.num_attention_heads) != expected:
+        many = f"one of {expected} attention heads a layer, this one has {heads}"  # no tensor tells them apart
+        raise ValueError(f"mask made for another base: {many}. {way}")
+    for name, expected in card["base"].items():
         if name in state and tensor_hash(state[name]) == expected:
             continue
         how = "differs" if name in state else "is missing"
         if name in state and state[name].is_floating_point() and state[name].dtype != torch.float32:
             how = f"differs, it is {str(state[name].dtype).removeprefix('torch.')} here"
-        raise ValueError(
-            f"mask made for another base: {name} {how}. "
-            f"Load the model and revision of its card{_named(mask.card)}, in float32 and with no mask applied yet"
-        )
-
-
-def _named(card: Mapping) -> str:
-    named = [str(card[key]) for key in ("model", "revision") if card.get(key)]
-    return f" ({', '.join(named)})" if named else ""
+        raise ValueError(f"mask made for another base: {name} {how}. {way}")
 
 
 def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
