@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from adaprune.masks import SCORED, initial_theta, maskable, theta_in_order
+from adaprune.masks import SCORED, initial_theta, theta_in_order
 from adaprune.methods.learning import LEARNED, learn
 from adaprune.methods.oneshot import activations, sensitivities_with_head
 from adaprune.runs import Method
@@ -25,18 +25,15 @@ def adaprune(job: Job) -> Outcome:
     Raises:
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl.check`).
     """
-    weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
     kind, before, start = job.plan.initial_theta, [], time.monotonic()
-    values = initial_theta(
-        weights, "magnitude" if kind in SCORED else kind, torch.Generator().manual_seed(job.run.seed)
-    )
-    thetas = values
+    generator = torch.Generator().manual_seed(job.run.seed)
+    thetas = values = initial_theta(job.weights, "magnitude" if kind in SCORED else kind, generator)
     if kind == "gradient":
         scores, first = sensitivities_with_head(job)
         before, thetas = [first], theta_in_order(scores, values)
     elif kind == "activation":
         thetas = theta_in_order(activations(job), values)
-        before = [Fit([], 0, time.monotonic() - start, 0)]  # calibration is part of the seconds
+        before = [Fit(seconds=time.monotonic() - start)]  # calibration is part of the seconds
     outcome = learn(job, thetas)
     return replace(outcome, fit=together(*before, outcome.fit))
 
