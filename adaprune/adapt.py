@@ -205,11 +205,13 @@ def _check(run: Run) -> None:
     """Refuses what this machine, this folder or this run lacks, before anything is loaded.
 
     Raises:
-        ValueError: no GPU for fp16, no peft for lora, nothing that an ablation could start from.
+        ValueError: no GPU for fp16, no peft for lora or ia3, nothing that an ablation could start from.
         OSError: the results folder cannot be written.
     """
-    if run.method == "lora" and importlib.util.find_spec("peft") is None:
-        raise ValueError("method='lora' needs the package peft: pip install peft, or the extra adaprune[methods]")
+    if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"method={run.method!r} needs the package peft: pip install peft, or the extra adaprune[methods]"
+        )
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
     check_ablation(run)

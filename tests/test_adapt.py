@@ -82,8 +82,8 @@ def nan_at(monkeypatch, call: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_ends_in_a_record(tiny_runs_dir, monkeypatch, method, recipe):
     """These runs are made once: test_golden.py finds them finished."""
-    if method == "lora":
-        pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
+    if method in ("lora", "ia3"):
+        pytest.importorskip("peft", reason="lora and ia3 need peft, of the extra adaprune[methods]")
     monkeypatch.chdir(tiny_runs_dir)
     small = {"max_length": 16, "batch_size": 2, "epochs": 2, "results_dir": "out"}
     task = "pairs" if method == "zero_shot" else "ten"
