@@ -43,7 +43,7 @@ def frontier_points() -> pd.DataFrame:
 def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):
     drawings.draw_frontier(ax, frontier_points())
     assert ax.get_xscale() == "log" and [text.get_text() for text in ax.texts] == [
-        "lora r = 1, linear head",
+        "lora r = 1",
         "adaprune 0.5",
     ]
     points = [container[0] for container in ax.containers]
