@@ -21,14 +21,17 @@ _NAME = r"(?!.*\.safetensors$)[A-Za-z0-9][\w.-]{0,99}"
 _COLUMNS = ["task", "sparsity", "model", "metric", "score", "mean", "seeds", "bytes", "head_bytes", "licence"]
 
 
-def zoo(folder: str | Path = ZOO) -> pd.DataFrame:
+def zoo(folder: str | Path = "") -> pd.DataFrame:
     """The masks that come with the package, a row each: ``load_mask`` and ``add_task`` take their names.
 
     Columns: ``task``, ``sparsity``, ``model`` (the base); ``score`` on the dev split by the task's ``metric``, and its
     ``mean`` over ``seeds`` runs of which the first is the one here; ``bytes`` of the file, ``head_bytes`` among
     them; ``licence`` of the base model, which binds its mask too. The rest: ``load_mask(name).card["zoo"]``.
+
+    Args:
+        folder: another one, as `adaprune.make_zoo` fills it; empty: the package's own.
     """
-    rows = {path.stem: _row(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    rows = {path.stem: _row(path) for path in sorted(Path(folder or ZOO).glob("*.safetensors"))}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
 
 

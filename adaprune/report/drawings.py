@@ -18,7 +18,6 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
     """Means over runs with the standard deviation as a bar, side by side for each method in each group (Fig. 3).
 
     Args:
-        ax: the panel.
         rows: a run's value for one group each: ``method`` and the columns named by ``group`` and ``value``.
         group, value: names of columns.
         order: the groups, left to right; others are left out.
@@ -42,7 +41,6 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
     """Share of units with a degree below x, a line a method, and the binomial of a random mask as a grey line.
 
     Args:
-        ax: the panel.
         samples: method -> degrees of units, (units,).
         most: the degree of a unit with nothing pruned.
         density: of the matrices that the degrees are from, for the random one.

@@ -48,7 +48,7 @@ def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
         ``tuned``, ``tuned_var`` (of its mean over seeds), ``tuned_rows``, ``tuned_seeds``; ``room``, their
         distance. Of several ways to fine-tune, the one with the best mean on held-out rows.
     """
-    found = {}
+    rows = []
     for setting, group in runs[runs["ablation"] == ""].groupby(SETTING):
         floors = group[group["method"].isin(["probe", "majority"])].sort_values("selection_score")
         tuned = group[group["method"] == "finetune"]
@@ -57,14 +57,13 @@ def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
         floor = floors.iloc[-1]
         ways = tuned.groupby(["epochs", "learning_rate", "batch_size", "teacher"])
         tuned = max((way for _, way in ways), key=lambda way: way["selection_score"].mean())
-        found[setting] = {
-            "floor": floor["score"], "floor_rows": floor["resampled"], "floor_is": floor["method"],
-            "tuned": tuned["score"].mean(), "tuned_var": _variance(tuned["score"]), "tuned_seeds": len(tuned),
-            "tuned_rows": np.mean(np.stack(tuned["resampled"]), axis=0), "room": tuned["score"].mean() - floor["score"],
-        }  # fmt: skip
-    index = pd.MultiIndex.from_arrays(list(zip(*found, strict=True)) or [[]] * 3, names=SETTING)
+        mean, of_rows = tuned["score"].mean(), np.mean(np.stack(tuned["resampled"]), axis=0)
+        rows.append([
+            *setting, floor["score"], floor["resampled"], floor["method"],
+            mean, _variance(tuned["score"]), len(tuned), of_rows, mean - floor["score"],
+        ])  # fmt: skip
     columns = ["floor", "floor_rows", "floor_is", "tuned", "tuned_var", "tuned_seeds", "tuned_rows", "room"]
-    return pd.DataFrame([list(values.values()) for values in found.values()], index=index, columns=columns)
+    return pd.DataFrame(rows, columns=[*SETTING, *columns]).set_index(SETTING)
 
 
 def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -111,18 +110,10 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
             float((means / ends["tuned"]).mean()), each.min(), each.idxmin()[1], len(parts), min(seeds),
         ])  # fmt: skip
     columns = [
-        "share",
-        "seeds_low",
-        "seeds_high",
-        "rows_low",
-        "rows_high",
-        "retention",
-        "lowest",
-        "lowest_task",
-        "tasks",
-        "seeds",
-    ]
-    return pd.DataFrame(rows, columns=[*by, *columns])
+        *by, "share", "seeds_low", "seeds_high", "rows_low", "rows_high",
+        "retention", "lowest", "lowest_task", "tasks", "seeds",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
 def frontier(runs: pd.DataFrame) -> pd.DataFrame:

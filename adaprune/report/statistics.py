@@ -13,7 +13,9 @@ SIGNIFICANT = 0.05  # a corrected p below it
 NO_SPREAD = 1e-12  # differences that vary by less differ by rounding
 
 
-def interval(strata: Sequence[ArrayLike], generator: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
+def interval(
+    strata: Sequence[ArrayLike], generator: np.random.Generator | int = 0, resamples: int = 2000
+) -> tuple[float, float]:
     """The stratified bootstrap 95 % percentile interval of the mean over strata of the mean over seeds.
 
     Seeds are drawn with replacement within each stratum, that is each task, and never across. Few seeds give too
@@ -21,13 +23,13 @@ def interval(strata: Sequence[ArrayLike], generator: np.random.Generator, resamp
 
     Args:
         strata: for each task, its scores over seeds, (seeds,); one task is one stratum.
-        generator: source of the resamples; equal states give equal intervals.
+        generator: source of the resamples, or its seed: so an interval depends on its own scores only.
         resamples: how many.
 
     Raises:
         ValueError: no stratum, or an empty one.
 
-    >>> interval([[0.7, 0.7]], np.random.default_rng(0))
+    >>> interval([[0.7, 0.7]])
     (0.7, 0.7)
     """
     samples = [np.asarray(scores, dtype=float) for scores in strata]
