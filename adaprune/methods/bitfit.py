@@ -26,5 +26,5 @@ def bitfit(job: Job) -> Outcome:
 BITFIT = Method(
     bitfit, line="only the biases are trained", source="Ben Zaken et al. 2022", mask=False, weights_intact=False,
     tuned={**TUNED_WEIGHTS, "learning_rate": 1e-3}, paper={"learning_rate": 1e-3},
-    reads=("learning_rate", "head_learning_rate"), colour="#967708", marker=(6, 2, 0),
+    reads=("learning_rate", "head_learning_rate"), colour="#6C8507", marker=(6, 2, 0),
 )  # fmt: skip
