@@ -154,11 +154,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
 
 
 def _learn(job: Job) -> Outcome:
-    """What the run's method makes of the job, or the ablation of its finished mask.
-
-    Raises:
-        ValueError: it left a mask or none, and the method says otherwise; nothing has been written yet.
-    """
+    """What the run's method makes of the job, or the ablation of its mask; ValueError for a mask against its word."""
     outcome = ablate(job) if job.run.ablation else job.run.kind.function(job)
     if (said := job.run.kind.mask) != (outcome.masks is not None):
         raise ValueError(f"method {job.run.method!r} says mask={said} and left {'none' if said else 'a mask'}")
@@ -188,12 +184,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
 
 
 def _check(run: Run) -> None:
-    """Refuses what this machine, this folder or this run lacks, before anything is loaded.
-
-    Raises:
-        ValueError: no GPU for fp16, no peft for lora, nothing that an ablation could start from.
-        OSError: the results folder cannot be written.
-    """
+    """Refuses what this machine, this folder or this run lacks, before anything is loaded: ValueError or OSError."""
     if run.method == "lora" and importlib.util.find_spec("peft") is None:
         raise ValueError("method='lora' needs the package peft: pip install peft, or the extra adaprune[methods]")
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
@@ -231,12 +222,9 @@ def _shipped_bytes(outcome: Outcome, job: Job) -> int:
 
 
 def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
-    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes.
-
-    Its card has what a stranger needs to know to use the mask.
-    """
+    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
     run = job.run
-    card = {
+    card = {  # what a stranger needs to know to use the mask
         "task": run.task,
         "labels": list(job.task.labels),
         "metrics": metrics,

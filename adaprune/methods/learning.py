@@ -79,7 +79,6 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
     0 for adaprune; for other scores where the schedule has it before the first step.
 
     Args:
-        job: the run.
         thetas: name -> theta_0.
         reflect: theta stands for |s| (see `Scores`).
         attach: puts the thetas on the encoder, as `masks.attach` does.

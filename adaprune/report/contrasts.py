@@ -81,7 +81,10 @@ def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]]) -> list[str]:
     Args:
         claims: for each the pairs of `contrast`, the sign and the margin.
     """
-    p = holm([_p(*claim) for claim in claims])
+    p = holm([
+        within_cells_test(pairs["difference"] - sign * margin, pairs.groupby(list(CELL)).ngroup())
+        for pairs, sign, margin in claims
+    ])  # fmt: skip
     return [
         "not tested"
         if pairs.empty
@@ -98,12 +101,6 @@ def exceptions(pairs: pd.DataFrame, sign: int, margin: float) -> list[str]:
     """The cells whose mean difference is not of this sign and larger than the margin, by task and sparsity."""
     means = sign * pairs.groupby(list(CELL))["difference"].mean()
     return [f"{task} at {sparsity:g}" for task, sparsity, *_ in means.index[~(means > margin)]]
-
-
-def _p(pairs: pd.DataFrame, sign: int, margin: float) -> float:
-    if pairs.empty:
-        return float("nan")
-    return within_cells_test(pairs["difference"] - sign * margin, pairs.groupby(list(CELL)).ngroup())
 
 
 def evidence(pairs: pd.DataFrame) -> str:

@@ -136,7 +136,6 @@ def draw_wires(
     """A masked network, its inputs at the bottom, a line for each kept connection.
 
     Args:
-        ax: the panel.
         layers: masks (outputs, inputs), the first at the bottom.
         through: the same without connections on no path (`topology.effective`), which are then drawn dotted, and
             units on no path hollow.
