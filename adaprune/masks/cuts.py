@@ -31,11 +31,7 @@ def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
         raise ValueError(f"density must lie in [0, 1], got {density}")
     if not scores:
         raise ValueError("scores must hold at least one tensor, got none: there is nothing to keep")
-    for name, score in scores.items():
-        if score.dtype == torch.bool or score.is_complex():
-            raise ValueError(f"{name}: scores must be real numbers, got {score.dtype}")
-        if torch.isnan(score).any():
-            raise ValueError(f"{name}: a score is not a number")
+    _check(scores)
     flat = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
     kept = _top(flat, round(density * flat.numel()))
     parts = kept.split([score.numel() for score in scores.values()])
@@ -43,8 +39,24 @@ def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
 
 
 def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """The masks that keep in each tensor its own ``counts[name]`` highest scores, ties by position."""
+    """The masks that keep in each tensor its own ``counts[name]`` highest scores, ties by position.
+
+    Raises:
+        ValueError: a score that is not a real number, or a count that the tensor cannot keep.
+    """
+    _check(scores)
+    for name, score in scores.items():
+        if not 0 <= counts[name] <= score.numel():
+            raise ValueError(f"{name}: cannot keep {counts[name]} of {score.numel()} connections")
     return {name: _top(s.detach().flatten().cpu(), counts[name]).view(s.shape) for name, s in scores.items()}
+
+
+def _check(scores: Mapping[str, Tensor]) -> None:
+    for name, score in scores.items():
+        if score.dtype == torch.bool or score.is_complex():
+            raise ValueError(f"{name}: scores must be real numbers, got {score.dtype}")
+        if torch.isnan(score).any():
+            raise ValueError(f"{name}: a score is not a number")
 
 
 def _top(flat: Tensor, k: int) -> Tensor:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from adaprune.masks.layers import NEVER
+
 CONTROLS = ("penalty", "feedback", "cubic")
 TIES = 0.01  # share of equal theta that a threshold may prune beyond what is wanted
 _SAMPLE = 2**20  # thetas looked at when a threshold is set: sparsity is then off by about 0.0005
@@ -161,13 +163,18 @@ class SparsityControl:
         """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
         if self.kind == "cubic":
             return self._quantile(thetas, self._scheduled(step)) if self._looks(step) else None
+        return self._fed_back(step, thetas, now)
+
+    def _fed_back(self, step: int, thetas: list[Tensor], now: float) -> float | None:
+        """The threshold one gamma further: (quantile at the target - now) / (steps left); None where it stands."""
         goal, left = self._quantile(thetas, self.target), max(1, self.end - step + 1)
-        if not self.recovery:  # what is left of theta starts where the last cut ended, wherever it has moved since
-            if math.isinf(goal):
+        if self.recovery:
+            if goal <= now:
                 return None
-            now = min(float(alive.min()) for theta in thetas if (alive := theta[theta > -math.inf]).numel())
-        elif goal <= now:
+        elif math.isinf(goal):  # the target stands
             return None
+        else:  # what was pruned is -inf, the rest may have moved up since: begin at the lowest that is left
+            now = min(float(alive.min()) for theta in thetas if (alive := theta[theta > -math.inf]).numel())
         return goal if left == 1 else now + (goal - now) / left
 
     def _each(self, step: int, thetas: list[Tensor]) -> list[float] | None:
@@ -192,12 +199,12 @@ class SparsityControl:
 
     def sparsity(self, thetas: Iterable[Tensor], threshold: Tensor) -> float:
         """The sparsity of the mask now."""
-        return sparsity_of(thetas, threshold if self.recovery else torch.finfo(torch.float32).min)
+        return sparsity_of(thetas, threshold if self.recovery else NEVER)
 
     def kept(self, thetas: Iterable[Tensor], threshold: Tensor) -> list[Tensor]:
         """The mask now, a boolean tensor for each of ``thetas``."""
         thetas = list(thetas)
-        levels = threshold.expand(len(thetas)).tolist() if self.recovery else [-math.inf] * len(thetas)
+        levels = threshold.expand(len(thetas)).tolist() if self.recovery else [NEVER] * len(thetas)
         return [theta.detach() > level for theta, level in zip(thetas, levels, strict=True)]
 
     def check(self, thetas: Iterable[Tensor], steps: int, penalty: float, rate: float) -> None:

@@ -116,6 +116,49 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
     return pd.DataFrame(rows, columns=columns)
 
 
+def frontier(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each way of adapting ships, and the share of the gain that it keeps, from the fewest bytes on.
+
+    A way is a method with its sparsity, rank and head. Where it was run with several rates, batches or numbers of
+    epochs, the one with the best mean on held-out rows of a task is that task's.
+
+    Args:
+        runs: of `with_rows`, of one model, with probe, majority and finetune among them.
+
+    Returns:
+        The columns of `shares`, and: ``method``; ``bytes``, the mean over tasks and seeds; ``first``, whether no other
+        way keeps as much with as few bytes.
+    """
+    named = runs[runs["ablation"] == ""].assign(
+        way=[_way(row) for row in runs[runs["ablation"] == ""].to_dict("records")]
+    )
+    best = []
+    for _, group in named.groupby(["way", "task", "max_train_examples"]):
+        settings = group.groupby(["learning_rate", "head_learning_rate", "batch_size", "epochs"])
+        best.append(max((part for _, part in settings), key=lambda part: part["selection_score"].mean()))
+    best = pd.concat(best)
+    found = shares(best, landmarks(best), ["way", "method"]).dropna(subset="share")
+    found = found[~found["method"].isin(["probe", "majority"])]
+    sizes = best.groupby("way")["shipped_bytes"].mean()
+    found = found.assign(bytes=found["way"].map(sizes)).sort_values(["bytes", "share"], ignore_index=True)
+    beaten = [
+        ((found["bytes"] <= row.bytes) & (found["share"] >= row.share) & (found["way"] != row.way)).any()
+        for row in found.itertuples()
+    ]
+    return found.assign(first=~np.array(beaten, bool))
+
+
+def _way(row: dict) -> str:
+    """A method with its sparsity, LoRA's rank, and the head where it is linear.
+
+    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "rank": 1, "head": "linear"})
+    'lora r = 1, linear head'
+    """
+    masked = "" if math.isnan(row["mask_sparsity"]) else f" {row['sparsity']:g}"
+    rank = f" r = {row['rank'] or 8}" if row["method"] == "lora" else ""
+    return f"{row['method']}{masked}{rank}{', linear head' if row['head'] == 'linear' else ''}"
+
+
 def _variance(scores: pd.Series) -> float:
     """Of the mean over seeds; NaN of one seed."""
     return float(scores.var(ddof=1) / len(scores)) if len(scores) > 1 else math.nan

@@ -28,6 +28,7 @@ from adaprune.training.progress import show_progress
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
+LOOKS = 20  # at the selection split; more would pick the luckiest state of a small split
 AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
 
 
@@ -46,9 +47,10 @@ def fit(
 ) -> Fit:
     """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
 
-    The state with the best primary metric on the selection split is put back at the end; of a model that is being
-    pruned only states within 0.005 of the target sparsity compete. Theta is updated inside backward where that gives
-    the same result: one process, no fp16 loss scaling.
+    The selection split is scored after each epoch; of many epochs about `LOOKS` times. The state with the best primary
+    metric there is put back at the end, of equal ones the last; of a model that is being pruned only states within
+    0.005 of the target sparsity compete. Theta is updated inside backward where that gives the same result: one
+    process, no fp16 loss scaling.
 
     Raises:
         FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
@@ -159,7 +161,8 @@ class _EachStep(TrainerCallback):
                 control.should_training_stop = True
         # Evaluated here and not after the epoch, so that a checkpoint of this step has the evaluation behind it.
         over = control.should_training_stop or state.global_step == state.max_steps
-        control.should_evaluate = over or math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
+        epoch, every = round(state.epoch), math.ceil(args.num_train_epochs / LOOKS)
+        control.should_evaluate = over or (epoch % every == 0 and math.isclose(state.epoch, epoch, abs_tol=1e-9))
 
 
 class _Trainer(Trainer):
@@ -273,7 +276,8 @@ class _Trainer(Trainer):
         competes = self.pruning is None or abs(self.sparsity() - self.pruning.target) <= AT_TARGET
         if not (competes and self.args.should_save):
             return metrics
-        if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
+        # of equal scores, which are many where the split is small, the state that was trained longer
+        if score >= (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
             levels = " ".join(level.hex() for level in self.threshold().flatten().tolist())
             facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
             save_trained(self.model, self.best_file, **facts)
