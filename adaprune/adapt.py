@@ -1,7 +1,5 @@
 """One run from its parameters to its record, in eight steps: ARCHITECTURE.md draws them. Wiring only."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import resource

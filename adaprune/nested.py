@@ -1,7 +1,5 @@
 """One run, all sparsities: theta ranks the connections, so its cuts at any level are masks, each within the other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace

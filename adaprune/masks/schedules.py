@@ -4,8 +4,6 @@ All controls move one number, the threshold that theta is compared with. Subtrac
 theta (Eq. 7) and adding gamma to the threshold give the same masks, and the second touches no weight.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """Where theta starts, and which of its entries must not be judged."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """gmp: gradual magnitude pruning (Zhu and Gupta 2018). The paper's MP, and with its weights kept a context row."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import replace

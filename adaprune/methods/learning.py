@@ -1,7 +1,5 @@
 """Learning a mask, whatever the method: from a start for theta to the exact cut."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fixed masks: which sentences scores are computed on, scores from activations and gradients, cuts, and the head."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Sweeps: a table of runs, one row a run, checked before anything runs; and a line that says how far a sweep is."""
 
-from __future__ import annotations
-
 import csv
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The pictures of the walkthroughs in notebooks/teach: small matrices, curves, paths, networks; see `figures`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Masks are as in `adaprune.topology`: dicts of boolean tensors, or mask files, wh
 are the subjects, masks the raters, "kept" and "removed" the categories.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

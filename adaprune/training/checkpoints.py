@@ -1,7 +1,5 @@
 """Checkpoints that can be trusted: a folder counts only once it is whole, and a damaged file is named."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Pre-trained encoders: loading one, frozen, and knowing exactly which one it is."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Methods that train more than once: each stage is done once, and its result outlives a kill."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

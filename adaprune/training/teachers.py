@@ -1,7 +1,5 @@
 """A fine-tuned teacher's logits on the training rows: records hold no weights, so a pupil learns from these."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
