@@ -4,7 +4,7 @@ Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the trai
 Imports `data`, `masks` and `runs`.
 """
 
-from adaprune.training.checkpoints import claim, last_whole, write_tensors
+from adaprune.training.checkpoints import claim, last_whole, read_tensors, write_tensors
 from adaprune.training.encoders import (
     MINILM,
     MINILM_NOTE,

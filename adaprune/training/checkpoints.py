@@ -54,6 +54,12 @@ def reading(path: Path, remedy: str) -> Iterator[safe_open]:
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
 
 
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and facts in a file of `write_tensors`; ValueError that ends in ``remedy`` where it is damaged."""
+    with reading(path, remedy) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
 def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
     """Copies the tensors of ``save_trained`` back into ``model``; returns the facts.
 
