@@ -105,7 +105,7 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
 def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int) -> SparsityControl:
     """What moves the threshold: the plan's control, checked before any step; with snapshots where asked for."""
     run, plan = job.run, job.plan
-    allocate = partial(_shares, list(parameters), plan.allocation) if plan.allocation else None
+    allocate = partial(shares, parameters, kind=plan.allocation) if plan.allocation else None
     initial = run.sparsity if plan.fixed else 0.0
     control = SparsityControl(
         plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
@@ -186,7 +186,3 @@ def optimiser_for(
     for group in groups:
         group["surrogate"] = plan.surrogate
     return Scores(groups, rule=plan.step_rule, temperature=plan.temperature)
-
-
-def _shares(names: list[str], kind: str, thetas: Iterable[Tensor], density: float) -> list[float]:
-    return shares(dict(zip(names, thetas, strict=True)), density, kind)

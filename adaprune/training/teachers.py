@@ -54,8 +54,7 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
         ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
         FileNotFoundError: there is no such record, or its logits are gone.
     """
-    record = read_teacher(run)
-    if record is None:
+    if (record := read_teacher(run)) is None:
         return None
     if record["environment"]["data_fingerprint"] != task.fingerprint:
         raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")
