@@ -1,7 +1,5 @@
 """bitfit: only biases are trained (Ben Zaken et al. 2022). The weights do NOT stay intact."""
 
-from __future__ import annotations
-
 import torch
 
 from adaprune.runs import TUNED_WEIGHTS, Method

@@ -1,7 +1,5 @@
 """Runs in pairs that differ in one thing, and what they say of a claim; what masks keep, from records alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The pictures of masks: groups with error bars, degrees, overlaps, the graph of heads, ablations; see `figures`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import networkx as nx

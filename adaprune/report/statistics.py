@@ -1,7 +1,5 @@
 """Statistics over seeds: intervals, paired tests, Holm's correction, retention. NaN: too little to say."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
