@@ -205,8 +205,7 @@ def _loaded(model: str, commit: str | None, files: tuple) -> nn.Module:
 
 
 def _files(model: str) -> tuple[tuple[str, int, int], ...]:
-    """What a local model's files are now, so that another model in the same place, or the same name in another folder,
-    is loaded anew; nothing for a model of the hub or the bundled one."""
+    """A local model's files as they are now: another model in this place or of this name is loaded anew."""
     if not Path(model).is_dir():
         return ()
     found = [file.resolve() for file in Path(model).iterdir() if file.is_file()]
