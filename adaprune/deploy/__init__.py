@@ -6,5 +6,6 @@ Imports `masks`, `runs` and `training`.
 
 from adaprune.deploy.coding import decode, encode
 from adaprune.deploy.mask_file import Mask, apply_mask, check_base, load_mask, save_mask
-from adaprune.deploy.serving import MaskedEncoder
+from adaprune.deploy.pipelines import serve_in_pipelines
+from adaprune.deploy.serving import MaskedEncoder, front_matter, push
 from adaprune.deploy.task_inference import called, task_entropies, task_scores

@@ -11,7 +11,7 @@ import copy
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -220,25 +220,34 @@ class MaskedEncoder(nn.Module):
             task = self.task(name)
             card = {key: value for key, value in task.card.items() if key not in own}
             save_mask(folder / f"{name}.safetensors", task.masks(), task.head.state_dict(), card, self.encoder)
-        base = "sentence-transformers/all-MiniLM-L6-v2" if self.base.id == MINILM else self.base.id
-        data = ModelCardData(
-            library_name="adaprune",
-            pipeline_tag="text-classification",
-            base_model=None if Path(base).exists() else base,
-            license=None if self.base.licence == "unknown" else self.base.licence,
-        )
         said = "\n".join(f"- {name}: {self.task(name).card.get('metrics', 'no metrics')}" for name in self.tasks)
         text = f"# Masks\n\nA binary mask and a head for each task, over an untouched base model.\n\n{said}\n"
-        (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
+        (folder / "README.md").write_text(f"---\n{front_matter(self.base)}\n---\n\n{text}", encoding="utf-8")
         (folder / INDEX).write_text(json.dumps({"tasks": self.tasks}) + "\n", encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Uploads what ``save_pretrained`` writes to a hub repository, made if it is new; returns its address."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            api = HfApi(token=token)
-            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
+        return push(self.save_pretrained, repo_id, private, token)
+
+
+def front_matter(base: Encoder) -> str:
+    """The head of a model card of masks over ``base``, as the hub reads it."""
+    name = "sentence-transformers/all-MiniLM-L6-v2" if base.id == MINILM else base.id
+    return ModelCardData(
+        library_name="adaprune",
+        pipeline_tag="text-classification",
+        base_model=None if Path(name).exists() else name,
+        license=None if base.licence == "unknown" else base.licence,
+    ).to_yaml()
+
+
+def push(save: Callable[[str], None], repo_id: str, private: bool, token: str | None) -> str:
+    """Uploads the folder that ``save`` fills to a hub repository, made if it is new; returns its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
 
 
 def _folder(name: str | Path, revision: str | None) -> Path | None:

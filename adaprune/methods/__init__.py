@@ -26,6 +26,7 @@ from adaprune.methods.snip import SNIP
 from adaprune.methods.lora import LORA
 from adaprune.methods.learning import LEARNED, SCORES, learn, optimiser_for
 from adaprune.methods.oneshot import cut, with_head
+from adaprune.methods.probe import of_pairs, probe_head
 from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Method, register
 
