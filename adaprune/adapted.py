@@ -8,25 +8,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pandas as pd
 import torch
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaprune.data import GLUE, load_task
-from adaprune.data.datafiles import read_own, read_table
 from adaprune.data.metrics import score
 from adaprune.deploy import Mask, apply_mask, check_base, front_matter, load_mask, push, serve_in_pipelines
+from adaprune.given import is_pair, number_of, rows_to_judge
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
 from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
 
 FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}
-COLUMNS = ("text", "text_pair", "label")
 
 
 class Adapted(nn.Module):
@@ -118,7 +114,7 @@ class Adapted(nn.Module):
         Raises:
             ValueError: something that is no text; a pair where the task reads single texts, or the reverse.
         """
-        alone = isinstance(texts, str) or (isinstance(texts, tuple) and _is_pair(texts) and len(self.columns) == 2)
+        alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
         rows = self._checked([texts] if alone else list(texts))
         logits = self._logits(rows, batch_size)
         if self.labels:
@@ -138,8 +134,8 @@ class Adapted(nn.Module):
             ValueError: a label that the model does not know, or data that cannot be meant.
             FileNotFoundError: no such file.
         """
-        rows = _rows_to_judge(data, labels, data_dir)
-        truth = [_number(label, self.labels, row) for row, label in enumerate(rows["label"], 1)]
+        rows = rows_to_judge(data, labels, data_dir)
+        truth = [number_of(label, self.labels, row) for row, label in enumerate(rows["label"], 1)]
         names = ("text", "text_pair") if "text_pair" in rows else ("text",)
         texts = list(zip(*(rows[name] for name in names), strict=True)) if len(names) == 2 else rows["text"]
         metrics = tuple(name for name in self.card["metrics"]["validation"] if not name.endswith("_mismatched"))
@@ -170,9 +166,9 @@ class Adapted(nn.Module):
 
     def _checked(self, rows: list) -> list[tuple[str, ...]]:
         """Each row as a tuple of texts."""
-        wanted = len(self.columns) or (2 if rows and _is_pair(rows[0]) else 1)
+        wanted = len(self.columns) or (2 if rows and is_pair(rows[0]) else 1)
         for number, row in enumerate(rows, 1):
-            if not (_is_pair(row) if wanted == 2 else isinstance(row, str)):
+            if not (is_pair(row) if wanted == 2 else isinstance(row, str)):
                 kind = "a pair of texts (text, text_pair)" if wanted == 2 else "a text"
                 raise ValueError(f"row {number}: this task reads {kind}, got {str(row)[:80]!r} ({type(row).__name__})")
         return [tuple(row) if wanted == 2 else (row,) for row in rows]
@@ -219,40 +215,6 @@ class Adapted(nn.Module):
         )
 
 
-def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
-    """The columns text, text_pair (where there is one) and label of a frame, a `datasets.Dataset` or two lists.
-
-    Raises:
-        ValueError: a column is missing, or the lists differ in length.
-        TypeError: something else.
-    """
-    if labels is None and isinstance(data, (list, tuple)) and len(data) == 2 and not isinstance(data[0], str):
-        data, labels = data
-    if labels is not None:
-        texts, labels = list(data), list(labels)
-        if len(texts) != len(labels):
-            raise ValueError(f"{len(texts)} texts and {len(labels)} labels: give a label for each text")
-        pairs = bool(texts) and all(map(_is_pair, texts))
-        columns = {"text": [t[0] for t in texts], "text_pair": [t[1] for t in texts]} if pairs else {"text": texts}
-        columns["label"] = labels
-    elif isinstance(data, datasets.Dataset):
-        columns = {name: list(data[name]) for name in data.column_names if name in COLUMNS}
-        kind = data.features.get("label")
-        if isinstance(kind, datasets.ClassLabel):
-            columns["label"] = [None if n is None or n < 0 else kind.int2str(n) for n in columns["label"]]
-    elif isinstance(data, pd.DataFrame):
-        columns = {name: data[name].tolist() for name in COLUMNS if name in data.columns}
-    else:
-        raise TypeError(
-            f"data is a {type(data).__name__}: give a path or a task's name, a pandas frame, a datasets.Dataset "
-            "(one split of it) or two lists, texts and labels"
-        )
-    for name in ("text", "label"):
-        if name not in columns:
-            raise ValueError(f"data lacks the column {name!r} (it has: {', '.join(map(str, data))}): rename one")
-    return {name: [_plain(value) for value in columns[name]] for name in COLUMNS if name in columns}
-
-
 def check_folder(folder: str | Path) -> Path:
     """The folder, once no file of another is where `Adapted.save_pretrained` would write; FileExistsError else."""
     folder = Path(folder).expanduser()
@@ -279,42 +241,3 @@ def _mask_file(name: Path, revision: str | None) -> Path:
             f"{name} is no folder with mask.safetensors, no mask file, and cannot be had from the hub "
             f"({str(error).splitlines()[0]})"
         ) from error
-
-
-def _rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str, list]:
-    """The columns of what is to be judged, with labels as they stand there."""
-    if not isinstance(data, (str, Path)) or labels is not None:
-        return columns_of(data, labels)
-    path = Path(data).expanduser()
-    if path.is_file():
-        rows = read_table(path)
-        return columns_of(pd.DataFrame({name: pd.Series(rows[name], dtype=object) for name in rows}))
-    if str(data) in GLUE or not path.is_dir():
-        task = load_task(str(data), data_dir)
-        held, names = task.splits["validation"], task.labels
-        rows = {name: list(held[name]) for name in held.column_names}
-    else:
-        _, rows, names = read_own(path)
-        if rows is None:
-            raise ValueError(f"{path} has no validation file: give the file to judge on")
-    return {**rows, "label": [names[label] for label in rows["label"]] if names else rows["label"]}
-
-
-def _number(label: Any, labels: list[str], row: int) -> float:
-    """A label as the metrics take it: its class number, or the value of a regression."""
-    if labels and str(label) in labels:
-        return labels.index(str(label))
-    if labels or isinstance(label, (str, bool)) or label is None:
-        known = f"the labels are {', '.join(labels)}" if labels else "this is a regression, whose labels are numbers"
-        raise ValueError(f"row {row}: the model does not know the label {label!r}: {known}")
-    return float(label)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(text, str) for text in value)
-
-
-def _plain(value: Any) -> Any:
-    """A Python value, None for what pandas calls missing."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value) else value

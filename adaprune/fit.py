@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import torch
 
 from adaprune.adapt import adapt, card_of, prepare
-from adaprune.adapted import Adapted, columns_of
+from adaprune.adapted import Adapted
 from adaprune.data import load_task
 from adaprune.deploy import load_mask, save_mask
+from adaprune.given import columns_of
 from adaprune.masks import maskable
 from adaprune.methods import METHODS, probe_head
 from adaprune.runs import Run, find_record, paths_of, plan_for, read_answers, record_path, write_bytes
@@ -66,13 +67,14 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
     record = adapt(run)
     probe = run if run.method == "probe" else Run(**shared, method="probe", sparsity=0.0)
     said = _verdict(run, probe)
-    print(said, file=sys.stderr)
     path = paths_of(record_path(run)).mask
     if run.method == "probe" and not path.is_file():
         _ship_probe(run, record)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: delete {record_path(run)} and run again (masks are not in git)")
-    return Adapted(load_mask(path), load_encoder(run.model), path, record, said)
+    adapted = Adapted(load_mask(path), load_encoder(run.model), path, record, said)
+    print(said, file=sys.stderr)
+    return adapted
 
 
 def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
