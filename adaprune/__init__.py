@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks
 from adaprune.adapt import adapt
 from adaprune.adapted import Adapted
 from adaprune.data import load_task
-from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask
+from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask, zoo
 from adaprune.fit import fit
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
@@ -46,6 +46,7 @@ __all__ = [
     "load_task",
     "save_mask",
     "table",
+    "zoo",
 ]
 
 # Modules of version 0.1 and the rooms they are in now. Their old names go with version 0.3.

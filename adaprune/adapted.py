@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data.metrics import score
-from adaprune.deploy import Mask, apply_mask, check_base, front_matter, load_mask, push, serve_in_pipelines
+from adaprune.deploy import (
+    ZOO,
+    Mask,
+    apply_mask,
+    base_of,
+    check_base,
+    front_matter,
+    load_mask,
+    push,
+    serve_in_pipelines,
+)
 from adaprune.given import is_pair, number_of, rows_to_judge
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
@@ -69,7 +79,7 @@ class Adapted(nn.Module):
         """What `save_pretrained` or `push_to_hub` stored, on the base model that its card names.
 
         Args:
-            name: the folder, a mask file, or a hub repository.
+            name: the folder, a mask file, a name of the `zoo`, or a hub repository.
             model: where the base model is, in place of the card's: a name or folder. It must be the very same one.
             revision: of the hub repository.
 
@@ -80,14 +90,8 @@ class Adapted(nn.Module):
         """
         path = _mask_file(Path(name).expanduser(), revision)
         mask = load_mask(path)
-        source = model or mask.card.get("model")
-        if not isinstance(source, str):
-            raise ValueError(
-                f"{path}: its card names no base model: give it, from_pretrained({str(name)!r}, model=...)"
-            )
-        commit = str(mask.card.get("revision"))
-        known = model is None and len(commit) == 40 and all(digit in "0123456789abcdef" for digit in commit)
-        return cls(mask, load_encoder(source, commit if known else None), path)
+        base = load_encoder(model) if model else load_encoder(*base_of(mask.card))
+        return cls(mask, base, path)
 
     @torch.no_grad()
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
@@ -228,7 +232,9 @@ def check_folder(folder: str | Path) -> Path:
 
 
 def _mask_file(name: Path, revision: str | None) -> Path:
-    """The mask file of a folder, a path, or a hub repository."""
+    """The mask file of a folder, a path, the zoo's name, or a hub repository."""
+    if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
+        return ZOO / f"{name}.safetensors"
     if name.is_dir() or name.suffix == ".safetensors":
         path = name / "mask.safetensors" if name.is_dir() else name
         if not path.is_file():

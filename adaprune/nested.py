@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adaprune.adapt import prepare
 from adaprune.data import load_task
-from adaprune.deploy import check_base, load_mask
+from adaprune.deploy import load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
 from adaprune.training import Fit, Outcome, fit_head, load_encoder, score
@@ -57,13 +57,12 @@ def evaluate_at(
         )
     if not (run.kind.mask and run.kind.weights_intact):
         raise ValueError(f"{path} has method {run.method!r}, which leaves no mask of intact weights to cut again")
-    mask = load_mask(paths.mask)
-    scores = _read_ranks(paths.theta, mask.masks)
     task = load_task(run.task, run.data_dir, run.max_train_examples)
     if task.fingerprint != found["environment"]["data_fingerprint"]:
         raise ValueError(f"{path} was made on other rows of {run.task}: give the data_dir that it had")
     encoder = load_encoder(run.model)
-    check_base(encoder.model, mask)
+    mask = load_mask(paths.mask, base=encoder.model)
+    scores = _read_ranks(paths.theta, mask.masks)
     job, rows = prepare(run, plan, paths, task, encoder), []
     job.model.head.pooling = mask.card.get("pooling", "cls")  # as the head was trained; old cards do not say
     with TemporaryDirectory() as folder:

@@ -141,26 +141,22 @@ class SparsityControl:
             return False
         if self.kind == "penalty":  # the optimiser has moved it
             if not self.recovery:
-                self._prune(thetas, [float(threshold)] * len(thetas))
+                self._prune(thetas, threshold)
             return self.sparsity(thetas, threshold) > self.target
-        if self.allocate:
-            values = self._each(step, thetas)
-        else:
-            value = self._threshold(step, thetas, float(threshold))
-            values = None if value is None else [value]
-        if values is None:
+        found = self._each(step, thetas) if self.allocate else self._threshold(step, thetas, float(threshold))
+        if found is None:
             return False
-        moved = torch.tensor(values if self.allocate else values[0], dtype=torch.float64)
+        moved = torch.tensor(found, dtype=torch.float64)
         if not self.recovery:
-            self._prune(thetas, values if self.allocate else values * len(thetas))
+            self._prune(thetas, moved)
             moved = torch.where(moved.isinf(), threshold, moved)  # nothing to prune any more: the slope stays
         threshold.copy_(moved)
         return False
 
     @staticmethod
-    def _prune(thetas: list[Tensor], values: list[float]) -> None:
-        """Prunes for good what does not exceed the values, one for each of ``thetas``."""
-        for theta, value in zip(thetas, values, strict=True):
+    def _prune(thetas: list[Tensor], levels: Tensor) -> None:
+        """Prunes for good what does not exceed the level, one for all of ``thetas`` or one for each."""
+        for theta, value in zip(thetas, levels.expand(len(thetas)).tolist(), strict=True):
             theta.masked_fill_(theta <= value, -math.inf)
 
     def _threshold(self, step: int, thetas: list[Tensor], now: float) -> float | None:

@@ -162,12 +162,11 @@ def optimiser_for(
     """
     levels = threshold_of(model.encoder)
     tables = [name for name in thetas if component_of(name) == EMBED]
-    groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate}]
+    rule = "adam" if plan.scores else plan.step_rule
+    groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate, "rule": rule}]
     if plan.weight_learning_rate:
         weights = [weight for name, weight in model.encoder.named_parameters() if not name.endswith(".theta")]
-        groups.append({"params": weights, "lr": plan.weight_learning_rate})
-    for group in groups:
-        group["rule"] = "adam" if plan.scores else plan.step_rule
+        groups.append({"params": weights, "lr": plan.weight_learning_rate, "rule": rule})
     if levels.dim() or plan.scores:
         parts = [[name] for name in thetas]
     else:

@@ -1,9 +1,16 @@
-"""Our models in ``transformers.pipeline``: it takes their own tokenizer, and cuts texts as training did."""
+"""Our models in the house of others: ``transformers.pipeline`` with their own tokenizer, and the hub."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCardData
 from transformers import TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+
+from adaprune.training import MINILM, Encoder
 
 
 class OwnTokenizer(TextClassificationPipeline):
@@ -30,3 +37,23 @@ class OwnTokenizer(TextClassificationPipeline):
 def serve_in_pipelines() -> None:
     """Lets ``pipeline("text-classification", model=ours)`` find the tokenizer; what it does for others stays."""
     PIPELINE_REGISTRY.supported_tasks["text-classification"]["impl"] = OwnTokenizer
+
+
+def front_matter(base: Encoder) -> str:
+    """The head of a model card of masks over ``base``, as the hub reads it."""
+    name = "sentence-transformers/all-MiniLM-L6-v2" if base.id == MINILM else base.id
+    return ModelCardData(
+        library_name="adaprune",
+        pipeline_tag="text-classification",
+        base_model=None if Path(name).exists() else name,
+        license=None if base.licence == "unknown" else base.licence,
+    ).to_yaml()
+
+
+def push(save: Callable[[str], None], repo_id: str, private: bool, token: str | None) -> str:
+    """Uploads the folder that ``save`` fills to a hub repository, made if it is new; returns its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
