@@ -88,7 +88,7 @@ class Adapted(nn.Module):
             ValueError: a damaged file, another base model, or a card that names none.
             OSError: the base model cannot be reached.
         """
-        path = _mask_file(Path(name).expanduser(), revision)
+        path = mask_file(Path(name).expanduser(), revision)
         mask = load_mask(path)
         base = load_encoder(model) if model else load_encoder(*base_of(mask.card))
         return cls(mask, base, path)
@@ -231,7 +231,7 @@ def check_folder(folder: str | Path) -> Path:
     return folder
 
 
-def _mask_file(name: Path, revision: str | None) -> Path:
+def mask_file(name: Path, revision: str | None) -> Path:
     """The mask file of a folder, a path, the zoo's name, or a hub repository."""
     if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
         return ZOO / f"{name}.safetensors"
