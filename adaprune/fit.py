@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,25 @@ def _verdict(run: Run, probe: Run) -> str:
     else:
         said = f"adapting brought {gain} over it"
     return f"{begin}; a probe on the untouched model: {known:.3f}; {said}."
+
+
+def scores_beside(run: Run) -> dict[str, float]:
+    """The main metric of a finished run, of the probe, and of the commonest label, on the same held-out rows.
+
+    The probe is read from ``results_dir``, or run in a folder that is thrown away: nothing is written. Where that would
+    take minutes, above 20,000 training rows, it is missing.
+    """
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    probe = Run(**{name: getattr(run, name) for name in SHARED}, method="probe", sparsity=0.0)
+    found, metric = find_record(probe), task.primary
+    if found is None and len(task.splits["train"]) <= 20_000:
+        with tempfile.TemporaryDirectory() as folder:
+            found = adapt(probe.model_copy(update={"results_dir": folder}))
+    return {
+        "this run": find_record(run)["metrics"]["validation"][metric],
+        "probe": float("nan") if found is None else found["metrics"]["validation"][metric],
+        "commonest label" if task.labels else "the mean": commonest(task)[metric],
+    }
 
 
 def commonest(task: Any) -> dict[str, float]:
