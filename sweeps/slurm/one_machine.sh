@@ -73,8 +73,8 @@ try() {
     profile="--workflow-profile sweeps/slurm --set-threads adapt=1 --latency-wait 10 --slurm-status-command squeue
         --slurm-init-seconds-before-status-checks 5"
     snakemake $profile --set-resources adapt:gpu=0 adapt:runtime=30 --config sweep=sweeps/tiny.tsv results_dir="$FOLDER/results" figures_dir="$FOLDER/figures"
-    say "now with a first limit of one minute on twenty epochs; each attempt may take twice as long as the one before"
-    printf 'task\tmethod\tsparsity\tmax_train_examples\tepochs\tcheckpoint_steps\nmovie_reviews\tadaprune\t0.5\t500\t20\t10\n' \
+    say "now with a first limit of one minute on eight epochs; each attempt may take twice as long as the one before"
+    printf 'task\tmethod\tsparsity\tmax_train_examples\tepochs\tcheckpoint_steps\nmovie_reviews\tadaprune\t0.5\t500\t8\t10\n' \
         > "$FOLDER/long.tsv"
     snakemake $profile --retries 5 --set-resources "adapt:runtime=2**(attempt-1)" adapt:gpu=0 \
         --config sweep="$FOLDER/long.tsv" results_dir="$FOLDER/long" figures_dir="$FOLDER/figures"
