@@ -1,5 +1,8 @@
 """The benchmark of reliability, small: what it counts as wrong is counted, and nothing is."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,3 +50,11 @@ def test_half_written_files_are_counted(tmp_path, content):
     (tmp_path / "masks" / "a.safetensors").write_bytes(content)
     (tmp_path / ".b.tmp").write_bytes(b"")
     assert reliability._half_written(tmp_path) == 3
+
+
+def test_the_slurm_of_one_machine_says_what_it_can_do():
+    script = Path(reliability.__file__).parents[1] / "sweeps" / "slurm" / "one_machine.sh"
+    assert subprocess.run(["sh", "-n", script]).returncode == 0
+    done = subprocess.run(["sh", script], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert [line.split()[2] for line in done.stderr.splitlines()] == ["up", "try", "down"]

@@ -88,7 +88,7 @@ down() {
     sleep 2
     [ "$(readlink /etc/slurm/slurm.conf)" != "$FOLDER/slurm.conf" ] || rm /etc/slurm/slurm.conf
     rm -rf "$FOLDER"
-    [ "${1:-}" != --purge ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y slurm-wlm munge > /dev/null
+    [ "${1:-}" != --purge ] || DEBIAN_FRONTEND=noninteractive apt-get purge -y slurm-wlm slurmctld slurmd slurm-client munge > /dev/null
 }
 
 case "${1:-}" in
