@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from adaprune.runs import (
     Run,
     check_writable,
     environment,
+    epochs_of,
     find_record,
     paths_of,
     plan_for,
@@ -41,6 +42,7 @@ from adaprune.training import (
     Outcome,
     Sentences,
     Settings,
+    batches_in,
     claim,
     load_encoder,
     most_tokens,
@@ -87,10 +89,10 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     with processes.main_process_first():
         claim(paths.checkpoints, **origin, teacher=None if logits is None else tensor_hash(logits))
     base = tensor_hashes(encoder.model)
-    surroundings = environment(
-        model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(plan)
-    )
     job = prepare(run, plan, paths, task, encoder)
+    surroundings = environment(
+        model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(job.plan)
+    )
     outcome = _learn(taught(job, logits))
     masks, intact = outcome.masks, _intact(run, base, tensor_hashes(encoder.model))
     metrics, answers = score(job, outcome)
@@ -129,6 +131,8 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
         raise ValueError(
             f"max_length must be at most {most}, the positions of model {run.model!r}, got {run.max_length}"
         )
+    batches = batches_in(len(task.splits["train"]), plan.batch_size)
+    plan = replace(plan, epochs=epochs_of(plan, run.sparsity, batches))
     if plan.dropout >= 0:
         set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
@@ -180,6 +184,10 @@ def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
     """
     made = record["environment"]
     then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records say nothing, old ones nothing of pooling
+    if run.kind.reads:  # where anything is trained, and of old records that do not say it took the epochs asked for
+        then.setdefault("steps", 0)
+    if plan.steps:  # then the epochs follow from the rows
+        then.pop("epochs", None)
     changed = [
         f"{name} was {then[name]!r}, is {value!r}"
         for name, value in asdict(plan).items()

@@ -72,15 +72,16 @@ def _round(job: Job, masks: dict[str, Tensor], density: float, settings: Setting
     return cut(job, scores, density), done
 
 
+_ROUNDS = {**TUNED_WEIGHTS, "steps": 0}  # each round has the recipe's epochs: all together they are many
 _RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}
 IMP = Method(
     imp, line="magnitudes of a copy, trained and pruned in rounds, from the start again after each",
-    source="Frankle and Carbin 2019; Chen et al. 2020", tuned={**TUNED_WEIGHTS, "learning_rate": FINETUNE_RATE},
+    source="Frankle and Carbin 2019; Chen et al. 2020", tuned={**_ROUNDS, "learning_rate": FINETUNE_RATE},
     paper={"learning_rate": FINETUNE_RATE}, reads=("learning_rate", "head_learning_rate"), colour="#0B2FAD",
     marker="X",
 )  # fmt: skip
 IMP_FINETUNE = Method(
     imp_finetune, line="the lottery ticket: weights trained under imp's mask",
-    source="Frankle and Carbin 2019; Chen et al. 2020", weights_intact=False, tuned={**TUNED_WEIGHTS, **_RATES},
+    source="Frankle and Carbin 2019; Chen et al. 2020", weights_intact=False, tuned={**_ROUNDS, **_RATES},
     paper=_RATES, reads=("learning_rate",), colour="#053758", marker=(4, 1, 45),
 )  # fmt: skip

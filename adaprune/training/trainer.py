@@ -32,10 +32,14 @@ LOOKS = 20  # at the selection split; more would pick the luckiest state of a sm
 AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
 
 
+def batches_in(examples: int, batch_size: int) -> int:
+    """Number of optimiser steps in one pass over ``examples``, shared among the processes there are."""
+    return math.ceil(examples / (batch_size * PartialState().num_processes))
+
+
 def steps_in(examples: int, settings: Settings) -> int:
-    """Number of optimiser steps that ``settings`` take over ``examples``, shared among the processes there are."""
-    batches = math.ceil(examples / (settings.batch_size * PartialState().num_processes))
-    return math.ceil(settings.epochs * batches)
+    """Number of optimiser steps that ``settings`` take over ``examples``."""
+    return math.ceil(settings.epochs * batches_in(examples, settings.batch_size))
 
 
 def fit(
