@@ -20,7 +20,8 @@ class Plan:
     ``learning_rate`` is alpha for theta (its mean starts at 0.01), or that of the weights in ``finetune``;
     ``steps`` is the least number of optimiser steps for each halving of the weights (`epochs_of`), 0 where ``epochs``
     stand as they are. ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the
-    asked sparsity stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices together.
+    asked sparsity stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices
+    together.
 
     ``initial_theta`` is "own" for scores that start as their method has it. ``surrogate`` is the mask's slope:
     "sigmoid" (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
