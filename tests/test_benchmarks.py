@@ -10,7 +10,7 @@ from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, sav
 from adaprune.masks import maskable
 from adaprune.methods import METHODS
 from adaprune.runs import mask_path
-from benchmarks import anchor, mask_size, step_cost, switch_cost, topology_cost
+from benchmarks import anchor, mask_size, plan_cost, step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
 from tests.deploy import test_flips
 
@@ -194,3 +194,28 @@ def test_an_anchor_holds_theta_and_none_leaves_adaprune_as_it_is(tmp_path, ten_s
     )  # there theta is in the order of |w| as at the start
     size, kept = (torch.cat([found[n].flatten() for n in sizes]) for found in (sizes, masks["adaprune"]))
     assert size[outside & kept].min() < size[outside & ~kept].max()
+
+
+def test_a_plan_is_costed_by_hand():
+    """1,000 rows of which 900 train, batches of 8: 113 a pass; imp at 0.5 has 4 rounds; a GPU's step is 0.1 s."""
+    shape = {
+        name: {"median_seconds": seconds, "memory_bytes": size}
+        for name, seconds, size in [
+            ("finetune", 2.0, 30), ("adaprune", 1.0, 20), ("adaprune_embeddings", 3.0, 25), ("features", 0.5, 10)
+        ]
+    }  # fmt: skip
+    common = {"task": "movie_reviews", "max_train_examples": 64, "epochs": 2, "batch_size": 8}
+    runs = [Run(method=method, sparsity=0.5, **common) for method in ("adaprune", "imp", "random")]
+    found = plan_cost.cost(runs, shape, 100, 0.1, {"movie_reviews": 1000}).set_index("method")
+    assert list(found["steps"]) == [2 * 113, 4 * 2 * 113, 0] and list(found["bytes_above_model"]) == [20, 30, 10]
+    # the forward pass of 900 rows: 112.5 batches at a quarter of a step
+    assert list(found["hours_gpu"] * 36000) == pytest.approx([226, 904 + 112.5 / 4, 112.5 / 4])
+    hours = found["hours_two_cores"]
+    reading = hours["random"]  # 900 t 0.5 / 100, and adaprune's is 226 (8 t) 1 / 100: t cancels
+    assert hours["adaprune"] / reading == pytest.approx(226 * 8 / 450)
+    assert (hours["imp"] - reading) / hours["adaprune"] == pytest.approx(8)
+
+
+def test_a_plan_of_unknown_cost_is_refused():
+    with pytest.raises(ValueError, match="no passes are known of 'smp'"):
+        plan_cost.steps_of(Run(method="smp"), 100)

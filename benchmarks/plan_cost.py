@@ -1,0 +1,108 @@
+"""What a sweep would cost elsewhere, before anybody starts it: steps of its runs, hours by measured or assumed steps.
+
+    python -m benchmarks.plan_cost --sweep sweeps/paper.tsv --data-dir DIR [--rows mnli=392702]
+
+Hours on two CPU cores: steps x the measured seconds of a step (benchmarks/results/step_cost.json), scaled to the
+batch's tokens, as a CPU's step grows with them. Hours on a GPU: steps x ``--gpu-step``, for with eight short
+sentences its step is bound by the launch of kernels, not by tokens; 0.04 s is an assumption, to be replaced by what
+`python -m benchmarks.step_cost` finds there. A forward pass alone counts as the measured share of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from adaprune.data import load_task, tokenize
+from adaprune.methods.imp import sparsities
+from adaprune.report.sweeps import read_sweep
+from adaprune.runs import Run, epochs_of, plan_for
+from adaprune.training import batches_in, load_encoder
+
+# Which measured variant a method's step is, and how often a run of it passes over the rows with and without a gradient
+# of the encoder: (variant, full passes, passes of a frozen encoder). Epochs of a head on cached vectors cost nothing.
+GRADUAL, ROUNDS = ("finetune", 1, 1), "finetune"
+PASSES = {"finetune": ("finetune", 1, 0), "adaprune": ("adaprune", 1, 0), "gmp": GRADUAL}
+FROZEN = {"features", "random", "magnitude", "probe"}
+
+
+def steps_of(run: Run, rows: int) -> tuple[float, str, int]:
+    """Full training steps of ``run`` on so many rows, the variant that they are, and frozen passes over the rows."""
+    plan = plan_for(run)
+    batches = batches_in(rows, plan.batch_size)
+    steps = epochs_of(plan, run.sparsity, batches) * batches
+    if run.method in FROZEN:
+        return 0.0, "features", 1
+    if run.method == "imp":
+        return steps * len(sparsities(run.sparsity)), ROUNDS, 1
+    if run.method not in PASSES:
+        raise ValueError(f"no passes are known of {run.method!r}: {', '.join(sorted({*PASSES, *FROZEN, 'imp'}))}")
+    variant, full, frozen = PASSES[run.method]
+    return steps * full, variant, frozen
+
+
+def cost(runs: list[Run], shape: dict, shape_tokens: int, gpu_step: float, official: dict[str, int]) -> pd.DataFrame:
+    """A row for each task and method: runs, training steps, hours on two cores and on a GPU, bytes above the model.
+
+    ``official`` are training rows of tasks of which the data at hand are a part; a tenth of them is held out.
+    """
+    tokens, rows, found = {}, {}, []
+    for name in dict.fromkeys(run.task for run in runs):
+        run = next(run for run in runs if run.task == name)
+        train = load_task(name, run.data_dir, run.max_train_examples).splits["train"]
+        some = train.select(range(min(2000, len(train))))
+        ids = tokenize(some, load_encoder("minilm").tokenizer, run.max_length)["input_ids"]
+        rows[name] = round(0.9 * official[name]) if name in official else len(train)
+        tokens[name] = float(np.mean([len(one) for one in ids]))
+    for run in runs:
+        steps, variant, frozen = steps_of(run, rows[run.task])
+        batch = plan_for(run).batch_size
+        if variant == "adaprune" and run.scope == "encoder+embeddings":
+            variant = "adaprune_embeddings"
+        seconds = shape[variant]["median_seconds"] * batch * tokens[run.task] / shape_tokens
+        reading = shape["features"]["median_seconds"] * rows[run.task] * tokens[run.task] / shape_tokens
+        share = shape["features"]["median_seconds"] / shape["finetune"]["median_seconds"]
+        found.append(
+            {
+                "task": run.task,
+                "method": run.method,
+                "runs": 1,
+                "steps": steps,
+                "hours_two_cores": (steps * seconds + frozen * reading) / 3600,
+                "hours_gpu": (steps + frozen * share * rows[run.task] / batch) * gpu_step / 3600,
+                "bytes_above_model": shape[variant]["memory_bytes"],
+            }
+        )
+    summed = {name: "sum" for name in ("runs", "steps", "hours_two_cores", "hours_gpu")} | {"bytes_above_model": "max"}
+    return pd.DataFrame(found).groupby(["task", "method"], sort=False).agg(summed).reset_index()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sweep", required=True)
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--shape", default="bert-base-8x128", help="name ends in ROWSxTOKENS")
+    parser.add_argument("--gpu-step", type=float, default=0.04, help="seconds")
+    parser.add_argument("--measured", default="benchmarks/results/step_cost.json")
+    parser.add_argument(
+        "--rows", nargs="*", default=[], metavar="TASK=N", help="training rows that are not all at hand"
+    )
+    asked = parser.parse_args()
+    official = {task: int(number) for task, number in (given.split("=") for given in asked.rows)}
+    shapes = json.loads(Path(asked.measured).read_text())["shapes"]
+    if asked.shape not in shapes:
+        parser.error(f"--shape must be one of {', '.join(shapes)}, got {asked.shape!r}")
+    examples, length = map(int, asked.shape.rsplit("-", 1)[1].split("x"))
+    runs = [run.model_copy(update={"data_dir": asked.data_dir}) for run in read_sweep(asked.sweep)]
+    table = cost(runs, shapes[asked.shape], examples * length, asked.gpu_step, official)
+    table.loc[len(table)] = {"task": "all", "method": "", **table.drop(columns=["task", "method"]).sum()}
+    table.loc[len(table) - 1, "bytes_above_model"] = table["bytes_above_model"][:-1].max()
+    print(table.to_string(index=False, float_format=lambda value: f"{value:,.1f}"))
+
+
+if __name__ == "__main__":
+    main()
