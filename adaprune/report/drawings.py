@@ -160,6 +160,45 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     return dress(ax, grid="both")
 
 
+def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) -> Axes:
+    """The share of fine-tuning's gain kept against the share of weights kept (log): ours, its tasks, rivals pale.
+
+    Bars: 95 % over dev rows. 1 is fine-tuning, 0 the floor, the better of probe and commonest class. The thin lines are
+    single tasks, of ours.
+
+    Args:
+        ax: the panel.
+        shares: of `gains.shares` by way, method and sparsity, over all tasks.
+        tasks: the same for each task alone, by its name; the rows of `adaprune` are drawn.
+    """
+
+    def line(points: pd.DataFrame, label: str, **look: Any) -> None:
+        points = points.sort_values("sparsity", ascending=False)
+        ax.plot(1 - points["sparsity"], points["share"], **look)
+        end = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        ax.annotate(label, (1 - points["sparsity"].iloc[-1], points["share"].iloc[-1]), color=look["color"], **end)
+
+    for way, points in shares[shares["method"] != "adaprune"].groupby("way"):
+        colour, marker = style_of(way.split()[0])
+        line(points, way, color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
+    for task, points in tasks.items():
+        line(points[points["method"] == "adaprune"], task, color="#9CC4DE", lw=0.9)
+    for way, points in shares[shares["method"] == "adaprune"].groupby("way"):
+        colour, marker = style_of("adaprune")
+        line(points, way, color=colour, marker=marker, ms=6, lw=2.2, zorder=3)
+        spread = np.stack([points["share"] - points["rows_low"], points["rows_high"] - points["share"]])
+        ax.errorbar(1 - points["sparsity"], points["share"], np.nan_to_num(spread), color=colour, ls="", capsize=3)
+    kept = sorted(set(1 - shares["sparsity"]))
+    for level, name in ((1, "fine-tuning"), (0, "probe or commonest class")):
+        ax.axhline(level, color=INK, lw=0.8, ls=":", zorder=1)
+        ax.annotate(name, (kept[0], level), (0, 3), textcoords="offset points", fontsize=8, color=INK)
+    ax.set(xscale="log", xlabel="share of the weights that is kept", ylabel="share of fine-tuning's gain that is kept")
+    ax.set_xticks(kept, [f"{share:.0%}" for share in kept])
+    ax.minorticks_off()
+    ax.set_xlim(kept[0] * 0.85, kept[-1] * 1.6)
+    return dress(ax)
+
+
 def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
     """Share of the kept connections that had been pruned before, along the steps; means over seeds.
 

@@ -57,6 +57,31 @@ def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):
     assert steps.get_xydata().tolist() == [[1e5, 0.5], [3e5, 0.7]]
 
 
+def gain_points() -> pd.DataFrame:
+    rows = [
+        ("adaprune + teacher", "adaprune", 0.9, 0.6, 0.5, 0.75),
+        ("adaprune + teacher", "adaprune", 0.5, 0.95, 0.9, 1.0),
+        ("smp", "smp", 0.5, 0.8, np.nan, np.nan),
+    ]
+    return pd.DataFrame(rows, columns=["way", "method", "sparsity", "share", "rows_low", "rows_high"])
+
+
+def test_the_gain_is_drawn_against_what_is_kept(ax):
+    points = gain_points()
+    task = points[points["sparsity"] == 0.5].assign(share=0.99)  # its smp is not drawn
+    drawings.draw_gain(ax, points, {"CoLA": task})
+    drawn = {line.get_color(): line.get_xydata().round(9).tolist() for line in ax.lines if len(line.get_xdata())}
+    ours, rival = (figures.style_of(name).colour for name in ("adaprune", "smp"))
+    assert drawn[rival] == [[0.5, 0.8]] and [[0.5, 0.99]] in drawn.values()
+    curves = [line.get_xydata().round(9).tolist() for line in ax.lines if line.get_color() == ours]
+    assert [[0.1, 0.6], [0.5, 0.95]] in curves
+    bars = ax.containers[0].lines[2][0].get_segments()
+    assert sorted(round(float(y), 9) for bar in bars for _, y in bar) == [0.5, 0.75, 0.9, 1.0]
+    words = [text.get_text() for text in ax.texts]
+    assert words == ["smp", "CoLA", "adaprune + teacher", "fine-tuning", "probe or commonest class"]
+    assert ax.get_xscale() == "log" and [tick.get_text() for tick in ax.get_xticklabels()] == ["10%", "50%"]
+
+
 def test_degrees_end_at_one_and_bring_chance_along(ax):
     drawings.draw_degrees(ax, {"imp": np.array([3, 0, 1])}, most=10, density=0.2)
     line, chance = ax.lines
