@@ -14,7 +14,7 @@ from tests import small_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
-COPIED = ("adaprune", "tests", "notebooks", "sweeps", "pyproject.toml", "ARCHITECTURE.md", "README.md")
+COPIED = ("adaprune", "tests", "notebooks", "sweeps", "pyproject.toml", "ARCHITECTURE.md", "README.md", "docs")
 
 
 def blocks(kind: str) -> list[str]:
