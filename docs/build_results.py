@@ -3,7 +3,8 @@
     python docs/build_results.py [--check]
 
 A table stands between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/, or `gain`: the
-share of fine-tuning's gain that is kept. With --check nothing is written, and it ends with 1 where a page is out of date.
+share of fine-tuning's gain that is kept. With --check nothing is written, and a page that is out of date makes it end
+with 1.
 """
 
 import argparse
