@@ -95,7 +95,7 @@ def select(rows: Rows, flags: list[bool]) -> Rows:
 def _find_files(path: Path) -> dict[str, Path]:
     """The file of each split; a warning names the files of a folder that are not used."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{path}: no such file or folder (a relative path starts at {Path.cwd()})")
     if not path.is_dir():
         return {"train": path}
     names = {file: file.name.lower().split(".")[0] for file in sorted(path.iterdir()) if not file.name.startswith(".")}

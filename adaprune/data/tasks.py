@@ -10,7 +10,6 @@ import json
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import datasets
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from adaprune.data.datafiles import SPLIT_SEED, hold_out, read_own, select
 from adaprune.data.metrics import score
 from adaprune.data.movie_reviews import CLEAR_RATING, fetch_movie_reviews
+from adaprune.data.places import expanded
 from adaprune.data.tables import SUFFIXES, Rows, read_parquet
 
 HUB_ID = "nyu-mll/glue"
@@ -195,7 +195,7 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
         return _read_glue(task, data_dir), list(GLUE[task].labels), GLUE[task].metrics
     if task in KNOWN_TASKS:
         return _read_movies(task)
-    path = Path(task).expanduser()
+    path = expanded(task)
     if not path.exists() and not (path.suffix or path.name != task):
         near = difflib.get_close_matches(task.lower(), KNOWN_TASKS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -212,15 +212,15 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
 
 def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
     """The rows of a GLUE task's labelled splits, from `data_dir` or else from the hub."""
-    names = {"train": "train", "validation": "validation"}
+    names, folder = {"train": "train", "validation": "validation"}, expanded(data_dir) / task
     if task == "mnli":
         names = {"train": "train", "validation": "validation_matched"}
         mismatched = "validation_mismatched"
-        if not data_dir or Path(data_dir, task, f"{mismatched}.parquet").expanduser().is_file():
+        if not data_dir or (folder / f"{mismatched}.parquet").is_file():
             names[mismatched] = mismatched
     columns = (*GLUE[task].columns, "label")
     if data_dir:
-        files = {split: Path(data_dir, task, f"{name}.parquet").expanduser() for split, name in names.items()}
+        files = {split: folder / f"{name}.parquet" for split, name in names.items()}
         tables = {split: read_parquet(file, columns) for split, file in files.items()}
         places = {split: str(file) for split, file in files.items()}
     else:

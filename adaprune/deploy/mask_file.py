@@ -19,40 +19,29 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from adaprune.data import expanded
 from adaprune.deploy.coding import decode, encode
-from adaprune.masks import count_kept, maskable, thetas_of
+from adaprune.deploy.fitting import HOSTILE, Mask, check_masks, check_precision, head_of
+from adaprune.deploy.fitting import apply_mask as apply_mask
+from adaprune.deploy.fitting import check_base as check_base
+from adaprune.deploy.fitting import fitting_head as fitting_head
 from adaprune.runs import read_bytes, write_bytes
-from adaprune.training import AdaptationHead, AdaptedModel, tensor_hash, tensor_hashes
+from adaprune.training import tensor_hash, tensor_hashes
 
 FORMAT = 2
 MAX_FILE = 2**30  # bytes; what is larger is not read
 MAX_WEIGHTS = 2**33  # and so many for each byte of the file, or in all where that is more:
 WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
 MAX_HEADER = 2**23  # bytes, for the header and for the card beside the file
-_HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """What a mask file holds: ``masks`` (base tensor's name -> boolean, True = kept), the head's tensors, the card."""
-
-    masks: dict[str, Tensor]
-    head: dict[str, Tensor]
-    card: dict[str, Any]
-    kept = property(lambda self: count_kept(self.masks)["kept"], doc="Number of weights in scope that stay.")
-    total = property(lambda self: count_kept(self.masks)["total"], doc="Number of weights in scope.")
-    sparsity = property(lambda self: count_kept(self.masks)["sparsity"], doc="The share removed, 1 - kept / total.")
-    density = property(lambda self: self.kept / self.total, doc="The share kept.")
 
 
 def save_mask(
@@ -75,8 +64,9 @@ def save_mask(
         plain: every mask as packed bits, for readers that know no other coding.
 
     Raises:
-        ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold.
-        FileExistsError: the .json beside it is no card.
+        ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold; an
+            encoder in half precision.
+        FileExistsError: ``path`` holds other tensors than a mask's, or the .json beside it is no card.
         OSError: the folder cannot be written.
     """
     path, beside = _paths(path)
@@ -84,7 +74,10 @@ def save_mask(
         raise ValueError(f"card: labels must, format, base, tensors, head, file_sha256 must not be given: {[*card]}")
     if os.path.lexists(beside) and not _is_card(beside):
         raise FileExistsError(f"{beside} is no mask's card, yet would be replaced by one: move it, or rename the mask")
-    _check_masks(masks, encoder)
+    if path.is_file() and not _may_be_mask(path):
+        raise FileExistsError(f"{path} holds tensors, but no mask, and would be replaced: move it, or rename the mask")
+    check_precision(encoder)
+    check_masks(masks, encoder)
     stored, described = _stored(masks, head, plain)
     whole = {**card, "format": FORMAT, "base": tensor_hashes(encoder), **described}
     whole = json.loads(json.dumps(whole, allow_nan=False))  # as it will be read
@@ -108,105 +101,14 @@ def load_mask(path: str | Path) -> Mask:
     """
     path, beside = _paths(path)
     mask = _decode(path, content := read_bytes(path, MAX_FILE))
-    if os.path.lexists(beside):
+    if os.path.lexists(beside) and not _is_record(beside):
         try:
             found = _digest(json.loads(read_bytes(beside, MAX_HEADER)))
-        except _HOSTILE as error:
+        except HOSTILE as error:
             found = str(error)
         if found != _digest({**mask.card, "file_sha256": _digest(content)}):
             raise ValueError(f"{beside} is not the card of {path}: get both again, or delete it (the mask has its own)")
     return mask
-
-
-@torch.no_grad()
-def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
-    """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) with the paper's letters.
-
-    The given encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's
-    labels. It then costs what the base costs. A second mask is refused on it, because it is no longer the base that
-    the masks were made for: load the base again. Where this function raises, nothing has been changed.
-
-    Args:
-        model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
-
-    Raises:
-        ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
-            mask or head that does not fit.
-    """
-    encoder = model.encoder if isinstance(model, AdaptedModel) else model
-    if any(hasattr(module, "mask_name") for module in encoder.modules()):  # its tasks need the weights as they are
-        raise ValueError("a MaskedEncoder serves this encoder: add_task(name, mask) there, or load the base again")
-    head = fitting_head(encoder, mask)
-    adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
-    if adapted.head.output.out_features != head.output.out_features:
-        raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")
-    for name, module in maskable(encoder, "encoder+embeddings").items():
-        if name in mask.masks:
-            module.weight.mul_(mask.masks[name].to(module.weight.device))
-    encoder.requires_grad_(False)
-    if labels := mask.card["labels"]:
-        encoder.config.id2label = dict(enumerate(labels))
-        encoder.config.label2id = {label: number for number, label in enumerate(labels)}
-    adapted.head = head
-    return adapted.eval()
-
-
-def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
-    """The mask's head, on the encoder's device, once all of the mask is known to fit the encoder; changes nothing.
-
-    Raises:
-        ValueError: another base (names the tensor), masked layers still attached, a mask or head that does not fit.
-    """
-    if thetas_of(encoder):
-        raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
-    check_base(encoder, mask)
-    _check_masks(mask.masks, encoder)
-    head = _head(mask.head, mask.card).to(next(encoder.parameters()).device)
-    if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
-        raise ValueError(
-            f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
-            f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}"
-        )
-    return head
-
-
-def check_base(encoder: nn.Module, mask: Mask) -> None:
-    """ValueError, with what differs, where ``encoder`` is not the base that the mask was made for."""
-    heads, state = encoder.config.num_attention_heads, encoder.state_dict()
-    if (expected := mask.card.get("heads", heads)) != heads:  # no tensor tells them apart
-        raise ValueError(f"mask made for another base: one of {expected} attention heads a layer, this one has {heads}")
-    for name, expected in mask.card["base"].items():
-        if name not in state or tensor_hash(state[name]) != expected:
-            raise ValueError(
-                f"mask made for another base: {name} {'differs' if name in state else 'is missing'}. "
-                "Load the model and revision of the mask's card, in float32 and with no mask applied yet"
-            )
-
-
-def _check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
-    """ValueError, with the name, where a mask is no boolean tensor of a maskable weight's shape."""
-    modules = maskable(encoder, "encoder+embeddings")
-    for name, mask in masks.items():
-        if name not in modules:
-            raise ValueError(f"{name} cannot be masked in {type(encoder).__name__}")
-        expected = tuple(modules[name].weight.shape)
-        if mask.dtype != torch.bool or mask.shape != expected:
-            raise ValueError(f"{name}: the mask must be boolean {expected}, got {mask.dtype} {tuple(mask.shape)}")
-
-
-def _head(tensors: Mapping[str, Tensor], card: Mapping) -> AdaptationHead:
-    """The head with copies of these tensors; ValueError where they are not those of an AdaptationHead in float32."""
-    try:
-        if any(tensor.dtype != torch.float32 or not tensor.numel() for tensor in tensors.values()):
-            raise ValueError("not all are float32, or one is empty")
-        outputs, width = tensors["output.weight"].shape
-        with torch.device("meta"):  # draws no random numbers
-            kind = "mlp" if "hidden.weight" in tensors else "linear"
-            head = AdaptationHead(len(tensors["mix"]), width, outputs, kind, card.get("pooling", "cls"))
-        head.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, assign=True)
-    except _HOSTILE as error:
-        raise ValueError(f"the head's tensors are not those of an AdaptationHead: {error}") from None
-    return head
 
 
 def _stored(masks: Mapping[str, Tensor], head: Mapping[str, Tensor], plain: bool) -> tuple[dict, dict]:
@@ -244,10 +146,10 @@ def _decode(path: Path, content: bytes) -> Mask:
             if said != {"shape": [*head[name].shape], "sha256": tensor_hash(head[name])}:
                 raise ValueError(f"{name} is not what the card says")
         masks = {name: _mask(name, tensors[f"mask.{name}"], said) for name, said in card["tensors"].items()}
-        outputs = _head(head, card).output.out_features
+        outputs = head_of(head, card).output.out_features
         if not isinstance(labels, list) or outputs != (len(labels) or 1) or {type(label) for label in labels} - {str}:
             raise ValueError(f"the head has {outputs} outputs, the card's labels are {labels}")
-    except _HOSTILE as error:
+    except HOSTILE as error:
         raise ValueError(f"{path} is not a whole mask file of format {FORMAT}: {error}") from None
     return Mask(masks, head, card)
 
@@ -276,13 +178,30 @@ def _mask(name: str, stored: Tensor, said: dict) -> Tensor:
 def _paths(path: str | Path) -> tuple[Path, Path]:
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a mask file ends in .safetensors")
-    return Path(path), Path(path).with_suffix(".json")
+    return expanded(path), expanded(path).with_suffix(".json")
+
+
+def _may_be_mask(path: Path) -> bool:
+    """Whether a file can be replaced: a mask's, or no whole safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "adaprune" in (file.metadata() or {})
+    except (OSError, *HOSTILE):
+        return True
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a .json is the record of a run, beside which its mask was copied."""
+    try:
+        return {"schema_version", "run", "metrics"} <= json.loads(read_bytes(path, MAX_HEADER)).keys()
+    except (OSError, *HOSTILE):
+        return False
 
 
 def _is_card(path: Path) -> bool:
     try:
         return {"file_sha256", "tensors"} <= json.loads(read_bytes(path, MAX_HEADER)).keys()
-    except (OSError, *_HOSTILE):
+    except (OSError, *HOSTILE):
         return False
 
 

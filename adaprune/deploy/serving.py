@@ -8,7 +8,6 @@ is one pass over the masked weights in each forward pass. Who serves one task on
 from __future__ import annotations
 
 import copy
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -17,18 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, ModelCardData, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub import errors as hub_errors
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaprune.deploy.mask_file import Mask, fitting_head, load_mask, save_mask
+from adaprune.data import expanded
+from adaprune.deploy.fitting import Mask, fitting_head
+from adaprune.deploy.folders import INDEX, NAME, folder_of, is_foreign, mask_file, save_tasks, tasks_in
+from adaprune.deploy.mask_file import load_mask
 from adaprune.masks import maskable
-from adaprune.training import MINILM, Encoder, load_encoder
+from adaprune.training import Encoder, load_encoder
 
-INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it
-_NAME = r"[A-Za-z0-9][\w-]{0,99}"
 _BITS_OF_A_BYTE = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.float32)
 _SERVED: ContextVar[_Task | None] = ContextVar("_SERVED", default=None)  # the task that this thread computes for
 
@@ -97,6 +97,7 @@ class MaskedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
         self.active_task: str | None = None
+        self.deleted: set[str] = set()
         self._tasks = nn.ModuleDict()
         for name, module in maskable(self.encoder, "encoder+embeddings").items():
             module.__class__ = _ServedLinear if isinstance(module, nn.Linear) else _ServedEmbedding
@@ -104,21 +105,27 @@ class MaskedEncoder(nn.Module):
         self.train(False)
 
     @classmethod
-    def from_pretrained(cls, name: str, revision: str | None = None) -> MaskedEncoder:
+    def from_pretrained(cls, name: str, revision: str | None = None, base: str | None = None) -> MaskedEncoder:
         """The base model ``name``; or, with its tasks, what ``save_pretrained`` or ``push_to_hub`` stored.
+
+        Of a base model in a folder of its own, cards have only the last part of the path: ``base`` says where it is.
 
         Raises:
             OSError, ValueError: it cannot be loaded; masks that name no base model, or another one.
         """
-        folder = _folder(name, revision)
+        folder = folder_of(name, revision)
         if folder is None:
             return cls(load_encoder(name, revision))
-        tasks = {task: load_mask(folder / f"{task}.safetensors") for task in _index(folder)}
+        tasks = {task: load_mask(folder / f"{task}.safetensors") for task in tasks_in(folder)}
         card = next(iter(tasks.values())).card
-        if not isinstance(card.get("model"), str):
+        if not isinstance(base or card.get("model"), str):
             raise ValueError(f"{name}: the card of its masks names no base model; load that, and add_task one by one")
         commit = str(card.get("revision"))
-        served = cls(load_encoder(card["model"], commit if re.fullmatch("[0-9a-f]{40}", commit) else None))
+        commit = commit if base is None and re.fullmatch("[0-9a-f]{40}", commit) else None
+        try:
+            served = cls(load_encoder(base or card["model"], commit))
+        except OSError as error:
+            raise OSError(f"the base model of {name}: {error} Where it is a folder, give base=PATH.") from error
         for task, mask in tasks.items():
             served.add_task(task, mask)
         return served
@@ -146,13 +153,13 @@ class MaskedEncoder(nn.Module):
                 named); nothing has then been added.
             OSError: no such file or repository.
         """
-        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
             raise ValueError(f"a task's name has letters, digits, - and _, at most 100, got {name!r}")
         if f"{name}.json".lower() == INDEX:  # some file systems know no capitals
             raise ValueError(f"task {name!r} would have its card in {INDEX}, the index of tasks: choose another name")
         if name in self.tasks:
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
-        mask = source if isinstance(source, Mask) else load_mask(_mask_file(name, source, revision))
+        mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
         self._tasks[f"task {name}"] = _Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 
@@ -164,6 +171,7 @@ class MaskedEncoder(nn.Module):
     def delete_task(self, name: str) -> None:
         """Forgets a task; if it was the active one, none is."""
         self.task(name)
+        self.deleted.add(name)
         del self._tasks[f"task {name}"]
         self.active_task = None if self.active_task == name else self.active_task
 
@@ -211,26 +219,16 @@ class MaskedEncoder(nn.Module):
         return self._tasks[f"task {name}"]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named."""
-        if not self.tasks:
-            raise ValueError("there is no task to save: add_task one")
-        folder = Path(folder)
-        own = ("format", "base", "tensors", "head")
-        for name in self.tasks:
-            task = self.task(name)
-            card = {key: value for key, value in task.card.items() if key not in own}
-            save_mask(folder / f"{name}.safetensors", task.masks(), task.head.state_dict(), card, self.encoder)
-        base = "sentence-transformers/all-MiniLM-L6-v2" if self.base.id == MINILM else self.base.id
-        data = ModelCardData(
-            library_name="adaprune",
-            pipeline_tag="text-classification",
-            base_model=None if Path(base).exists() else base,
-            license=None if self.base.licence == "unknown" else self.base.licence,
-        )
-        said = "\n".join(f"- {name}: {self.task(name).card.get('metrics', 'no metrics')}" for name in self.tasks)
-        text = f"# Masks\n\nA binary mask and a head for each task, over an untouched base model.\n\n{said}\n"
-        (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
-        (folder / INDEX).write_text(json.dumps({"tasks": self.tasks}) + "\n", encoding="utf-8")
+        """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named.
+
+        Files of others stay: a README.md that is not of this package is kept, with a warning. Of an earlier save the
+        files of a task are removed where this model has had it and ``delete_task`` took it away.
+
+        Raises:
+            ValueError: no task; a base in half precision.
+            FileExistsError: the folder has tasks, or files of a task's name, that this model knows nothing of.
+        """
+        save_tasks(self, expanded(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Uploads what ``save_pretrained`` writes to a hub repository, made if it is new; returns its address."""
@@ -238,39 +236,13 @@ class MaskedEncoder(nn.Module):
             self.save_pretrained(folder)
             api = HfApi(token=token)
             repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
-
-
-def _folder(name: str | Path, revision: str | None) -> Path | None:
-    """The folder of tasks called ``name``, fetched from the hub where it is no path; None for a base model."""
-    if Path(name).is_dir() or name == MINILM:
-        return Path(name) if Path(name, INDEX).is_file() else None
-    try:
-        hf_hub_download(str(name), INDEX, revision=revision)
-    except (OSError, ValueError, hub_errors.EntryNotFoundError):
-        return None
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
-
-
-def _index(folder: Path) -> list[str]:
-    """The names of the tasks in a folder, none of which can lead out of it."""
-    try:
-        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["tasks"]
-        fit = isinstance(names, list) and names and all(re.fullmatch(_NAME, name) for name in names)
-    except (ValueError, TypeError, LookupError, RecursionError):
-        fit = False
-    if not fit:
-        raise ValueError(f"{folder / INDEX} is no list of tasks")
-    return names
-
-
-def _mask_file(name: str, source: str | Path, revision: str | None) -> Path:
-    if str(source).endswith(".safetensors"):
-        return Path(source)
-    folder = _folder(source, revision)
-    if folder is None:
-        raise FileNotFoundError(f"{source} is neither a mask file nor a folder or repository with {INDEX}")
-    names = _index(folder)
-    if name not in names and len(names) > 1:
-        raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")
-    return folder / f"{name if name in names else names[0]}.safetensors"
+            try:
+                foreign = is_foreign(Path(hf_hub_download(repo, "README.md", token=token)))
+            except (OSError, hub_errors.EntryNotFoundError):
+                foreign = False
+            return str(
+                api.upload_folder(
+                    repo_id=repo, folder_path=folder, commit_message="Masks of adaprune",
+                    ignore_patterns=["README.md"] if foreign else None,
+                ).repo_url
+            )  # fmt: skip

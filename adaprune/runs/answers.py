@@ -18,7 +18,8 @@ def write_answers(path: Path, logits: np.ndarray, task: TaskData) -> None:
 
     ``answers``: the class of each row as uint8 (uint16 from 256 classes on), or the value as float32. ``resampled``:
     the main metric on bootstrap samples of the rows that are the same for all runs (`data.resampled`), so that
-    intervals can be made where the labels are not at hand.
+    intervals can be made where the labels are not at hand. They are as many equations in the labels, so `adapt` writes
+    the file for named tasks only, whose labels are public, and not for a user's own.
     """
     split = task.splits[next(name for name in task.splits if name.startswith("validation"))]
     labels = np.asarray(split["label"])

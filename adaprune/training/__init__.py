@@ -10,6 +10,7 @@ from adaprune.training.encoders import (
     MINILM_NOTE,
     Encoder,
     load_encoder,
+    local_revision,
     most_tokens,
     set_dropout,
     tensor_hash,

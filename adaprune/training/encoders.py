@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from adaprune.data import expanded, fitted
+
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_ERRORS = (hub_errors.HFValidationError, hub_errors.StrictDataclassError)  # neither is an OSError or ValueError
@@ -49,7 +51,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         ValueError: the bundled weights are not the official ones, tensors are missing, or the model is no encoder:
             it has a decoder, or its first token sees none of the tokens after it.
     """
-    source = _minilm_folder() if model == MINILM else model
+    source = _source(model)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         for name in ("attention_probs_dropout_prob", "attention_dropout"):  # by whichever name the family calls it
@@ -60,12 +62,12 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             ignore_mismatched_sizes=True, output_loading_info=True,
             attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError, SafetensorError, *_HUB_ERRORS) as error:
-        raise OSError(
-            f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Offline, use model='minilm' (bundled), a "
-            "local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
-        ) from error
+        raise _unreachable(model, error) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+    except Exception as error:  # of damaged or missing files, the tokenizers library raises nothing narrower
+        raise _unreachable(model, error) from error
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise ValueError(f"model {model!r} ({type(encoder).__name__}) is not an encoder")
     # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
@@ -73,6 +75,9 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     lacking = sorted(name for name in drawn if not name.startswith("pooler."))
     if lacking:
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
+    for name, weight in encoder.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"the weights of model {model!r} are damaged: {name} holds NaN or infinity; get it again")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     encoder.requires_grad_(False).eval()
@@ -81,9 +86,26 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             f"model {model!r} ({config.model_type}) is not an encoder: its first token, which the head reads, "
             "sees none of the tokens after it"
         )
+    commit = str(getattr(config, "_commit_hash", None) or "unknown")
     return Encoder(
-        encoder, tokenizer, model, _revision(source, config), _licence(source, revision), _pooling(source, revision)
-    )
+        encoder, fitted(tokenizer, encoder, model), model, local_revision(model) or commit,
+        _licence(source, revision), _pooling(source, revision),
+    )  # fmt: skip
+
+
+def local_revision(model: str) -> str | None:
+    """``sha256:`` and the hash of a local model's weight file, or of all the shards'; None for what is no folder.
+
+    Of shards it is that of their names and hashes, a line per shard, in the order of names.
+    """
+    folder = Path(_source(model))
+    if (weights := folder / "model.safetensors").is_file():
+        return f"sha256:{_file_hash(weights)}"
+    if not (index := folder / "model.safetensors.index.json").is_file():
+        return None
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    lines = "".join(f"{name} {_file_hash(folder / name)}\n" for name in shards)
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -125,6 +147,20 @@ def _first_sees_later(encoder: nn.Module) -> bool:
     return not torch.equal(one, other)
 
 
+def _source(model: str) -> str:
+    """What transformers loads ``model`` from: a folder, or an id of the hub."""
+    if model == MINILM:
+        return _minilm_folder()
+    return str(folder) if (folder := expanded(model)).is_dir() else model
+
+
+def _unreachable(model: str, error: Exception) -> OSError:
+    return OSError(
+        f"model {model!r} cannot be loaded: {[*str(error).splitlines(), ''][0]} Offline, use model='minilm' (bundled), "
+        "a local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
+    )
+
+
 def _minilm_folder() -> str:
     """Folder of the bundled checkpoint, its weights checked against the official sha256."""
     try:
@@ -143,13 +179,6 @@ def _minilm_folder() -> str:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _revision(source: str, config: AutoConfig) -> str:
-    weights = Path(source) / "model.safetensors"
-    if weights.is_file():
-        return f"sha256:{_file_hash(weights)}"
-    return str(getattr(config, "_commit_hash", None) or "unknown")
 
 
 def _licence(source: str, revision: str | None) -> str:

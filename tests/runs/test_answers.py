@@ -248,7 +248,7 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     [("ten_sentences", "adaprune"), ("stars", "adaprune"), ("pairs", "adaprune"), ("ten_sentences", "finetune"),
      ("stars", "probe"), ("pairs", "probe"), ("pairs", "majority")],
 )  # fmt: skip
-def test_every_kind_of_task_leaves_answers_that_give_the_recorded_score(ask, task, method):
+def test_every_kind_of_task_leaves_answers_that_give_the_recorded_score(all_public, ask, task, method):
     run = ask(task=task, method=method)
     record = adaprune.adapt(run)
     answers, samples = read_answers(paths_of(record_path(run)).answers)
@@ -263,7 +263,13 @@ def test_every_kind_of_task_leaves_answers_that_give_the_recorded_score(ask, tas
     assert answers.dtype == (np.uint8 if data.labels else np.float32)
 
 
-def test_a_finished_run_is_not_answered_again(ask):
+def test_of_a_file_of_ones_own_no_answers_are_left(ask):
+    run = ask()
+    assert adaprune.adapt(run)["metrics"]["validation"]
+    assert not paths_of(record_path(run)).answers.parent.exists()
+
+
+def test_a_finished_run_is_not_answered_again(all_public, ask):
     run = ask()
     adaprune.adapt(run)
     path = paths_of(record_path(run)).answers
@@ -272,7 +278,7 @@ def test_a_finished_run_is_not_answered_again(ask):
     assert path.stat().st_mtime_ns == before
 
 
-def test_answers_are_no_records(ask):
+def test_answers_are_no_records(all_public, ask):
     """`table` reads what lies in the results folder: the answers do not disturb it."""
     adaprune.adapt(ask())
     assert len(adaprune.table("out")) == 1
