@@ -12,9 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbconvert import ScriptExporter
 from nbformat import NotebookNode
 
-from adaprune import Run, load_encoder, load_mask
+from adaprune import Run, load_encoder, load_mask, table
 from adaprune.runs.records import read_record, write_record
 from tests.deploy.test_serving import make_mask
 from tests.runs.test_records import make_record
@@ -327,3 +328,21 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
         file.unlink()
     done = papermill(MANY, tmp_path / "one.ipynb", "-p", "results_dir", "out", *asked)
     assert done.returncode != 0 and "masks of 1 tasks, two are needed: make masks" in done.stderr
+
+
+def test_01_adapt_as_a_script_runs(tmp_path, tiny):
+    """`jupyter nbconvert --to script` gives a .py that does what the notebook does."""
+    source, resources = ScriptExporter().from_filename(str(ROOT / "notebooks" / "01_adapt.ipynb"))
+    assert resources["output_extension"] == ".py"
+    for name, value in zip(tiny[1::3], tiny[2::3], strict=True):
+        value = str(value) if isinstance(value, Path) else value
+        source = re.sub(
+            rf"^({name}: \w+) = .*$", lambda found, value=value: f"{found[1]} = {value!r}", source, flags=re.M
+        )
+    (tmp_path / "script.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on the dev split" in done.stdout and len(table(tmp_path / "out")) == 1
