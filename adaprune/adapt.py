@@ -112,8 +112,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
             record["cost"]["shipped_bytes"] = _write_mask(job, encoder, outcome, metrics)
         if lessons is not None:
             write_logits(paths.logits, lessons, task)
-        if task.name in KNOWN_TASKS:  # of a small private dev split, hundreds of exact scores would tell the labels
-            write_answers(paths.answers, answers, task)
+        write_answers(paths.answers, answers, task, scored=task.name in KNOWN_TASKS)
         write_record(record, run)
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
     processes.wait_for_everyone()

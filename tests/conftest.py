@@ -21,7 +21,7 @@ def glue_dir() -> Path:
 
 @pytest.fixture
 def all_public(monkeypatch):
-    """Runs leave their answers on a user's own file as on a named task."""
+    """Runs leave scores on samples of a user's own file as of a named task."""
 
     class Everything:
         def __contains__(self, task):

@@ -18,6 +18,7 @@ from adaprune.deploy.mask_file import apply_mask, load_mask
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import maskable, set_masks
 from adaprune.methods import cut
+from adaprune.runs.answers import read_answers
 from adaprune.runs.method import METHODS, Method
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
@@ -93,17 +94,19 @@ def test_every_method_ends_in_a_record(tiny_runs_dir, monkeypatch, method, recip
     assert record["weights_intact"] is kind.weights_intact
     assert (record["mask"] is not None) == kind.mask
     assert mask_file(run).exists() == (kind.mask and kind.weights_intact)
+    answers, scores = read_answers(paths_of(record_path(run)).answers)
+    assert len(answers) == 4 and len(scores) == 0  # scores on samples are kept for named tasks only
     if method == "features":  # a head of 2 layers, width 16, 2 classes, and nothing else
         assert record["cost"]["shipped_bytes"] == 4 * (2 + 16 * 16 + 16 + 2 * 16 + 2)
     assert set(record["metrics"]["validation"]) == {"accuracy", "f1_macro"}
     assert record["environment"]["data_fingerprint"] and record["environment"]["model_revision"].startswith("sha256:")
-    expected = [f"out/{run.name}.json"]  # and no answers, of a file of one's own
+    expected = [f"out/{run.name}.json", f"out/answers/{run.name}.npz"]
     if kind.mask and kind.weights_intact:
         expected += [f"out/masks/{run.name}.json", f"out/masks/{run.name}.safetensors"]
         assert load_mask(mask_file(run)).card["pooling"] == "cls"  # the tiny checkpoint's own
     if method == "finetune":  # what a pupil learns from
         expected += [f"out/teachers/{run.name}.safetensors"]
-    found = [path for path in left_behind(run) if path not in ("out/masks", "out/teachers")]
+    found = [path for path in left_behind(run) if path not in ("out/answers", "out/masks", "out/teachers")]
     own = [path for path in found if re.sub(r"\.(json|npz|safetensors)$", "", Path(path).name) == run.name]
     assert own == sorted(expected)
     assert {Path(path).stem for path in found} == {path.stem for path in Path("out").glob("*.json")}  # no other files
@@ -468,7 +471,7 @@ def test_a_method_of_ones_own_bears_its_name_everywhere(ask, forget):
     assert record["run"] == run.model_dump()
     assert record == read_record(Path("out") / f"{run.name}.json")
     masks = ["out/masks", f"out/masks/{run.name}.json", f"out/masks/{run.name}.safetensors"]
-    assert left_behind(run) == sorted([f"out/{run.name}.json", *masks])
+    assert left_behind(run) == sorted([f"out/{run.name}.json", *masks, "out/answers", f"out/answers/{run.name}.npz"])
     assert record["weights_intact"] is True
     stored, weights = load_mask(mask_file(run)), maskable(load_encoder("tiny").model)
     assert stored.card["method"] == "smallest"

@@ -245,7 +245,7 @@ def test_zero_shot_values_are_the_cosines(pooling):
     assert outcome.updates == []
 
 
-def test_zero_shot_spearman_of_the_record_is_that_of_the_cosines(all_public):
+def test_zero_shot_spearman_of_the_record_is_that_of_the_cosines():
     run, job = ask(task="values", method="zero_shot"), job_of(task="values", method="zero_shot")
     record = adaprune.adapt(run)
     said = read_answers(paths_of(record_path(run)).answers)[0]  # like texts' cosines are 1 but for their last digits
@@ -382,7 +382,7 @@ def sources(place, tiny_model_dir):
     return made
 
 
-def test_a_probe_of_a_mask_reads_the_masked_encoder(all_public, sources):
+def test_a_probe_of_a_mask_reads_the_masked_encoder(sources):
     source = sources["pairs3"]
     before = {path: path.read_bytes() for path in Path("masked/masks").iterdir()}
     run = source.model_copy(update={"ablation": "probe"})
@@ -399,7 +399,7 @@ def test_a_probe_of_a_mask_reads_the_masked_encoder(all_public, sources):
     assert record["curve"] == [] and record["cost"]["steps"] == 0
 
 
-def test_zero_shot_of_a_mask_reads_the_masked_encoder(all_public, sources):
+def test_zero_shot_of_a_mask_reads_the_masked_encoder(sources):
     source = sources["values"]
     before = sorted(Path("masked/masks").iterdir())
     run = source.model_copy(update={"ablation": "zero_shot"})
