@@ -16,8 +16,10 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks: our bars are plain text, on purpose
 
 from adaprune.adapt import adapt
+from adaprune.adapted import Adapted
 from adaprune.data import load_task
-from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask
+from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask, zoo
+from adaprune.fit import fit
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
 from adaprune.nested import evaluate_at
@@ -27,6 +29,7 @@ from adaprune.training import AdaptationHead, AdaptedModel, load_encoder
 __all__ = [
     "AdaPrune",
     "AdaptationHead",
+    "Adapted",
     "AdaptedModel",
     "Mask",
     "MaskedEncoder",
@@ -36,12 +39,14 @@ __all__ = [
     "apply_mask",
     "attach",
     "evaluate_at",
+    "fit",
     "keep_top",
     "load_encoder",
     "load_mask",
     "load_task",
     "save_mask",
     "table",
+    "zoo",
 ]
 
 # Modules of version 0.1 and the rooms they are in now. Their old names go with version 0.3.

@@ -1,7 +1,5 @@
 """Ablations of a finished mask: is it this mask, and are it these weights, that make the score? (paper, Table 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -68,7 +66,8 @@ def ablate(job: Job) -> Outcome:
         found = load_mask(mask_path(source(run)))
         if found.card["base"] != tensor_hashes(encoder):
             raise ValueError(f"{mask_path(source(run))} was made for another base than model {run.model!r}")
-        masks = shuffled(found.masks, run.seed) if run.ablation == "shuffle" else found.masks
+        masks = found.resolve(encoder).masks
+        masks = shuffled(masks, run.seed) if run.ablation == "shuffle" else masks
     if run.noise:
         perturb(encoder, run.noise, run.seed)
     if masks is not None:

@@ -1,8 +1,7 @@
 """One run from its parameters to its record, in eight steps: ARCHITECTURE.md draws them. Wiring only."""
 
-from __future__ import annotations
-
 import importlib.util
+import logging
 import resource
 import shutil
 import sys
@@ -93,14 +92,14 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     )
     job = prepare(run, plan, paths, task, encoder)
     outcome = _learn(taught(job, logits))
-    masks = outcome.masks
+    masks, intact = outcome.masks, _intact(run, base, tensor_hashes(encoder.model))
     metrics, answers = score(job, outcome)
     lessons = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
     record = {
         "run": run.model_dump(),
         "metrics": metrics,
-        "weights_intact": tensor_hashes(encoder.model) == base,
-        "cost": _cost(outcome, job),
+        "weights_intact": intact,
+        "cost": _cost(outcome, job, intact),
         "mask": None if masks is None else {"scope": run.scope, **summary(encoder.model, masks, job.seen)},
         "curve": outcome.fit.curve,
         "environment": surroundings,
@@ -108,7 +107,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     detach(encoder.model)
     if processes.is_main_process:
         # a mask of weights that nobody has helps nobody, nor does one without the head that read it
-        if masks is not None and record["weights_intact"] and outcome.answer is None:
+        if masks is not None and intact and outcome.answer is None:
             record["cost"]["shipped_bytes"] = _write_mask(job, encoder, outcome, metrics)
         if lessons is not None:
             write_logits(paths.logits, lessons, task)
@@ -155,15 +154,24 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
 
 
 def _learn(job: Job) -> Outcome:
-    """What the run's method makes of the job, or the ablation of its finished mask.
-
-    Raises:
-        ValueError: it left a mask or none, and the method says otherwise; nothing has been written yet.
-    """
+    """What the run's method makes of the job, or the ablation of its mask; ValueError for a mask against its word."""
     outcome = ablate(job) if job.run.ablation else job.run.kind.function(job)
     if (said := job.run.kind.mask) != (outcome.masks is not None):
         raise ValueError(f"method {job.run.method!r} says mask={said} and left {'none' if said else 'a mask'}")
     return outcome
+
+
+def _intact(run: Run, before: dict[str, str], after: dict[str, str]) -> bool:
+    """Whether every tensor of the checkpoint is as it was; warns where the method has promised so and it is not."""
+    changed = [name for name in before if after.get(name) != before[name]]
+    if changed and run.kind.weights_intact and not run.noise:
+        logging.getLogger(__name__).warning(
+            "method %r says weights_intact=True and has changed %d tensors, %s first: no mask file is written",
+            run.method,
+            len(changed),
+            changed[0],
+        )
+    return not changed
 
 
 def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
@@ -194,21 +202,18 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
 
 
 def _check(run: Run) -> None:
-    """Refuses what this machine, this folder or this run lacks, before anything is loaded.
-
-    Raises:
-        ValueError: no GPU for fp16, no peft for lora, nothing that an ablation could start from.
-        OSError: the results folder cannot be written.
-    """
-    if run.method == "lora" and importlib.util.find_spec("peft") is None:
-        raise ValueError("method='lora' needs the package peft: pip install peft, or the extra adaprune[methods]")
+    """Refuses what this machine, this folder or this run lacks, before anything is loaded: ValueError or OSError."""
+    if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"method={run.method!r} needs the package peft: pip install peft, or the extra adaprune[methods]"
+        )
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
     check_ablation(run)
     check_writable(run.results_dir)
 
 
-def _cost(outcome: Outcome, job: Job) -> dict:
+def _cost(outcome: Outcome, job: Job, intact: bool) -> dict:
     """What the run took; memory is the peak of the device, or of the whole process on a CPU."""
     device = next(job.model.parameters()).device
     if device.type == "cuda":
@@ -223,28 +228,36 @@ def _cost(outcome: Outcome, job: Job) -> dict:
         "examples_per_second": round(fit.examples / max(fit.seconds, 1e-3), 3),
         "peak_memory_bytes": memory,
         "device": name,
-        "shipped_bytes": _shipped_bytes(outcome, job),
+        "shipped_bytes": _shipped_bytes(outcome, job, intact),
     }
 
 
-def _shipped_bytes(outcome: Outcome, job: Job) -> int:
+def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
     """What a task without a mask file adds to a base model that is there: the head, and what was trained of weights."""
     head = [] if outcome.answer is not None else job.model.head.parameters()
     tensors = [*head, *(outcome.updates or ())]
-    if not job.run.kind.weights_intact and outcome.updates is None:
+    if not intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
-    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes.
+    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
+    card = card_of(job, encoder, metrics)
+    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
+    if outcome.thetas is not None:
+        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
+    return path.stat().st_size
 
-    Its card has what a stranger needs to know to use the mask.
-    """
+
+def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
+    """What a stranger needs to know to use a mask of this job."""
     run = job.run
-    card = {
+    return {
         "task": public(run.task),
         "labels": list(job.task.labels),
+        "columns": [name for name in ("text", "text_pair") if name in job.task.splits["train"].column_names],
+        "max_length": run.max_length,
         "metrics": metrics,
         "sparsity": run.sparsity,
         "scope": run.scope,
@@ -253,13 +266,8 @@ def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> 
         "seed": run.seed,
         "model": public(encoder.id),
         "revision": encoder.revision,
-        "max_length": run.max_length,
         "heads": encoder.model.config.num_attention_heads,
         "pooling": job.model.head.pooling,
         "licence": encoder.licence,  # the base model's, which binds its mask too
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }
-    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
-    if outcome.thetas is not None:
-        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
-    return path.stat().st_size

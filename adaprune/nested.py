@@ -1,7 +1,5 @@
 """One run, all sparsities: theta ranks the connections, so its cuts at any level are masks, each within the other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -11,16 +9,14 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from adaprune.adapt import prepare
 from adaprune.data import load_task
-from adaprune.deploy import check_base, load_mask
+from adaprune.deploy import load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
-from adaprune.training import Fit, Outcome, fit_head, load_encoder, score
+from adaprune.training import Fit, Outcome, fit_head, load_encoder, read_tensors, score
 
 
 def evaluate_at(
@@ -57,13 +53,12 @@ def evaluate_at(
         )
     if not (run.kind.mask and run.kind.weights_intact):
         raise ValueError(f"{path} has method {run.method!r}, which leaves no mask of intact weights to cut again")
-    mask = load_mask(paths.mask)
-    scores = _read_ranks(paths.theta, mask.masks)
     task = load_task(run.task, run.data_dir, run.max_train_examples)
     if task.fingerprint != found["environment"]["data_fingerprint"]:
         raise ValueError(f"{path} was made on other rows of {run.task}: give the data_dir that it had")
     encoder = load_encoder(run.model)
-    check_base(encoder.model, mask)
+    mask = load_mask(paths.mask, base=encoder.model)
+    scores = _read_ranks(paths.theta, mask.masks)
     job, rows = prepare(run, plan, paths, task, encoder), []
     job.model.head.pooling = mask.card.get("pooling", "cls")  # as the head was trained; old cards do not say
     with TemporaryDirectory() as folder:
@@ -104,10 +99,7 @@ def _read_ranks(path: Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: delete the record and run again with keep='theta'")
-    try:
-        found = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete the record and run again") from error
+    found, _ = read_tensors(path, "delete the record and run again")
     if found.keys() != masks.keys() or any(not torch.equal(found[name] >= 0, mask) for name, mask in masks.items()):
         raise ValueError(f"{path} is not the theta of this run's mask: delete the record and run again")
     return {name: found[name] for name in masks}

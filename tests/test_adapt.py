@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 import adaprune
-from adaprune.deploy.mask_file import apply_mask, load_mask
+from adaprune.deploy import apply_mask, load_mask
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import maskable, set_masks
 from adaprune.methods import cut
@@ -28,7 +28,7 @@ from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head
 from adaprune.training.job import Outcome
-from adaprune.training.trainer import evaluate
+from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -82,8 +82,8 @@ def nan_at(monkeypatch, call: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_ends_in_a_record(tiny_runs_dir, monkeypatch, method, recipe):
     """These runs are made once: test_golden.py finds them finished."""
-    if method == "lora":
-        pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
+    if method in ("lora", "ia3"):
+        pytest.importorskip("peft", reason="lora and ia3 need peft, of the extra adaprune[methods]")
     monkeypatch.chdir(tiny_runs_dir)
     small = {"max_length": 16, "batch_size": 2, "epochs": 2, "results_dir": "out"}
     task = "pairs" if method == "zero_shot" else "ten"
@@ -148,7 +148,8 @@ def test_the_mask_file_alone_gives_the_recorded_metrics(ask, method):
     paths = paths_of(record_path(run))
     job = HOUSE.prepare(run, plan_for(run), paths, adaprune.load_task(run.task), load_encoder(run.model))
     for split in ("validation", "selection"):
-        assert evaluate(model, job.sentences, split, job.settings) == record["metrics"][split]
+        said = predict(model, job.sentences, split, job.settings)
+        assert job.task.metrics(said, job.task.splits[split]["label"]) == record["metrics"][split]
 
 
 def test_the_checkpoints_weights_are_untouched_on_disk_and_in_memory(ask, monkeypatch):
@@ -500,7 +501,7 @@ def test_a_finished_run_of_ones_own_method_is_read_and_not_run_again(ask, forget
         ask(method="smallest")
 
 
-def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget):
+def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget, caplog):
     open_about_it = Method(centred, line="a weight is changed", mask=False, weights_intact=False)
     record = adaprune.adapt(ask(), method=open_about_it)
     assert record["weights_intact"] is False and record["mask"] is None
@@ -510,7 +511,17 @@ def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget
         adaprune.adapt(ask(results_dir="other"), method=replace(open_about_it, mask=True))
     with pytest.raises(ValueError, match="method 'smallest' says mask=False and left a mask"):
         adaprune.adapt(ask(results_dir="other"), method=Method(smallest, line=LINE, mask=False))
+
+    def scaled(job):
+        for parameter in list(job.model.encoder.parameters())[:2]:
+            parameter.data *= 1.01
+        return smallest(job)
+
     assert not left_behind(ask(results_dir="other"))
+    record = adaprune.adapt(ask(results_dir="scaled"), method=Method(scaled, line=LINE))
+    assert "'scaled' says weights_intact=True and has changed 2 tensors, embeddings." in caplog.text
+    assert not record["weights_intact"] and not (Path("scaled") / "masks").exists()
+    assert record["cost"]["shipped_bytes"] == 4 * (every + 2 + 16 * 16 + 16 + 2 * 16 + 2)  # not the head alone
 
 
 def test_settings_of_ones_own_method_hold_and_what_it_does_not_read_is_refused(ask, forget):

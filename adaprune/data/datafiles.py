@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaprune.data.tables import COLUMNS, SUFFIXES, Rows, read_table, require
+from adaprune.data.tables import COLUMNS, SUFFIXES, Rows, read_table
 
 SPLIT_SEED = 0  # of every split made here; not the run's seed, so that all runs share the splits
 
@@ -37,7 +37,7 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
         ValueError: anything else that is wrong with a file; names file, row and column, and says what to do.
     """
     files = _find_files(path)
-    tables = {split: _checked(read_table(file), file) for split, file in files.items()}
+    tables = {split: read_rows(file) for split, file in files.items()}
     kinds = {split: _kind_of_labels(table["label"], files[split]) for split, table in tables.items()}
     train, validation = tables["train"], tables.get("validation")
     _refuse_single_label(train["label"], files["train"])
@@ -52,6 +52,30 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
     for split, table in tables.items():
         table["label"] = _class_numbers(table["label"], names, files[split])
     return train, validation, [str(name) for name in names]
+
+
+def read_rows(path: Path, labelled: bool = True) -> Rows:
+    """The columns in use of one file, each text known to be a string that says something; labels are as they stand.
+
+    Args:
+        labelled: False for texts to be labelled: the file may lack the column label, which is left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything that is wrong with the file; names file, row and column, and says what to do.
+    """
+    table = read_table(path, labelled)
+    if not table["text"]:
+        raise ValueError(f"{path}: holds no rows; write at least one")
+    for name in [name for name in ("text", "text_pair") if name in table]:
+        for row, text in enumerate(table[name], 1):
+            where = f"{path}: row {row}, column {name!r}: "
+            if text is None or (isinstance(text, str) and not text.strip()):
+                raise ValueError(f"{where}the text is empty; write one or delete the row")
+            if not isinstance(text, str):
+                raise ValueError(f"{where}{text!r} is not a string; put it in quotes")
+            _refuse_surrogates(text, where)
+    return {name: table[name] for name in COLUMNS if name in table and (labelled or name != "label")}
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -116,22 +140,6 @@ def _find_files(path: Path) -> dict[str, Path]:
     if unused:
         warnings.warn(f"{path}: not used: {', '.join(unused)}", stacklevel=2)
     return files
-
-
-def _checked(table: Rows, path: Path) -> Rows:
-    """The columns in use, after every text was found to be a string that says something."""
-    require(("text", "label"), tuple(table), path)
-    if not table["label"]:
-        raise ValueError(f"{path}: holds no rows; write at least one")
-    for name in [name for name in ("text", "text_pair") if name in table]:
-        for row, text in enumerate(table[name], 1):
-            where = f"{path}: row {row}, column {name!r}: "
-            if text is None or (isinstance(text, str) and not text.strip()):
-                raise ValueError(f"{where}the text is empty; write one or delete the row")
-            if not isinstance(text, str):
-                raise ValueError(f"{where}{text!r} is not a string; put it in quotes")
-            _refuse_surrogates(text, where)
-    return {name: table[name] for name in COLUMNS if name in table}
 
 
 def _refuse_surrogates(text: str, where: str) -> None:

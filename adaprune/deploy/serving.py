@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import copy
 import re
-import tempfile
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub import errors as hub_errors
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
-from adaprune.deploy.fitting import Mask, fitting_head
-from adaprune.deploy.folders import INDEX, NAME, folder_of, is_foreign, mask_file, save_tasks, tasks_in
+from adaprune.deploy.mask import Mask, base_of, fitting_head
 from adaprune.deploy.mask_file import load_mask
+from adaprune.deploy.sharing import INDEX, NAME, folder_of, mask_file, push, save_tasks, tasks_in
 from adaprune.masks import maskable
 from adaprune.training import Encoder, load_encoder
 
@@ -97,7 +94,7 @@ class MaskedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
         self.active_task: str | None = None
-        self.deleted: set[str] = set()
+        self.deleted: set[str] = set()  # of the tasks that were here, so that a save may remove their files
         self._tasks = nn.ModuleDict()
         for name, module in maskable(self.encoder, "encoder+embeddings").items():
             module.__class__ = _ServedLinear if isinstance(module, nn.Linear) else _ServedEmbedding
@@ -117,13 +114,13 @@ class MaskedEncoder(nn.Module):
         if folder is None:
             return cls(load_encoder(name, revision))
         tasks = {task: load_mask(folder / f"{task}.safetensors") for task in tasks_in(folder)}
-        card = next(iter(tasks.values())).card
-        if not isinstance(base or card.get("model"), str):
-            raise ValueError(f"{name}: the card of its masks names no base model; load that, and add_task one by one")
-        commit = str(card.get("revision"))
-        commit = commit if base is None and re.fullmatch("[0-9a-f]{40}", commit) else None
+        first, mask = next(iter(tasks.items()))
         try:
-            served = cls(load_encoder(base or card["model"], commit))
+            place = (base, None) if base else base_of(mask.card, folder / f"{first}.safetensors")
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; load the base model, and add_task one by one") from None
+        try:
+            served = cls(load_encoder(*place))
         except OSError as error:
             raise OSError(f"the base model of {name}: {error} Where it is a folder, give base=PATH.") from error
         for task, mask in tasks.items():
@@ -133,7 +130,7 @@ class MaskedEncoder(nn.Module):
     @property
     def tasks(self) -> list[str]:
         """The tasks' names, in the order they were added."""
-        return [name.removeprefix("task ") for name in self._tasks]
+        return [name.removeprefix("task ").replace(",", ".") for name in self._tasks]
 
     @property
     def config(self):
@@ -143,9 +140,10 @@ class MaskedEncoder(nn.Module):
     device = property(lambda self: next(self.encoder.parameters()).device)
     dtype = property(lambda self: next(self.encoder.parameters()).dtype)
 
-    def add_task(self, name: str, source: str | Path | Mask, revision: str | None = None) -> None:
-        """Adds a task under ``name``: a mask file's path, a folder or hub repository of tasks, or a loaded mask.
+    def add_task(self, name: str, source: str | Path | Mask | None = None, revision: str | None = None) -> None:
+        """Adds a task under ``name``: the zoo's mask of that name, or what ``source`` is.
 
+        A ``source`` is a mask file's path, a folder or hub repository of tasks, a name of the `zoo`, or a loaded mask.
         Of several tasks in a folder or repository, the one called ``name`` is taken.
 
         Raises:
@@ -154,13 +152,14 @@ class MaskedEncoder(nn.Module):
             OSError: no such file or repository.
         """
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise ValueError(f"a task's name has letters, digits, - and _, at most 100, got {name!r}")
+            raise ValueError(f"a task's name has letters, digits, - _ and ., at most 100, got {name!r}")
         if f"{name}.json".lower() == INDEX:  # some file systems know no capitals
             raise ValueError(f"task {name!r} would have its card in {INDEX}, the index of tasks: choose another name")
         if name in self.tasks:
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
+        source = name if source is None else source
         mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
-        self._tasks[f"task {name}"] = _Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
+        self._tasks[_key(name)] = _Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 
     def set_task(self, name: str) -> None:
@@ -172,7 +171,7 @@ class MaskedEncoder(nn.Module):
         """Forgets a task; if it was the active one, none is."""
         self.task(name)
         self.deleted.add(name)
-        del self._tasks[f"task {name}"]
+        del self._tasks[_key(name)]
         self.active_task = None if self.active_task == name else self.active_task
 
     @torch.no_grad()
@@ -216,7 +215,7 @@ class MaskedEncoder(nn.Module):
             raise ValueError(
                 f"unknown task {name!r}: the tasks are {', '.join(self.tasks) or 'none yet, add_task one'}"
             )
-        return self._tasks[f"task {name}"]
+        return self._tasks[_key(name)]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named.
@@ -232,17 +231,9 @@ class MaskedEncoder(nn.Module):
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Uploads what ``save_pretrained`` writes to a hub repository, made if it is new; returns its address."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            api = HfApi(token=token)
-            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            try:
-                foreign = is_foreign(Path(hf_hub_download(repo, "README.md", token=token)))
-            except (OSError, hub_errors.EntryNotFoundError):
-                foreign = False
-            return str(
-                api.upload_folder(
-                    repo_id=repo, folder_path=folder, commit_message="Masks of adaprune",
-                    ignore_patterns=["README.md"] if foreign else None,
-                ).repo_url
-            )  # fmt: skip
+        return push(self.save_pretrained, repo_id, private, token)
+
+
+def _key(name: str) -> str:
+    """The module of a task: torch allows no dots there, and no name has a comma."""
+    return f"task {name.replace('.', ',')}"

@@ -4,8 +4,6 @@ A mask is boolean, True = kept, and belongs to a base tensor by name. While it i
 real-valued ``theta`` beside its untouched weight and computes with w0 * 1[theta > threshold].
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 
@@ -122,9 +120,6 @@ class MaskedEmbedding(Masked, nn.Embedding):
         return _MaskedRows.apply(ids, self.weight, theta, threshold)
 
 
-_MASKED = {nn.Linear: MaskedLinear, nn.Embedding: MaskedEmbedding}
-
-
 def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]:
     """The modules of ``scope`` by the name of their weight: ``{"encoder.layer.0...query.weight": Linear}``.
 
@@ -180,8 +175,7 @@ def attach(
     detach(encoder).requires_grad_(False)
     for name, theta in thetas.items():
         module = modules[name]
-        kind = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
-        module.__class__ = _MASKED[kind]
+        module.__class__ = MaskedLinear if isinstance(module, nn.Linear) else MaskedEmbedding
         module.theta = nn.Parameter(theta.to(module.weight.device))
         module.recovery = recovery
     parameters = thetas_of(encoder)

@@ -1,7 +1,5 @@
 """Pre-trained encoders: loading one, frozen, and knowing exactly which one it is."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -29,6 +27,8 @@ MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_ERRORS = (hub_errors.HFValidationError, hub_errors.StrictDataclassError)  # neither is an OSError or ValueError
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"
+
+_PLACES: dict[str, str] = {}  # of local models: revision -> folder; cards of masks have no path of the machine
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         raise ValueError(f"model {model!r} ({type(encoder).__name__}, family {config.model_type}) is not an encoder")
     # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    lacking = sorted(name for name in drawn if not name.startswith("pooler."))
-    if lacking:
+    if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
     for name, weight in encoder.named_parameters():
         if not weight.isfinite().all():
@@ -99,11 +98,18 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             "sees none of the tokens after it"
         )
     _check_family(encoder, model)
+    if (found := local_revision(model)) is not None and model != MINILM:
+        _PLACES[found] = str(Path(source).resolve())
     commit = str(getattr(config, "_commit_hash", None) or "unknown")
     return Encoder(
-        encoder, fitted(tokenizer, encoder, model), model, local_revision(model) or commit,
-        _licence(source, revision), _pooling(source, revision),
+        encoder, fitted(tokenizer, encoder, model), model, found or commit, _licence(source, revision),
+        _pooling(source, revision),
     )  # fmt: skip
+
+
+def place_of(revision: str) -> str | None:
+    """The folder from which this process last loaded the local model of that `local_revision`; None without one."""
+    return _PLACES.get(revision)
 
 
 def local_revision(model: str) -> str | None:
