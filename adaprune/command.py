@@ -219,5 +219,5 @@ def _texts(texts: tuple[str, ...], file: Path | None) -> dict[str, list[str]]:
     if file is not None:
         return texts_to_label(file)
     if texts == ("-",):
-        return in_columns(read_lines(click.get_binary_stream("stdin").read(), "standard input"))
+        return in_columns(read_lines(sys.stdin.buffer.read(), "standard input"))
     return in_columns(list(texts))

@@ -160,6 +160,26 @@ def test_a_base_in_a_folder_can_be_named(served, here):
     assert MaskedEncoder.from_pretrained("own", base="elsewhere").tasks == ["a", "b"]
 
 
+def test_a_base_in_a_folder_is_found_by_what_is_in_it(here, monkeypatch, tmp_path):
+    """Cards have no path: where this process loaded it, or where the run beside the mask had it."""
+    run = run_of(model=str(here / "tiny"), results_dir="runs_of_mine")
+    adaprune.adapt(run)
+    monkeypatch.chdir(tmp_path)  # no folder is called tiny here
+    mask, expected = here / mask_path(run), load_mask(mask_path(run_of(results_dir=str(here / "out")))).masks
+    adaprune.Adapted.from_pretrained(mask).save_pretrained("mine")
+    assert adaprune.Adapted.from_pretrained("mine").predict("a")  # this process knows
+    monkeypatch.setattr("adaprune.training.encoders._PLACES", {})
+    with pytest.raises(OSError, match=r"the base model of mine: model 'tiny' .* give base=PATH"):
+        adaprune.Adapted.from_pretrained("mine")
+    assert adaprune.Adapted.from_pretrained("mine", base=str(here / "tiny")).predict("a")
+    monkeypatch.setattr("adaprune.training.encoders._PLACES", {})
+    found = load_mask(mask).masks  # its record knows
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    monkeypatch.setattr("adaprune.training.encoders._PLACES", {})
+    shutil.copytree(here / "runs_of_mine", "mine/runs")  # as the command leaves them
+    assert adaprune.Adapted.from_pretrained("mine").predict("a")
+
+
 def test_tensors_of_others_are_not_replaced_by_a_mask(here):
     mask, encoder = load_mask(mask_path(run_of())), load_encoder("tiny").model
     save_file({"weight": torch.ones(2)}, "model.safetensors")

@@ -128,8 +128,9 @@ def _read_delimited(path: Path, needed: tuple[str, ...]) -> Rows:
     """
     text = _decoded(path.read_bytes(), path)
     top = next((line for line in text.splitlines() if line.strip()), "")
-    fitting = (mark for mark in SEPARATORS[path.suffix.lower()] if {*needed} <= {*_fields(top, mark)})
-    delimiter = next(fitting, SEPARATORS[path.suffix.lower()][0])
+    marks, wanted = SEPARATORS[path.suffix.lower()], ({*needed}, {"text"})  # if not all of them, to say what lacks
+    fitting = (mark for columns in wanted for mark in marks if columns <= {*_fields(top, mark)})
+    delimiter = next(fitting, marks[0])
     (_, header), *body = [*_records(text, delimiter, path)] or [((1, 1), [])]
     header = [name.strip() for name in header]
     _refuse_twins(header, path)

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adaprune.data.tables import read_table
+from adaprune.data.datafiles import read_rows
+from adaprune.data.tables import read_lines, read_table
 from adaprune.data.tasks import load_task
 
 WORDS = [(f"text {number}", "good" if number % 2 else "bad") for number in range(12)]
@@ -240,3 +241,41 @@ def test_a_class_that_no_used_row_has_is_refused(tmp_path):
         pytest.raises(ValueError, match="training rows in use have none of class b; raise max_train_examples"),
     ):
         load_task(path, max_train_examples=4)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+def test_texts_to_label_need_no_labels_and_get_the_same_checks(tmp_path, separator):
+    path = write(tmp_path / "m.csv", [(f"a {n}", f"b {n}") for n in range(8)], separator, "text,text_pair")
+    assert read_rows(path, labelled=False) == {
+        "text": [f"a {n}" for n in range(8)],
+        "text_pair": [f"b {n}" for n in range(8)],
+    }
+    with pytest.raises(ValueError, match=r"m\.csv: lacks the column 'label' \(it has: text, text_pair"):
+        read_rows(path)
+    path = write(tmp_path / "m.csv", WORDS, separator)  # a label that is there is left out
+    assert read_rows(path, labelled=False) == {"text": [text for text, _ in WORDS]}
+    rows = [*WORDS]
+    rows[3], rows[7] = ('"It opens a quote', "good"), ('and closes one"', "bad")
+    for header, first in (("text,label", 5), ("text,id", 5)):
+        path = write(tmp_path / "m.csv", rows, separator, header)
+        with pytest.raises(ValueError, match=rf"a double quote in line {first} makes one row of the lines 5 to 9"):
+            read_rows(path, labelled=False)
+
+
+def test_texts_of_several_lines_to_be_labelled_stay(tmp_path):
+    texts = ["Dear A, and B,\n1, this is\n\nyours", "Hello, you\nmy screen is black", "a\nb\nc\nd", "plain"]
+    for columns in (["text"], ["text", "id"], ["id", "text"]):
+        with (tmp_path / "m.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows({name: text if name == "text" else n for name in columns} for n, text in enumerate(texts))
+        assert read_rows(tmp_path / "m.csv", labelled=False) == {"text": texts}
+
+
+def test_lines_end_where_lines_end():
+    assert read_lines("a\u2028b\r\nc\n  \n\x0bd\x85\r".encode(), "x") == ["a\u2028b", "c", "\x0bd\x85"]
+    assert read_lines("é\nb".encode("utf-16"), "x") == read_lines("é\nb".encode("utf-8-sig"), "x") == ["é", "b"]
+    with pytest.raises(ValueError, match="mine: line 2 is not UTF-8"):
+        read_lines(b"a\n\xff", "mine")
+    with pytest.raises(ValueError, match="mine: holds no text"):
+        read_lines(b" \n", "mine")
