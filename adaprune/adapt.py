@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from adaprune.ablations import ablate, check_ablation
-from adaprune.data import TaskData, load_task, tokenize
+from adaprune.data import KNOWN_TASKS, TaskData, check_known, expanded, load_task, public, tokenize
 from adaprune.deploy import save_mask
 from adaprune.masks import EMBED, component_of, detach, maskable, ranks, summary
 from adaprune.methods import Method, register
@@ -36,6 +35,7 @@ from adaprune.runs import (
     write_record,
 )
 from adaprune.training import (
+    MINILM,
     AdaptedModel,
     Encoder,
     Job,
@@ -45,6 +45,7 @@ from adaprune.training import (
     batches_in,
     claim,
     load_encoder,
+    local_revision,
     most_tokens,
     predict,
     read_logits,
@@ -61,9 +62,9 @@ from adaprune.training import (
 def adapt(run: Run, method: Method | None = None) -> dict:
     """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
 
-    A finished run's record is returned as it is, but refused if recipe or rows (where at hand) have changed since. An
-    interrupted run continues from its last checkpoint. Record and mask file appear at the end only, in
-    ``run.results_dir``. Under ``accelerate launch`` every process calls this; the main one writes, all return it.
+    A finished run's record is returned as it is, but refused if recipe, base model or rows (where at hand) have changed
+    since; an interrupted run continues from its last checkpoint. Record and mask file appear at the end only. Under
+    ``accelerate launch`` every process calls this; the main one writes, all return it.
 
     Args:
         method: one of your own, in place of ``run.method``; the record bears its name.
@@ -77,8 +78,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         run = run.model_copy(update={"method": register(method).name})
     plan, paths = plan_for(run), paths_of(record_path(run))
     if (finished := find_record(run)) is not None:
-        shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
-        return _unchanged(finished, run, plan, paths.record)
+        return _unchanged(finished, run, plan, paths)
     _check(run)
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
@@ -113,7 +113,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
             record["cost"]["shipped_bytes"] = _write_mask(job, encoder, outcome, metrics)
         if lessons is not None:
             write_logits(paths.logits, lessons, task)
-        write_answers(paths.answers, answers, task)
+        write_answers(paths.answers, answers, task, scored=task.name in KNOWN_TASKS)
         write_record(record, run)
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
     processes.wait_for_everyone()
@@ -141,6 +141,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     if not task.labels:  # start a regression at the mean label, not at 0
         torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
     splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
+    check_known(encoder.tokenizer, splits["train"], run.model)
     sentences = Sentences(splits, encoder.tokenizer, task.metrics, task.primary)
     settings = Settings(
         folder=paths.checkpoints,
@@ -177,11 +178,12 @@ def _intact(run: Run, before: dict[str, str], after: dict[str, str]) -> bool:
     return not changed
 
 
-def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
+def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
     """The record of a finished run; ValueError where the same fields would not be the same run today.
 
     Its data count where they are still there: a record can be read without them.
     """
+    shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
     made = record["environment"]
     then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records say nothing, old ones nothing of pooling
     if run.kind.reads:  # where anything is trained, and of old records that do not say it took the epochs asked for
@@ -194,12 +196,16 @@ def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
         if name in then and then[name] != value
     ]
     with suppress(FileNotFoundError):
-        if Path(run.data_dir, run.task).exists():
+        before, now = made["model_revision"], None if run.model == MINILM else local_revision(run.model)
+        if now and str(before).startswith("sha256:") and before != now:
+            changed.append(f"the weights of model {run.model!r} have changed (they were {before}, are {now})")
+    with suppress(FileNotFoundError):
+        if (expanded(run.data_dir) / expanded(run.task)).exists():
             data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
             if made["data_fingerprint"] not in (None, data):
                 changed.append("the data have changed")
     if changed:
-        raise ValueError(f"{path}: {'; '.join(changed)}: choose another results_dir, or delete the record")
+        raise ValueError(f"{paths.record}: {'; '.join(changed)}: choose another results_dir, or delete the record")
     return record
 
 
@@ -256,7 +262,7 @@ def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
     """What a stranger needs to know to use a mask of this job."""
     run = job.run
     return {
-        "task": run.task,
+        "task": public(run.task),
         "labels": list(job.task.labels),
         "columns": [name for name in ("text", "text_pair") if name in job.task.splits["train"].column_names],
         "max_length": run.max_length,
@@ -266,7 +272,7 @@ def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
         "method": run.method,
         "recipe": run.recipe,
         "seed": run.seed,
-        "model": encoder.id,
+        "model": public(encoder.id),
         "revision": encoder.revision,
         "heads": encoder.model.config.num_attention_heads,
         "pooling": job.model.head.pooling,

@@ -15,6 +15,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from adaprune.data import expanded
 from adaprune.data.metrics import score
 from adaprune.deploy import (
     ZOO,
@@ -75,12 +76,13 @@ class Adapted(nn.Module):
     dtype = property(lambda self: next(self.parameters()).dtype)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, model: str | None = None, revision: str | None = None) -> Adapted:
+    def from_pretrained(cls, name: str | Path, base: str | None = None, revision: str | None = None) -> Adapted:
         """What `save_pretrained` or `push_to_hub` stored, on the base model that its card names.
 
         Args:
             name: the folder, a mask file, a name of the `zoo`, or a hub repository.
-            model: where the base model is, in place of the card's: a name or folder. It must be the very same one.
+            base: where the base model is, in place of the card's: a name or folder. It must be the very same one. Of a
+                base in a folder of its own, cards have only the last part of the path.
             revision: of the hub repository.
 
         Raises:
@@ -88,10 +90,13 @@ class Adapted(nn.Module):
             ValueError: a damaged file, another base model, or a card that names none.
             OSError: the base model cannot be reached.
         """
-        path = mask_file(Path(name).expanduser(), revision)
+        path = mask_file(expanded(name), revision)
         mask = load_mask(path)
-        base = load_encoder(model) if model else load_encoder(*base_of(mask.card))
-        return cls(mask, base, path)
+        try:
+            encoder = load_encoder(*((base, None) if base else base_of(mask.card, path)))
+        except OSError as error:
+            raise OSError(f"the base model of {name}: {error} Where it is a folder, give base=PATH.") from error
+        return cls(mask, encoder, path)
 
     @torch.no_grad()
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
@@ -221,7 +226,7 @@ class Adapted(nn.Module):
 
 def check_folder(folder: str | Path) -> Path:
     """The folder, once no file of another is where `Adapted.save_pretrained` would write; FileExistsError else."""
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     for name, mark in FILES.items():
         path = folder / name
         if path.is_dir() or (path.exists() and mark not in path.read_bytes()):

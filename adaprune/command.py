@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from adaprune.data import expanded
 from adaprune.runs import METHODS, Run
 
 FIRST = ("sparsity", "method", "teacher", "model", "epochs", "seed", "max_length", "max_train_examples", "data_dir")
@@ -81,16 +82,16 @@ def fit(data: str, out: Path, **fields: Any) -> None:
 
     check_folder(out)
     given = {name: value for name, value in fields.items() if value is not None}
-    adapted = package.fit(data, **given, results_dir=str(out.expanduser() / "runs"))
+    adapted = package.fit(data, **given, results_dir=str(expanded(out) / "runs"))
     adapted.save_pretrained(out)
     click.echo(adapted.said)
-    click.echo(f"{out / 'mask.safetensors'}  {(out.expanduser() / 'mask.safetensors').stat().st_size:,} bytes")
+    click.echo(f"{out / 'mask.safetensors'}  {(expanded(out) / 'mask.safetensors').stat().st_size:,} bytes")
 
 
 @adaprune.command(short_help="Label texts.")
 @click.argument("model")
 @click.argument("texts", nargs=-1)
-@click.option("--file", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--file", "file", type=click.Path(path_type=Path),
               help="a table's columns text, text_pair; of another file a text a line")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("--scores", is_flag=True, help="also give each label's probability")
@@ -136,7 +137,7 @@ def inspect(file: str, whole: bool) -> None:
     from adaprune.adapted import mask_file
     from adaprune.deploy import load_mask
 
-    path = mask_file(Path(file).expanduser(), None)
+    path = mask_file(expanded(file), None)
     mask = load_mask(path)
     if whole:
         click.echo(json.dumps(mask.card, indent=1))
@@ -210,28 +211,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _texts(texts: tuple[str, ...], file: Path | None) -> dict[str, list[str]]:
     """The columns to label, from the arguments, a file, or standard input."""
+    from adaprune.data.tables import read_lines
+    from adaprune.given import in_columns, texts_to_label
+
     if bool(texts) == bool(file):
         raise click.UsageError("give texts, or --file FILE, or - for standard input; one of them")
-    if file is not None and file.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
-        return _columns(file)
-    lines = list(texts)
-    if file is not None or texts == ("-",):
-        read = file.read_text(encoding="utf-8-sig") if file else sys.stdin.read()
-        lines = [line for line in read.splitlines() if line.strip()]
-    pairs = [line.split("\t") for line in lines]
-    if lines and all(len(pair) == 2 for pair in pairs):
-        return {"text": [pair[0] for pair in pairs], "text_pair": [pair[1] for pair in pairs]}
-    return {"text": lines}
-
-
-def _columns(file: Path) -> dict[str, list[str]]:
-    """The text columns of a table, which need no labels."""
-    import pandas as pd
-
-    readers = {".parquet": pd.read_parquet, ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False)}
-    separator = "\t" if file.suffix.lower() == ".tsv" else ","
-    read = readers.get(file.suffix.lower(), lambda path: pd.read_csv(path, sep=separator, dtype=str, na_filter=False))
-    table = read(file)
-    if "text" not in table.columns:
-        raise ValueError(f"{file}: lacks the column 'text' (it has: {', '.join(map(str, table.columns))})")
-    return {name: table[name].tolist() for name in ("text", "text_pair") if name in table.columns}
+    if file is not None:
+        return texts_to_label(file)
+    if texts == ("-",):
+        return in_columns(read_lines(sys.stdin.buffer.read(), "standard input"))
+    return in_columns(list(texts))

@@ -17,7 +17,7 @@ import torch
 
 from adaprune.adapt import adapt, card_of, prepare
 from adaprune.adapted import Adapted
-from adaprune.data import load_task
+from adaprune.data import TaskData, expanded, load_task, resampled
 from adaprune.deploy import load_mask, save_mask
 from adaprune.given import columns_of
 from adaprune.masks import maskable
@@ -84,7 +84,7 @@ def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
         return str(data)
     columns = columns_of(data, labels)
     content = json.dumps(columns, default=str).encode()
-    path = Path(results_dir, "data", f"table-{hashlib.sha256(content).hexdigest()[:8]}.parquet")
+    path = expanded(results_dir) / "data" / f"table-{hashlib.sha256(content).hexdigest()[:8]}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         try:
@@ -127,7 +127,7 @@ def _verdict(run: Run, probe: Run) -> str:
     if run.method == "probe":
         return f"{begin}. This is the probe: nothing was adapted."
     try:
-        samples = [read_answers(paths_of(record_path(one)).answers)[1] for one in (run, probe)]
+        samples = [_samples(one, task, metric) for one in (run, probe)]
         low, high = np.quantile(samples[0] - samples[1], [0.025, 0.975])
         between = f" [{low:+.3f}, {high:+.3f}]"
     except FileNotFoundError:  # records from before 0.2
@@ -140,6 +140,20 @@ def _verdict(run: Run, probe: Run) -> str:
     else:
         said = f"adapting brought {gain} over it"
     return f"{begin}; a probe on the untouched model: {known:.3f}; {said}."
+
+
+def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
+    """The main metric on `data.resampled` samples of the held-out rows; made here of a user's own file's answers.
+
+    Raises:
+        FileNotFoundError: no answers beside the record.
+    """
+    answers, scores = read_answers(paths_of(record_path(run)).answers)
+    if len(scores):
+        return scores
+    said = np.eye(task.num_labels)[answers] if task.labels else answers[:, None]
+    labels = np.asarray(task.splits["validation"]["label"])
+    return resampled(lambda one, true: task.metrics(one, true)[metric], said, labels)
 
 
 def scores_beside(run: Run) -> dict[str, float]:

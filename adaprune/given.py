@@ -10,8 +10,9 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from adaprune.data import GLUE, load_task
-from adaprune.data.datafiles import COLUMNS, read_own, read_table
+from adaprune.data import GLUE, expanded, load_task
+from adaprune.data.datafiles import read_own, read_rows
+from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines
 
 
 def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
@@ -52,10 +53,9 @@ def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str
     """The columns of what is to be judged, with labels as they stand there."""
     if not isinstance(data, (str, Path)) or labels is not None:
         return columns_of(data, labels)
-    path = Path(data).expanduser()
+    path = expanded(data)
     if path.is_file():
-        rows = read_table(path)
-        return columns_of(pd.DataFrame({name: pd.Series(rows[name], dtype=object) for name in rows}))
+        return read_rows(path)
     if str(data) in GLUE or not path.is_dir():
         task = load_task(str(data), data_dir)
         held, names = task.splits["validation"], task.labels
@@ -65,6 +65,29 @@ def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str
         if rows is None:
             raise ValueError(f"{path} has no validation file: give the file to judge on")
     return {**rows, "label": [names[label] for label in rows["label"]] if names else rows["label"]}
+
+
+def texts_to_label(path: Path) -> dict[str, list[str]]:
+    """The columns text and text_pair of a table, which needs no labels; of another file the lines, see `in_columns`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything that is wrong with it, as in data to train on.
+    """
+    path = expanded(path)
+    if path.suffix.lower() in SUFFIXES:
+        return read_rows(path, labelled=False)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return in_columns(read_lines(path.read_bytes(), str(path)))
+
+
+def in_columns(lines: list[str]) -> dict[str, list[str]]:
+    """A text per line; where each line has one tab, a text and its pair."""
+    pairs = [line.split("\t") for line in lines]
+    if lines and all(len(pair) == 2 for pair in pairs):
+        return {"text": [pair[0] for pair in pairs], "text_pair": [pair[1] for pair in pairs]}
+    return {"text": lines}
 
 
 def number_of(label: Any, labels: list[str], row: int) -> float:

@@ -98,7 +98,7 @@ def of_folders(folders: list[Path]) -> list[dict]:
     rows, bases = [], {}
     for path in sorted(path for folder in folders for path in folder.rglob("*.safetensors")):
         mask = load_mask(path)
-        asked = base_of(mask.card)
+        asked = base_of(mask.card, path)
         if asked not in bases:
             bases[asked] = load_encoder(*asked).model
         masks = {name: kept.numpy() for name, kept in mask.resolve(bases[asked]).masks.items()}

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 import adaprune
-from adaprune.deploy.mask_file import apply_mask, load_mask
+from adaprune.deploy import apply_mask, load_mask
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import maskable, set_masks
 from adaprune.methods import cut
@@ -95,7 +95,7 @@ def test_every_method_ends_in_a_record(tiny_runs_dir, monkeypatch, method, recip
     assert (record["mask"] is not None) == kind.mask
     assert mask_file(run).exists() == (kind.mask and kind.weights_intact)
     answers, scores = read_answers(paths_of(record_path(run)).answers)
-    assert len(answers) == 4 and scores.mean() == pytest.approx(record["metrics"]["validation"]["accuracy"], abs=0.1)
+    assert len(answers) == 4 and len(scores) == 0  # scores on samples are kept for named tasks only
     if method == "features":  # a head of 2 layers, width 16, 2 classes, and nothing else
         assert record["cost"]["shipped_bytes"] == 4 * (2 + 16 * 16 + 16 + 2 * 16 + 2)
     assert set(record["metrics"]["validation"]) == {"accuracy", "f1_macro"}

@@ -85,6 +85,54 @@ def test_predictions_are_the_models_however_texts_come(folder, tmp_path, capsys,
         assert row == pytest.approx({f"p_{name}": share for name, share in score.items()})
 
 
+LABELLED = [(f"a {n}", "good") for n in range(4)] + [(f"b {n}", "bad") for n in range(4)]
+BAD_FILES = {
+    "swallowed.tsv": (
+        "text\tlabel\n" + "\n".join("\t".join(row) for row in LABELLED).replace("a 1", '"a 1').replace("b 2", 'b 2"'),
+        "a double quote in line 3 makes one row of the lines 3 to 8",
+    ),
+    "ragged.csv": ("text,label\na,b,good\nc,bad\n", "row 1 has 3 fields, the header has 2"),
+    "again.csv": ("text,label\na,good\ntext,label\nb,bad\n", "line 3 repeats the header"),
+    "empty.csv": ("text,label\na,good\n ,bad\n", "row 2, column 'text': the text is empty"),
+    "half.jsonl": (
+        '{"text": "a", "label": "good"}\n{"text": "\\ud800", "label": "bad"}\n',
+        "row 2, column 'text': holds the lone surrogate",
+    ),
+    "number.jsonl": ('{"text": 3, "label": "good"}\n', "row 1, column 'text': 3 is not a string"),
+    "twice.jsonl": ('{"text": "a", "text": "b", "label": "good"}\n', "line 1 gives text twice"),
+    "other.csv": ("texts,label\na,good\n", "lacks the column 'text' (it has: texts, label)"),
+    "damaged.parquet": ("PAR1", "cannot be read as Parquet"),
+    "none.csv": ("", "the file is empty; it needs the column"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_are_read_in_one_way(folder, tiny_runs_dir, tmp_path, capsys, name):
+    """What `fit` refuses in a table, `evaluate` and `predict` do, in the same words."""
+    content, sentence = BAD_FILES[name]
+    path = tmp_path / name
+    path.write_text(content)
+    asked = {
+        "fit": ("fit", path, *fit_of(tiny_runs_dir)[2:], "--out", tmp_path / "out"),
+        "evaluate": ("evaluate", folder, path),
+        "predict": ("predict", folder, "--file", path),
+    }
+    for arguments in asked.values():
+        code, err = refused(capsys, *arguments)
+        assert code == 1 and f"adaprune: {path}: {sentence}" in err
+
+
+def test_paths_of_texts(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.csv").write_text("id;text\n1;a fine film\n")
+    out, _ = said(capsys, "predict", folder, "--file", "~/t.csv")
+    assert pd.read_csv(io.StringIO(out))["text"].tolist() == ["a fine film"]
+    (tmp_path / "t.txt").write_bytes(b"a\n\xff")
+    for wrong, sentence in {"no.csv": "no such file", "no.txt": "no such file", "t.txt": "line 2 is not UTF-8"}.items():
+        code, err = refused(capsys, "predict", folder, "--file", f"~/{wrong}")
+        assert code == 1 and err.startswith(f"adaprune: {tmp_path / wrong}: {sentence}")
+
+
 def test_evaluate_inspect_and_compare_say_what_the_files_say(folder, tiny_runs_dir, capsys):
     record = json.loads(next((folder / "runs").glob("*adaprune*.json")).read_text())
     out, _ = said(capsys, "evaluate", folder, tiny_runs_dir / "ten" / "validation.csv")

@@ -19,7 +19,7 @@ from adaprune.adapted import FILES, check_folder
 from adaprune.fit import commonest
 from adaprune.given import columns_of, number_of
 from adaprune.methods.probe import STRENGTHS
-from adaprune.runs import paths_of, read_answers, record_path
+from adaprune.runs import paths_of, read_answers, record_path, write_answers
 from tests.deploy.test_serving import hub  # noqa: F401
 
 TEXTS = ["a fine film", "a dull film", "funny and warm, a superb cast", "skip it"]
@@ -145,6 +145,24 @@ def test_the_interval_is_that_of_pairs_of_resamples(tmp_path, monkeypatch, setti
     assert "[-0.090, +0.290] over it, which so few rows cannot tell from nothing" in house._verdict(run, probe)
     scores[run.name] = 0.5
     assert "adapting brought nothing (+0.000 [" in house._verdict(run, probe)
+
+
+@pytest.mark.parametrize("kind", ["classes", "values"])
+def test_scores_on_samples_of_ones_own_file_are_made_where_its_labels_are(kind, tmp_path):
+    """They are those that are kept for a named task, and are not kept."""
+    house = importlib.import_module("adaprune.fit")
+    rows = [(f"text {n}", str(n % 3) if kind == "classes" else f"{n}.5") for n in range(60)]
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "own.csv", index=False)
+    task = adaprune.load_task(str(tmp_path / "own.csv"))
+    held = len(task.splits["validation"])
+    logits = np.random.default_rng(0).normal(size=(held, task.num_labels))
+    run = adaprune.Run(task=str(tmp_path / "own.csv"), results_dir=str(tmp_path))
+    path = paths_of(record_path(run)).answers
+    write_answers(path, logits, task)
+    kept = house._samples(run, task, task.primary)
+    write_answers(path, logits, task, scored=False)
+    assert len(read_answers(path)[1]) == 0 < np.ptp(kept)
+    assert house._samples(run, task, task.primary) == pytest.approx(kept, abs=1e-6)
 
 
 def vectors(settings, texts):

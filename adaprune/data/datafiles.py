@@ -3,28 +3,25 @@
 Every format ends up as the same value, `Rows`: a dict of equally long lists. Nothing read is ever executed.
 """
 
-import csv
-import io
 import itertools
-import json
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-Rows = dict[str, list]
+from adaprune.data.tables import COLUMNS, SUFFIXES, Rows, read_table
 
 SPLIT_SEED = 0  # of every split made here; not the run's seed, so that all runs share the splits
-COLUMNS = ("text", "text_pair", "label")
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 
-_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NAMES = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}}  # of a folder's files
+FEW, MANY = 20, 50  # so few whole numbers written as floats may be classes; so many classes may be amounts
+LARGEST = 1e18  # of a regression's labels, whose squares float32 has to hold
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _KINDS = {bool: "boolean", int: "integer", float: "float", str: "word"}
 
 
@@ -40,10 +37,11 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
         ValueError: anything else that is wrong with a file; names file, row and column, and says what to do.
     """
     files = _find_files(path)
-    tables = {split: _checked(read_table(file), file) for split, file in files.items()}
+    tables = {split: read_rows(file) for split, file in files.items()}
     kinds = {split: _kind_of_labels(table["label"], files[split]) for split, table in tables.items()}
     train, validation = tables["train"], tables.get("validation")
     _refuse_single_label(train["label"], files["train"])
+    _say_kind(train["label"], kinds["train"], files["train"])
     if validation is not None:
         _refuse_different_splits(tables, kinds, files)
     if kinds["train"] == "float":
@@ -56,41 +54,28 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
     return train, validation, [str(name) for name in names]
 
 
-def read_table(path: Path) -> Rows:
-    """The columns of one .parquet, .csv, .tsv or .jsonl file (of a .parquet, only those in `COLUMNS`)."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: unknown file extension {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty; it needs the columns text and label, and rows")
-    if path.suffix.lower() == ".parquet":
-        return read_parquet(path, required=("text", "label"), optional=("text_pair",))
-    return _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_delimited(path)
+def read_rows(path: Path, labelled: bool = True) -> Rows:
+    """The columns in use of one file, each text known to be a string that says something; labels are as they stand.
 
-
-def read_parquet(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Rows:
-    """The required columns of a Parquet file, and the optional ones that it has, as plain Python values.
+    Args:
+        labelled: False for texts to be labelled: the file may lack the column label, which is left out.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a Parquet file, a damaged one, or one that lacks a required column.
+        ValueError: anything that is wrong with the file; names file, row and column, and says what to do.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            table = file.read([name for name in (*required, *optional) if name in names])
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet ({error}); write the file anew") from error
-    _require(required, names, path)
-    return {name: table.column(name).to_pylist() for name in table.column_names}
-
-
-def _require(columns: tuple[str, ...], names: Sequence[str], path: Path) -> None:
-    for column in columns:
-        if column not in names:
-            found = ", ".join(names) or "none"
-            raise ValueError(f"{path}: lacks the column {column!r} (it has: {found}); rename or add one")
+    table = read_table(path, labelled)
+    if not table["text"]:
+        raise ValueError(f"{path}: holds no rows; write at least one")
+    for name in [name for name in ("text", "text_pair") if name in table]:
+        for row, text in enumerate(table[name], 1):
+            where = f"{path}: row {row}, column {name!r}: "
+            if text is None or (isinstance(text, str) and not text.strip()):
+                raise ValueError(f"{where}the text is empty; write one or delete the row")
+            if not isinstance(text, str):
+                raise ValueError(f"{where}{text!r} is not a string; put it in quotes")
+            _refuse_surrogates(text, where)
+    return {name: table[name] for name in COLUMNS if name in table and (labelled or name != "label")}
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -132,94 +117,38 @@ def select(rows: Rows, flags: list[bool]) -> Rows:
 
 
 def _find_files(path: Path) -> dict[str, Path]:
+    """The file of each split; a warning names the files of a folder that are not used."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{path}: no such file or folder (a relative path starts at {Path.cwd()})")
     if not path.is_dir():
         return {"train": path}
+    names = {file: file.name.lower().split(".")[0] for file in sorted(path.iterdir()) if not file.name.startswith(".")}
     files = {}
-    for split in ("train", "validation"):
-        found = sorted(path.glob(f"{split}.*"))
+    for split, known in NAMES.items():
+        found = [file for file, name in names.items() if name in known and file.is_file()]
+        found = [file for file in found if file.suffix.lower() in SUFFIXES] or found
         if len(found) > 1:
-            names = " and ".join(file.name for file in found)
-            raise ValueError(f"{path}: holds {names}, which all claim to be the {split} split; keep one")
+            listed = " and ".join(file.name for file in found)
+            raise ValueError(f"{path}: holds {listed}, which all claim to be the {split} split; keep one")
         if found:
             files[split] = found[0]
+    unused = [file.name for file in names if file not in files.values()]
     if "train" not in files:
         choices = ", ".join(f"train{suffix}" for suffix in SUFFIXES)
-        raise FileNotFoundError(f"{path / 'train.*'}: no such file; the folder needs one of {choices}")
+        held = f" (it holds {', '.join(unused)})" if unused else ""
+        raise FileNotFoundError(f"{path / 'train.*'}: no such file; the folder needs one of {choices}{held}")
+    if unused:
+        warnings.warn(f"{path}: not used: {', '.join(unused)}", stacklevel=2)
     return files
 
 
-def _decode(path: Path) -> str:
-    raw = path.read_bytes()
+def _refuse_surrogates(text: str, where: str) -> None:
+    """ValueError where a text holds half a UTF-16 pair, which no tokenizer takes; JSON can write one."""
     try:
-        return raw.decode("utf-8-sig")  # spreadsheets like to put a byte order mark in front
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-
-
-def _read_delimited(path: Path) -> Rows:
-    """Columns of a .csv or .tsv with a header; double quotes around fields, as spreadsheets write them."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
-    try:
-        table = [row for row in reader if row]
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}: cannot be parsed at line {reader.line_num} ({error}); a field that starts with a "
-            "double quote must end with one, and those inside must be doubled"
-        ) from error
-    header, body = (table[0], table[1:]) if table else ([], [])
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path}: a column name appears twice in the header {header}; rename one")
-    for number, row in enumerate(body, 1):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}: row {number} has {len(row)} fields, the header has {len(header)}; "
-                "put fields that hold the separator in double quotes"
-            )
-    columns = {name: [row[place] for row in body] for place, name in enumerate(header)}
-    if "label" in columns:
-        columns["label"] = [_parse_label(word.strip()) for word in columns["label"]]
-    return columns
-
-
-def _parse_label(word: str) -> int | float | str | None:
-    if _INTEGER.fullmatch(word):
-        return int(word)
-    return float(word) if _DECIMAL.fullmatch(word) else word or None
-
-
-def _read_jsonl(path: Path) -> Rows:
-    objects = []
-    for number, line in enumerate(_decode(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is not JSON ({error}); one object a line") from error
-        if not isinstance(value, dict):
-            raise ValueError(f'{path}: line {number} is not an object; write {{"text": ..., "label": ...}}')
-        objects.append(value)
-    names = dict.fromkeys(name for value in objects for name in value)
-    return {name: [value.get(name) for value in objects] for name in names}
-
-
-def _checked(table: Rows, path: Path) -> Rows:
-    """The columns in use, after every text was found to be a string that says something."""
-    _require(("text", "label"), tuple(table), path)
-    if not table["label"]:
-        raise ValueError(f"{path}: holds no rows; write at least one")
-    for name in [name for name in ("text", "text_pair") if name in table]:
-        for row, text in enumerate(table[name], 1):
-            where = f"{path}: row {row}, column {name!r}: "
-            if text is None or (isinstance(text, str) and not text.strip()):
-                raise ValueError(f"{where}the text is empty; write one or delete the row")
-            if not isinstance(text, str):
-                raise ValueError(f"{where}{text!r} is not a string; put it in quotes")
-    return {name: table[name] for name in COLUMNS if name in table}
+        text.encode()
+    except UnicodeEncodeError as error:
+        lone = ascii(text[error.start])
+        raise ValueError(f"{where}holds the lone surrogate {lone}, half a character; write the row anew") from None
 
 
 def _kind_of_labels(labels: list, path: Path) -> str:
@@ -233,13 +162,53 @@ def _kind_of_labels(labels: list, path: Path) -> str:
             raise ValueError(f"{where}{label!r} is neither a word, an integer, a boolean nor a float")
         if isinstance(label, float) and math.isinf(label):
             raise ValueError(f"{where}the label is infinite; write a finite number or delete the row")
+        if isinstance(label, str):
+            _refuse_surrogates(label, where)
+            if label.lower() == "nan":
+                raise ValueError(f"{where}{label!r} stands for no label; write one, delete the row or rename the class")
         first.setdefault(_KINDS[type(label)], row)
+    _refuse_unfit_numbers(labels, path)
     if set(first) == {"integer", "float"}:
         return "float"
     if len(first) > 1:
         places = " and ".join(f"{kind}s (first in row {row})" for kind, row in first.items())
         raise ValueError(f"{path}: column 'label' mixes {places}; write all labels as one of them")
     return next(iter(first))
+
+
+def _refuse_unfit_numbers(labels: list, path: Path) -> None:
+    """ValueError where all words are numbers with a decimal comma, or an amount is more than float32 can square."""
+    words = {row: label for row, label in enumerate(labels, 1) if isinstance(label, str)}
+    if words and all(_DECIMAL_COMMA.fullmatch(word) or word.lstrip("+-").isdigit() for word in words.values()):
+        if row := next((row for row, word in words.items() if "," in word), None):
+            raise ValueError(
+                f"{path}: row {row}, column 'label': {words[row]!r} is a number with a comma; "
+                "write 0.5 for a half and 1000 for a thousand"
+            )
+    for row, label in enumerate(labels, 1):
+        if isinstance(label, float) and abs(label) > LARGEST:
+            raise ValueError(
+                f"{path}: row {row}, column 'label': {label!r:.40} is too large for a regression (at most {LARGEST:g} "
+                "in size); divide all labels by a constant"
+            )
+
+
+def _say_kind(labels: list, kind: str, path: Path) -> None:
+    """Warns where labels may have been meant as the other kind of task, and says how to choose."""
+    distinct = set(labels)
+    shown = ", ".join(map(str, sorted(distinct)[:4])) + (", ..." if len(distinct) > 4 else "")
+    if kind == "float" and len(distinct) <= FEW and all(float(label).is_integer() for label in labels):
+        warnings.warn(
+            f"{path}: the labels {shown} are taken as amounts (a regression), because some have a decimal point; "
+            "for classes write them without it",
+            stacklevel=2,
+        )
+    if kind == "integer" and len(distinct) > MANY:
+        warnings.warn(
+            f"{path}: the labels {shown} are taken as {len(distinct)} classes; for amounts (a regression) write them "
+            "with a decimal point",
+            stacklevel=2,
+        )
 
 
 def _refuse_single_label(labels: list, path: Path) -> None:

@@ -8,17 +8,19 @@ import difflib
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from adaprune.data.datafiles import SPLIT_SEED, SUFFIXES, Rows, hold_out, read_own, read_parquet, select
+from adaprune.data.datafiles import SPLIT_SEED, hold_out, read_own, select
 from adaprune.data.metrics import score
 from adaprune.data.movie_reviews import CLEAR_RATING, fetch_movie_reviews
+from adaprune.data.places import expanded
+from adaprune.data.tables import SUFFIXES, Rows, read_parquet
 
 HUB_ID = "nyu-mll/glue"
 VALIDATION_FRACTION = 0.1  # where a task comes without a validation split
@@ -96,7 +98,9 @@ def load_task(
     Args:
         task: one of `KNOWN_TASKS`, or the path of the user's own file or folder (see `datafiles.read_own`).
         data_dir: for GLUE, the folder with `<task>/train.parquet` and so on; empty = the hub.
-        max_train_examples: use only the first that many rows of train, before anything is held out; 0 = all.
+        max_train_examples: use only so many rows of train, before anything is held out; 0 = all. They are the first
+            ones; of your own file drawn from all, with a warning, where it is sorted by label or the first ones lack a
+            class. The draw is the same whatever the run's seed.
         selection_fraction: fraction of train held out as `selection`, in (0, 1); see `hold_out`.
 
     Raises:
@@ -109,13 +113,9 @@ def load_task(
     if max_train_examples < 0 or max_train_examples == 1:
         raise ValueError(f"max_train_examples must be 0 (all) or at least 2, got {max_train_examples}")
     rows, labels, metric_names = _read_task(str(task), data_dir)
-    train = {column: values[: max_train_examples or None] for column, values in rows["train"].items()}
+    train = _first(rows["train"], max_train_examples, task)
     train, selection = hold_out(train, selection_fraction, train["label"] if labels else None)
-    if len(set(train["label"])) < 2:
-        raise ValueError(
-            f"{task}: the {len(train['label'])} training rows in use all have one label; "
-            "raise max_train_examples (0 = all), or give more rows or shuffle them"
-        )
+    _refuse_lacking(train["label"], labels, task)
     rows = {**rows, "train": train, "selection": selection}
     splits = {split: _to_dataset(columns, bool(labels)) for split, columns in rows.items()}
     return TaskData(
@@ -127,6 +127,38 @@ def load_task(
         splits=splits,
         fingerprint=_fingerprint(labels, splits),
     )
+
+
+def _first(train: Rows, count: int, task: str) -> Rows:
+    """The first ``count`` rows (0 = all), or as many drawn from all where the first ones of a user's file mislead."""
+    labels, rows = train["label"], len(train["label"])
+    if not 0 < count < rows:
+        return train
+    first = {column: values[:count] for column, values in train.items()}
+    is_sorted = labels in (sorted(labels), sorted(labels, reverse=True))
+    lacks = not isinstance(labels[0], float) and set(first["label"]) != set(labels)
+    if task in KNOWN_TASKS or not (is_sorted or lacks):
+        return first
+    drawn = set(np.random.RandomState(SPLIT_SEED).permutation(rows)[:count].tolist())
+    why = "are sorted by label" if is_sorted else f"lack a class among the first {count}"
+    warnings.warn(f"{task}: the training rows {why}: {count} of the {rows} are drawn at random instead", stacklevel=3)
+    return select(train, [row in drawn for row in range(rows)])
+
+
+def _refuse_lacking(used: list, labels: list[str], task: str) -> None:
+    """ValueError where the training rows in use have one label only, or lack one of the task's classes."""
+    if len(set(used)) < 2:
+        raise ValueError(
+            f"{task}: the {len(used)} training rows in use all have one label; "
+            "raise max_train_examples (0 = all), or give more rows or shuffle them"
+        )
+    present = set(used)
+    lacking = [label for number, label in enumerate(labels) if number not in present]
+    if lacking:
+        raise ValueError(
+            f"{task}: the {len(used)} training rows in use have none of class {', '.join(lacking[:5])}; "
+            "raise max_train_examples (0 = all), or give more rows of it"
+        )
 
 
 def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
@@ -163,7 +195,7 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
         return _read_glue(task, data_dir), list(GLUE[task].labels), GLUE[task].metrics
     if task in KNOWN_TASKS:
         return _read_movies(task)
-    path = Path(task).expanduser()
+    path = expanded(task)
     if not path.exists() and not (path.suffix or path.name != task):
         near = difflib.get_close_matches(task.lower(), KNOWN_TASKS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -180,15 +212,15 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
 
 def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
     """The rows of a GLUE task's labelled splits, from `data_dir` or else from the hub."""
-    names = {"train": "train", "validation": "validation"}
+    names, folder = {"train": "train", "validation": "validation"}, expanded(data_dir) / task
     if task == "mnli":
         names = {"train": "train", "validation": "validation_matched"}
         mismatched = "validation_mismatched"
-        if not data_dir or Path(data_dir, task, f"{mismatched}.parquet").expanduser().is_file():
+        if not data_dir or (folder / f"{mismatched}.parquet").is_file():
             names[mismatched] = mismatched
     columns = (*GLUE[task].columns, "label")
     if data_dir:
-        files = {split: Path(data_dir, task, f"{name}.parquet").expanduser() for split, name in names.items()}
+        files = {split: folder / f"{name}.parquet" for split, name in names.items()}
         tables = {split: read_parquet(file, columns) for split, file in files.items()}
         places = {split: str(file) for split, file in files.items()}
     else:

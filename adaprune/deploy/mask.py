@@ -15,9 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adaprune.data import expanded, public
 from adaprune.deploy.flips import Flips, decode_flips
 from adaprune.masks import count_kept, maskable, thetas_of
-from adaprune.training import AdaptationHead, load_encoder, tensor_hash
+from adaprune.runs import read_record
+from adaprune.training import (
+    MINILM,
+    AdaptationHead,
+    AdaptedModel,
+    load_encoder,
+    local_revision,
+    place_of,
+    tensor_hash,
+)
 
 OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # what only `save_mask` writes into a card
 
@@ -101,12 +111,31 @@ def given(card: Mapping) -> dict[str, Any]:
     return {key: value for key, value in card.items() if key not in OWN}
 
 
-def base_of(card: Mapping) -> tuple[str, str | None]:
-    """Name and commit of the base model by the card; ValueError where it names none."""
-    if not isinstance(card.get("model"), str):
+def base_of(card: Mapping, path: Path) -> tuple[str, str | None]:
+    """Name and commit of the base model by the card of the mask file ``path``; ValueError where it names none.
+
+    Of a base in a folder of its own, a card has the last part of the path. It is looked for where this process loaded
+    it, and where the run beside the file (in its ``runs``, as the command leaves them) had it: by what is in it.
+    """
+    if not isinstance(name := card.get("model"), str):
         raise ValueError("the card names no base model")
-    commit = str(card.get("revision"))
-    return card["model"], commit if re.fullmatch("[0-9a-f]{40}", commit) else None
+    revision = str(card.get("revision"))
+    if revision.startswith("sha256:") and name != MINILM:
+        beside = [path.parent.parent / f"{path.stem}.json", *sorted((path.parent / "runs").glob("*.json"))]
+        places = [place_of(revision), *(_asked(record, name) for record in beside)]
+        for place in [name, *filter(None, places)]:
+            if expanded(place).is_dir() and local_revision(place) == revision:
+                return place, None
+    return name, revision if re.fullmatch("[0-9a-f]{40}", revision) else None
+
+
+def _asked(record: Path, name: str) -> str | None:
+    """The model that a record's run asked for, where strangers would know it as ``name``."""
+    try:
+        model = read_record(record)["run"]["model"]
+        return model if public(model) == name else None
+    except (OSError, ValueError):
+        return None
 
 
 def check_base(encoder: nn.Module, mask: Mask) -> None:
@@ -126,6 +155,16 @@ def check_base(encoder: nn.Module, mask: Mask) -> None:
         raise ValueError(f"mask made for another base: {name} {how}. {way}")
 
 
+def check_precision(encoder: nn.Module) -> None:
+    """ValueError, with the name, where a base tensor is not in float32: masks are bound to such tensors."""
+    for name, tensor in encoder.named_parameters():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(
+                f"{name} is in {str(tensor.dtype).removeprefix('torch.')}, masks belong to tensors in float32: load "
+                "the base with load_encoder, and convert it once the mask is on"
+            )
+
+
 def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
     """ValueError, with the name, where a mask is no boolean tensor of a maskable weight's shape."""
     modules = maskable(encoder, "encoder+embeddings")
@@ -135,6 +174,45 @@ def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
         expected = tuple(modules[name].weight.shape)
         if mask.dtype != torch.bool or mask.shape != expected:
             raise ValueError(f"{name}: the mask must be boolean {expected}, got {mask.dtype} {tuple(mask.shape)}")
+
+
+@torch.no_grad()
+def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
+    """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) with the paper's letters.
+
+    The given encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's
+    labels. It then costs what the base costs. A second mask is refused on it, because it is no longer the base that
+    the masks were made for: load the base again. Where this function raises, nothing has been changed.
+
+    Args:
+        model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
+
+    Raises:
+        TypeError: ``model`` is no module (an `Encoder` has it as ``.model``), or ``mask`` is none of `load_mask`.
+        ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
+            mask or head that does not fit.
+    """
+    if not isinstance(model, nn.Module):
+        hint = "give its .model" if hasattr(model, "model") else "give load_encoder(...).model"
+        raise TypeError(f"model must be an encoder (a torch module), got {type(model).__name__}: {hint}")
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be what load_mask(path) returns, got {type(mask).__name__} {mask!r:.100}")
+    encoder = model.encoder if isinstance(model, AdaptedModel) else model
+    if any(hasattr(module, "mask_name") for module in encoder.modules()):  # its tasks need the weights as they are
+        raise ValueError("a MaskedEncoder serves this encoder: add_task(name, mask) there, or load the base again")
+    head = fitting_head(encoder, mask)
+    adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
+    if adapted.head.output.out_features != head.output.out_features:
+        raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")
+    for name, module in maskable(encoder, "encoder+embeddings").items():
+        if name in mask.masks:
+            module.weight.mul_(mask.masks[name].to(module.weight.device))
+    encoder.requires_grad_(False)
+    if labels := mask.card["labels"]:
+        encoder.config.id2label = dict(enumerate(labels))
+        encoder.config.label2id = {label: number for number, label in enumerate(labels)}
+    adapted.head = head
+    return adapted.eval()
 
 
 def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
@@ -191,7 +269,7 @@ def _at_hand(path: Path, card: Mapping) -> nn.Module:
     """The base model that the card names; OSError, with its name and the way out, where it cannot be loaded."""
     way = "give the base: load_mask(path, base=encoder)"
     try:
-        model, commit = base_of(card)
+        model, commit = base_of(card, path)
         return _loaded(model, commit, _files(model))
     except OSError as error:
         raise OSError(f"{path} has masks as differences from {card['model']!r}, and {error} Or {way}") from error
@@ -206,7 +284,7 @@ def _loaded(model: str, commit: str | None, files: tuple) -> nn.Module:
 
 def _files(model: str) -> tuple[tuple[str, int, int], ...]:
     """A local model's files as they are now: another model in this place or of this name is loaded anew."""
-    if not Path(model).is_dir():
+    if not (folder := expanded(model)).is_dir():
         return ()
-    found = [file.resolve() for file in Path(model).iterdir() if file.is_file()]
+    found = [file.resolve() for file in folder.iterdir() if file.is_file()]
     return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in found))

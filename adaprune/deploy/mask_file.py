@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from adaprune.data import expanded
 from adaprune.deploy.coding import encode
 from adaprune.deploy.flips import encode_flips
-from adaprune.deploy.mask import OWN, Mask, check_masks, digest, fitting_head, weights_of
+from adaprune.deploy.mask import OWN, Mask, check_masks, check_precision, digest, weights_of
 from adaprune.deploy.reading import (
     FORMAT,
     HOSTILE,
@@ -39,9 +41,8 @@ from adaprune.deploy.reading import (
     sha256_of,
 )
 from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
-from adaprune.masks import maskable
 from adaprune.runs import read_bytes, write_bytes
-from adaprune.training import AdaptedModel, tensor_hash, tensor_hashes
+from adaprune.training import tensor_hash, tensor_hashes
 
 PLAIN_FORMAT = 2  # of files without flips, which older readers can read
 WORTH = 0.95  # flips are taken where they are shorter than this share of the other codings, which need no base
@@ -70,9 +71,9 @@ def save_mask(
             where they differ from it. None = from the base's largest weights.
 
     Raises:
-        ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold; a
-            reference that is of another base or folder, or has one itself.
-        FileExistsError: the .json beside it is no card.
+        ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold; an
+            encoder in half precision; a reference that is of another base or folder, or has one itself.
+        FileExistsError: ``path`` holds other tensors than a mask's, or the .json beside it is no card.
         OSError: the folder cannot be written, the reference not read.
     """
     path, beside = _paths(path)
@@ -80,9 +81,12 @@ def save_mask(
         raise ValueError(f"card: labels must, {', '.join(OWN)} must not be given: {[*card]}")
     if os.path.lexists(beside) and not _is_card(beside):
         raise FileExistsError(f"{beside} is no mask's card, yet would be replaced by one: move it, or rename the mask")
+    if path.is_file() and not _may_be_mask(path):
+        raise FileExistsError(f"{path} holds tensors, but no mask, and would be replaced: move it, or rename the mask")
+    check_precision(encoder)
     check_masks(masks, encoder)
     base = tensor_hashes(encoder)
-    named = None if reference is None else _named(path, Path(reference), base, masks)
+    named = None if reference is None else _named(path, expanded(reference), base, masks)
     stored, described = _stored(masks, head, encoder, plain, named)
     whole = {**card, "format": FORMAT if "flips" in described else PLAIN_FORMAT, "base": base, **described}
     whole = json.loads(json.dumps(whole, allow_nan=False))  # as it will be read
@@ -113,7 +117,7 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
     """
     path, beside = _paths(zoo_file(path) if is_zoo_name(path) else path)
     mask = read_mask(path, content := read_bytes(path, MAX_FILE))
-    if os.path.lexists(beside):
+    if os.path.lexists(beside) and not _is_record(beside):
         try:
             found = sha256_of(json.loads(read_bytes(beside, MAX_HEADER)))
         except HOSTILE as error:
@@ -121,39 +125,6 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
         if found != sha256_of({**mask.card, "file_sha256": sha256_of(content)}):
             raise ValueError(f"{beside} is not the card of {path}: get both again, or delete it (the mask has its own)")
     return mask if base is None else mask.resolve(base)
-
-
-@torch.no_grad()
-def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
-    """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) with the paper's letters.
-
-    The given encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's
-    labels. It then costs what the base costs. A second mask is refused on it, because it is no longer the base that
-    the masks were made for: load the base again. Where this function raises, nothing has been changed.
-
-    Args:
-        model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
-
-    Raises:
-        ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
-            mask or head that does not fit.
-    """
-    encoder = model.encoder if isinstance(model, AdaptedModel) else model
-    if any(hasattr(module, "mask_name") for module in encoder.modules()):  # its tasks need the weights as they are
-        raise ValueError("a MaskedEncoder serves this encoder: add_task(name, mask) there, or load the base again")
-    head = fitting_head(encoder, mask)
-    adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
-    if adapted.head.output.out_features != head.output.out_features:
-        raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")
-    for name, module in maskable(encoder, "encoder+embeddings").items():
-        if name in mask.masks:
-            module.weight.mul_(mask.masks[name].to(module.weight.device))
-    encoder.requires_grad_(False)
-    if labels := mask.card["labels"]:
-        encoder.config.id2label = dict(enumerate(labels))
-        encoder.config.label2id = {label: number for number, label in enumerate(labels)}
-    adapted.head = head
-    return adapted.eval()
 
 
 def _stored(
@@ -187,13 +158,12 @@ def _stored(
 def _flips(
     masks: Mapping[str, np.ndarray], encoder: nn.Module, reference: tuple[dict, Mask] | None
 ) -> tuple[dict[str, Any], bytes] | None:
-    """Where masks differ from their reference: what the card says, and the bytes; None if weights are not float32."""
-    weights = weights_of(encoder, masks)
-    if weights is None or not masks:
+    """Where masks differ from their reference: what the card says, and the bytes; None where there are no masks."""
+    if not masks:
         return None
     named, mask = reference or (None, None)
     others = mask and {name: kept.numpy() for name, kept in mask.resolve(encoder).masks.items()}
-    said, data = encode_flips(masks, weights, others)
+    said, data = encode_flips(masks, weights_of(encoder, masks), others)
     return {"reference": named, **said, "masks": digest(masks)}, data
 
 
@@ -213,7 +183,24 @@ def _named(path: Path, reference: Path, base: Mapping, masks: Mapping[str, Tenso
 def _paths(path: str | Path) -> tuple[Path, Path]:
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a mask file ends in .safetensors")
-    return Path(path), Path(path).with_suffix(".json")
+    return expanded(path), expanded(path).with_suffix(".json")
+
+
+def _may_be_mask(path: Path) -> bool:
+    """Whether a file can be replaced: a mask's, or no whole safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "adaprune" in (file.metadata() or {})
+    except (OSError, *HOSTILE):
+        return True
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a .json is the record of a run, beside which its mask was copied."""
+    try:
+        return {"schema_version", "run", "metrics"} <= json.loads(read_bytes(path, MAX_HEADER)).keys()
+    except (OSError, *HOSTILE):
+        return False
 
 
 def _is_card(path: Path) -> bool:

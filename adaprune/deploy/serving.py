@@ -8,7 +8,6 @@ is one pass over the masked weights in each forward pass. Who serves one task on
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -16,21 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import errors as hub_errors
-from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaprune.deploy.mask import Mask, base_of, fitting_head, given
-from adaprune.deploy.mask_file import load_mask, save_mask
-from adaprune.deploy.sharing import front_matter, push
-from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
+from adaprune.data import expanded
+from adaprune.deploy.mask import Mask, base_of, fitting_head
+from adaprune.deploy.mask_file import load_mask
+from adaprune.deploy.sharing import INDEX, NAME, folder_of, mask_file, push, save_tasks, tasks_in
 from adaprune.masks import maskable
-from adaprune.training import MINILM, Encoder, load_encoder
+from adaprune.training import Encoder, load_encoder
 
-INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it
-_NAME = r"[A-Za-z0-9][\w.-]{0,99}"
 _BITS_OF_A_BYTE = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.float32)
 _SERVED: ContextVar[_Task | None] = ContextVar("_SERVED", default=None)  # the task that this thread computes for
 
@@ -99,6 +94,7 @@ class MaskedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
         self.active_task: str | None = None
+        self.deleted: set[str] = set()  # of the tasks that were here, so that a save may remove their files
         self._tasks = nn.ModuleDict()
         for name, module in maskable(self.encoder, "encoder+embeddings").items():
             module.__class__ = _ServedLinear if isinstance(module, nn.Linear) else _ServedEmbedding
@@ -106,21 +102,27 @@ class MaskedEncoder(nn.Module):
         self.train(False)
 
     @classmethod
-    def from_pretrained(cls, name: str, revision: str | None = None) -> MaskedEncoder:
+    def from_pretrained(cls, name: str, revision: str | None = None, base: str | None = None) -> MaskedEncoder:
         """The base model ``name``; or, with its tasks, what ``save_pretrained`` or ``push_to_hub`` stored.
+
+        Of a base model in a folder of its own, cards have only the last part of the path: ``base`` says where it is.
 
         Raises:
             OSError, ValueError: it cannot be loaded; masks that name no base model, or another one.
         """
-        folder = _folder(name, revision)
+        folder = folder_of(name, revision)
         if folder is None:
             return cls(load_encoder(name, revision))
-        tasks = {task: load_mask(folder / f"{task}.safetensors") for task in _index(folder)}
+        tasks = {task: load_mask(folder / f"{task}.safetensors") for task in tasks_in(folder)}
+        first, mask = next(iter(tasks.items()))
         try:
-            base = base_of(next(iter(tasks.values())).card)
+            place = (base, None) if base else base_of(mask.card, folder / f"{first}.safetensors")
         except ValueError as error:
             raise ValueError(f"{name}: {error}; load the base model, and add_task one by one") from None
-        served = cls(load_encoder(*base))
+        try:
+            served = cls(load_encoder(*place))
+        except OSError as error:
+            raise OSError(f"the base model of {name}: {error} Where it is a folder, give base=PATH.") from error
         for task, mask in tasks.items():
             served.add_task(task, mask)
         return served
@@ -149,14 +151,14 @@ class MaskedEncoder(nn.Module):
                 named); nothing has then been added.
             OSError: no such file or repository.
         """
-        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
             raise ValueError(f"a task's name has letters, digits, - _ and ., at most 100, got {name!r}")
         if f"{name}.json".lower() == INDEX:  # some file systems know no capitals
             raise ValueError(f"task {name!r} would have its card in {INDEX}, the index of tasks: choose another name")
         if name in self.tasks:
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
         source = name if source is None else source
-        mask = source if isinstance(source, Mask) else load_mask(_mask_file(name, source, revision))
+        mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
         self._tasks[_key(name)] = _Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 
@@ -168,6 +170,7 @@ class MaskedEncoder(nn.Module):
     def delete_task(self, name: str) -> None:
         """Forgets a task; if it was the active one, none is."""
         self.task(name)
+        self.deleted.add(name)
         del self._tasks[_key(name)]
         self.active_task = None if self.active_task == name else self.active_task
 
@@ -215,18 +218,16 @@ class MaskedEncoder(nn.Module):
         return self._tasks[_key(name)]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named."""
-        if not self.tasks:
-            raise ValueError("there is no task to save: add_task one")
-        folder = Path(folder)
-        for name in self.tasks:
-            task = self.task(name)
-            path = folder / f"{name}.safetensors"
-            save_mask(path, task.masks(), task.head.state_dict(), given(task.card), self.encoder)
-        said = "\n".join(f"- {name}: {self.task(name).card.get('metrics', 'no metrics')}" for name in self.tasks)
-        text = f"# Masks\n\nA binary mask and a head for each task, over an untouched base model.\n\n{said}\n"
-        (folder / "README.md").write_text(f"---\n{front_matter(self.base)}\n---\n\n{text}", encoding="utf-8")
-        (folder / INDEX).write_text(json.dumps({"tasks": self.tasks}) + "\n", encoding="utf-8")
+        """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named.
+
+        Files of others stay: a README.md that is not of this package is kept, with a warning. Of an earlier save the
+        files of a task are removed where this model has had it and ``delete_task`` took it away.
+
+        Raises:
+            ValueError: no task; a base in half precision.
+            FileExistsError: the folder has tasks, or files of a task's name, that this model knows nothing of.
+        """
+        save_tasks(self, expanded(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Uploads what ``save_pretrained`` writes to a hub repository, made if it is new; returns its address."""
@@ -236,40 +237,3 @@ class MaskedEncoder(nn.Module):
 def _key(name: str) -> str:
     """The module of a task: torch allows no dots there, and no name has a comma."""
     return f"task {name.replace('.', ',')}"
-
-
-def _folder(name: str | Path, revision: str | None) -> Path | None:
-    """The folder of tasks called ``name``, fetched from the hub where it is no path; None for a base model."""
-    if Path(name).is_dir() or name == MINILM:
-        return Path(name) if Path(name, INDEX).is_file() else None
-    try:
-        hf_hub_download(str(name), INDEX, revision=revision)
-    except (OSError, ValueError, hub_errors.EntryNotFoundError):
-        return None
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
-
-
-def _index(folder: Path) -> list[str]:
-    """The names of the tasks in a folder, none of which can lead out of it."""
-    try:
-        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["tasks"]
-        fit = isinstance(names, list) and names and all(re.fullmatch(_NAME, name) for name in names)
-    except (ValueError, TypeError, LookupError, RecursionError):
-        fit = False
-    if not fit:
-        raise ValueError(f"{folder / INDEX} is no list of tasks")
-    return names
-
-
-def _mask_file(name: str, source: str | Path, revision: str | None) -> Path:
-    if str(source).endswith(".safetensors"):
-        return Path(source)
-    if is_zoo_name(source) and not Path(source).is_dir():
-        return zoo_file(source)
-    folder = _folder(source, revision)
-    if folder is None:
-        raise FileNotFoundError(f"{source} is neither a mask file nor a folder or repository with {INDEX}")
-    names = _index(folder)
-    if name not in names and len(names) > 1:
-        raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")
-    return folder / f"{name if name in names else names[0]}.safetensors"

@@ -1,16 +1,27 @@
-"""Our models in the house of others: ``transformers.pipeline`` with their own tokenizer, and the hub."""
+"""Our models among others': folders of tasks, repositories of the hub, ``transformers.pipeline``."""
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub import HfApi, ModelCardData, hf_hub_download, snapshot_download
+from huggingface_hub import errors as hub_errors
 from transformers import TextClassificationPipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from adaprune.data import expanded
+from adaprune.deploy.mask import given
+from adaprune.deploy.mask_file import load_mask, save_mask
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.training import MINILM, Encoder
+
+INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it
+NAME = r"[A-Za-z0-9][\w.-]{0,99}"
 
 
 class OwnTokenizer(TextClassificationPipeline):
@@ -39,21 +50,113 @@ def serve_in_pipelines() -> None:
     PIPELINE_REGISTRY.supported_tasks["text-classification"]["impl"] = OwnTokenizer
 
 
+def save_tasks(served, folder: Path) -> None:
+    """Writes what `MaskedEncoder.save_pretrained` says."""
+    if not served.tasks:
+        raise ValueError("there is no task to save: add_task one")
+    stale = _stale(served, folder)
+    for name in served.tasks:
+        task = served.task(name)
+        path = folder / f"{name}.safetensors"
+        save_mask(path, task.masks(), task.head.state_dict(), given(task.card), served.encoder)
+    said = "\n".join(f"- {name}: {served.task(name).card.get('metrics', 'no metrics')}" for name in served.tasks)
+    text = f"# Masks\n\nA binary mask and a head for each task, over an untouched base model.\n\n{said}\n"
+    if is_foreign(folder / "README.md"):
+        warnings.warn(f"{folder / 'README.md'} is not adaprune's: it stays, no model card is written", stacklevel=3)
+    else:
+        (folder / "README.md").write_text(f"---\n{front_matter(served.base)}\n---\n\n{text}", encoding="utf-8")
+    for name in stale:
+        for file in (folder / f"{name}.safetensors", folder / f"{name}.json"):
+            file.unlink(missing_ok=True)
+    (folder / INDEX).write_text(json.dumps({"tasks": served.tasks}) + "\n", encoding="utf-8")
+
+
+def _stale(served, folder: Path) -> list[str]:
+    """The tasks of an earlier save in ``folder`` that were deleted since; FileExistsError where others are there."""
+    earlier = tasks_in(folder) if (folder / INDEX).is_file() else []
+    stale = [name for name in earlier if name not in served.tasks]
+    if unknown := [name for name in stale if name not in served.deleted]:
+        raise FileExistsError(
+            f"{folder} holds the tasks {', '.join(unknown)}, which this model does not have and whose index would be "
+            "replaced: save into another folder, or add_task them first"
+        )
+    for name in served.tasks:
+        file = folder / f"{name}.safetensors"
+        if name not in earlier and file.exists() and load_mask(file).card != served.task(name).card:
+            raise FileExistsError(f"{file} is another mask, not of an earlier save: move it, or save elsewhere")
+    return stale
+
+
+def tasks_in(folder: Path) -> list[str]:
+    """The names of the tasks in a folder, none of which can lead out of it."""
+    try:
+        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["tasks"]
+        fit = isinstance(names, list) and names and all(re.fullmatch(NAME, name) for name in names)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        fit = False
+    if not fit:
+        raise ValueError(f"{folder / INDEX} is no list of tasks")
+    return names
+
+
+def folder_of(name: str | Path, revision: str | None) -> Path | None:
+    """The folder of tasks called ``name``, fetched from the hub where it is no path; None for a base model."""
+    if (folder := expanded(name)).is_dir() or name == MINILM:
+        return folder if (folder / INDEX).is_file() else None
+    try:
+        hf_hub_download(str(name), INDEX, revision=revision)
+    except (OSError, ValueError, hub_errors.EntryNotFoundError):
+        return None
+    return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
+
+
+def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
+    """The mask file of the task ``name`` in ``source``: that file itself, or one of a folder or repository of tasks."""
+    if str(source).endswith(".safetensors"):
+        return expanded(source)
+    if is_zoo_name(source) and not Path(source).is_dir():
+        return zoo_file(source)
+    folder = folder_of(source, revision)
+    if folder is None:
+        raise FileNotFoundError(f"{source} is neither a mask file nor a folder or repository with {INDEX}")
+    names = tasks_in(folder)
+    if name not in names and len(names) > 1:
+        raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")
+    return folder / f"{name if name in names else names[0]}.safetensors"
+
+
 def front_matter(base: Encoder) -> str:
     """The head of a model card of masks over ``base``, as the hub reads it."""
     name = "sentence-transformers/all-MiniLM-L6-v2" if base.id == MINILM else base.id
     return ModelCardData(
         library_name="adaprune",
         pipeline_tag="text-classification",
-        base_model=None if Path(name).exists() else name,
+        base_model=None if expanded(name).exists() else name,
         license=None if base.licence == "unknown" else base.licence,
     ).to_yaml()
 
 
+def is_foreign(readme: Path) -> bool:
+    """Whether a model card is there that this package did not write."""
+    return readme.exists() and "library_name: adaprune" not in readme.read_text(encoding="utf-8", errors="replace")
+
+
 def push(save: Callable[[str], None], repo_id: str, private: bool, token: str | None) -> str:
-    """Uploads the folder that ``save`` fills to a hub repository, made if it is new; returns its address."""
+    """Uploads the folder that ``save`` fills to a hub repository, made if it is new; returns its address.
+
+    A README.md that is there and not of this package stays.
+    """
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
         api = HfApi(token=token)
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
+        try:
+            foreign = is_foreign(Path(hf_hub_download(repo, "README.md", token=token)))
+        except (OSError, hub_errors.EntryNotFoundError):
+            foreign = False
+        return str(
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message="Masks of adaprune",
+                ignore_patterns=["README.md"] if foreign else None,
+            ).repo_url
+        )  # fmt: skip

@@ -9,12 +9,12 @@ from adaprune.masks.layers import maskable
 
 EMBED = "embed"
 _COMPONENTS = {  # the paper's component -> how the supported families call it
-    "query": r"(query|q_lin|\.q|q_proj)$",
-    "key": r"(key|k_lin|\.k|k_proj)$",
-    "value": r"(value|v_lin|\.v|v_proj)$",
-    "attention_output": r"(attention\.output\.dense|out_lin|attn\.o|out_proj|o_proj|attention\.dense)$",
-    "ffn_in": r"(intermediate\.dense|lin1|fc1|ffn)$",
-    "ffn_out": r"(output\.dense|lin2|fc2|ffn_output)$",
+    "query": r"\b(query|q_lin|q|q_proj|query_proj)$",
+    "key": r"\b(key|k_lin|k|k_proj|key_proj)$",
+    "value": r"\b(value|v_lin|v|v_proj|value_proj)$",
+    "attention_output": r"(attention\.output\.dense|out_lin|(attn|SelfAttention)\.o|out_proj|o_proj|attention\.dense)$",
+    "ffn_in": r"(intermediate\.dense|lin1|fc1|ffn|\.wi)$",
+    "ffn_out": r"(output\.dense|lin2|fc2|ffn_output|\.wo)$",
 }
 COMPONENTS = (EMBED, *_COMPONENTS, "other")
 
@@ -26,7 +26,7 @@ def component_of(name: str) -> str:
     'query'
     """
     name = name.removesuffix(".weight")
-    if "embeddings" in name:
+    if "embed" in name or name == "shared":  # T5's table
         return EMBED
     return next((part for part, pattern in _COMPONENTS.items() if re.search(pattern, name)), "other")
 

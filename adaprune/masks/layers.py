@@ -39,7 +39,9 @@ class _MaskedProduct(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.gelu is None else before_gelu, weight, theta)
         ctx.threshold = threshold
         kept = masked(weight, theta, threshold).to(x.dtype)
-        return functional.linear(x, kept, None if bias is None else bias.to(x.dtype))
+        product = functional.linear(x, kept, None if bias is None else bias.to(x.dtype))
+        # a view could not be changed in place, as DeBERTa's layers do; this is the same memory and none
+        return torch.ops.aten._unsafe_view(product, product.shape) if product._is_view() else product
 
     @staticmethod
     def backward(ctx, upstream):

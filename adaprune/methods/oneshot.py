@@ -42,7 +42,7 @@ def input_norms(job: Job, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
     def listen(name: str):
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0][present[0]]  # (tokens, inputs), or (tokens,) of word numbers
+            x = _tokens(inputs[0], present[0])  # (tokens, inputs), or (tokens,) of word numbers
             new = x.double().square().sum(0)
             if isinstance(module, nn.Embedding):
                 new = torch.bincount(x, minlength=module.num_embeddings).double()
@@ -58,6 +58,18 @@ def input_norms(job: Job, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     for handle in handles:
         handle.remove()
     return {name: square.sqrt().float() for name, square in squares.items()}
+
+
+def _tokens(x: Tensor, present: Tensor) -> Tensor:
+    """The entries of a module's input that are no padding, in a row; ``present`` is (batch, tokens).
+
+    ``x`` can be laid out as (batch, tokens, ...), (tokens, batch, ...) or (batch * tokens, ...). Any other input is not
+    of tokens (DeBERTa's relative positions), or without padding: all of it counts.
+    """
+    for mask in (present, present.t(), present.flatten()):
+        if x.shape[: mask.ndim] == mask.shape:
+            return x[mask]
+    return x.reshape(-1, x.shape[-1])
 
 
 def sensitivities_with_head(job: Job) -> Result:

@@ -23,14 +23,15 @@ def with_rows(runs: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
     """``runs`` of `records.table` with ``resampled``: each one's score on bootstrap samples of the dev rows.
 
     Raises:
-        ValueError: a damaged file of answers. Where there is none, the samples are missing (NaN).
+        ValueError: a damaged file of answers. Where there is none, or of a user's own data, they are missing (NaN).
     """
 
     def samples(record: str) -> np.ndarray:
         try:
-            return read_answers(paths_of(Path(results_dir, record)).answers)[1].astype(float)
+            scores = read_answers(paths_of(Path(results_dir, record)).answers)[1].astype(float)
         except FileNotFoundError:
-            return np.full(RESAMPLES, math.nan)
+            scores = np.zeros(0)
+        return scores if len(scores) else np.full(RESAMPLES, math.nan)
 
     return runs.assign(resampled=[samples(record) for record in runs["record"]])
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from adaprune.data import expanded
 from adaprune.runs import Run, record_path
 from adaprune.training import read_teacher
 
@@ -43,7 +44,7 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         where = f"row {number} (line {line})"
         try:
             run = Run(**common, **_values(columns, cells))
-            if Path(run.teacher).is_file():  # otherwise it may be a row of this sweep
+            if expanded(run.teacher).is_file():  # otherwise it may be a row of this sweep
                 read_teacher(run)
         except ValueError as error:
             wrong.append(f"{where}: {error}")

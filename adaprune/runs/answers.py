@@ -13,12 +13,16 @@ from adaprune.runs.files import read_bytes, write_bytes
 LARGEST = 2**26  # bytes of a file that is read
 
 
-def write_answers(path: Path, logits: np.ndarray, task: TaskData) -> None:
+def write_answers(path: Path, logits: np.ndarray, task: TaskData, scored: bool = True) -> None:
     """Writes the answers of a run on the dev split, whole or not at all.
 
     ``answers``: the class of each row as uint8 (uint16 from 256 classes on), or the value as float32. ``resampled``:
     the main metric on bootstrap samples of the rows that are the same for all runs (`data.resampled`), so that
     intervals can be made where the labels are not at hand.
+
+    Args:
+        scored: False leaves ``resampled`` empty. The samples are known, so 300 exact scores are 300 equations in the
+            labels: `adapt` writes them for named tasks only, whose labels are public, and not for a user's own file.
     """
     split = task.splits[next(name for name in task.splits if name.startswith("validation"))]
     labels = np.asarray(split["label"])
@@ -26,7 +30,9 @@ def write_answers(path: Path, logits: np.ndarray, task: TaskData) -> None:
         answers = logits.argmax(1).astype(np.uint8 if logits.shape[1] <= 256 else np.uint16)
     else:
         answers = logits.reshape(-1).astype(np.float32)
-    scores = resampled(lambda said, true: task.metrics(said, true)[task.primary], logits, labels)
+    scores = np.zeros(0, np.float32)
+    if scored:
+        scores = resampled(lambda said, true: task.metrics(said, true)[task.primary], logits, labels)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez_compressed(content, answers=answers, resampled=scores)
@@ -34,7 +40,7 @@ def write_answers(path: Path, logits: np.ndarray, task: TaskData) -> None:
 
 
 def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The answers of a run and its resampled scores.
+    """The answers of a run and its resampled scores, of which there are none for a user's own file.
 
     Raises:
         FileNotFoundError: no such file; records from before 0.2 have none.
@@ -46,7 +52,7 @@ def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
             answers, scores = found["answers"], found["resampled"]
         if answers.ndim != 1 or answers.dtype.kind not in "uf":
             raise ValueError("its answers are no classes or values of rows")
-        if scores.shape != (RESAMPLES,) or scores.dtype != np.float32 or not np.isfinite(scores).all():
+        if scores.shape not in ((RESAMPLES,), (0,)) or scores.dtype != np.float32 or not np.isfinite(scores).all():
             raise ValueError(f"its scores are not those of {RESAMPLES} samples")
     except Exception as error:  # zip, zlib and numpy each have errors of their own for damaged bytes
         raise ValueError(f"{path} is damaged ({error}): delete it and its record, run again") from error

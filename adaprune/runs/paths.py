@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaprune.data import expanded
 from adaprune.runs.run import Run
 
 
@@ -29,7 +30,7 @@ class Paths:
 
 def paths_of(record: str | Path) -> Paths:
     """The paths of the run whose record is, or will be, the file ``record``."""
-    record = Path(record)
+    record = expanded(record)
     folder, name = record.parent, record.name.removesuffix(".json")
     return Paths(
         record=record,
@@ -44,7 +45,7 @@ def paths_of(record: str | Path) -> Paths:
 
 def record_path(run: Run) -> Path:
     """``<results_dir>/<run name>.json``."""
-    return Path(run.results_dir) / f"{run.name}.json"
+    return expanded(run.results_dir) / f"{run.name}.json"
 
 
 def mask_path(run: Run) -> Path:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +21,9 @@ import pandas as pd
 import torch
 from pydantic import ValidationError
 
+from adaprune.data import expanded
 from adaprune.runs.files import write_bytes
+from adaprune.runs.paths import mask_path as mask_path
 from adaprune.runs.paths import record_path
 from adaprune.runs.retired import RETIRED
 from adaprune.runs.run import NAMED, RESULT_NEUTRAL, Run
@@ -75,10 +80,11 @@ def check_writable(results_dir: str | Path) -> None:
     Raises:
         OSError: the folder cannot be made or written, or its disk is full.
     """
-    folder = Path(results_dir)
-    with _writing_into(folder):
-        write_bytes(folder / ".writable", b"\n" * 4096)
-        (folder / ".writable").unlink(missing_ok=True)  # another run may have been faster
+    folder = expanded(results_dir)
+    with _writing_into(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\n" * 4096)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_record(record: dict[str, Any], run: Run) -> Path:
@@ -112,7 +118,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(expanded(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
         raise ValueError(f"{path} is damaged, no whole JSON record ({error}): delete it, run again") from None
     if not isinstance(record, dict) or "schema_version" not in record:
@@ -155,14 +161,19 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
     ``train_seconds``, ``steps``, ``examples_per_second``, ``peak_memory_bytes``, ``device``, ``shipped_bytes``;
     ``git_commit``; ``record`` (the
     file, relative to ``results_dir``). What a run does not have is missing. Folders named ``masks`` and hidden ones are
-    passed by.
+    passed by; other JSON that is no record is skipped with one warning.
 
     Raises:
         ValueError: no folder, no record in it, or a damaged one.
     """
-    folder = Path(results_dir)
+    folder = expanded(results_dir)
     found = (path for path in folder.rglob("*.json") if not path.is_dir())
     files = [path for path in found if _may_be_record(path.relative_to(folder))]
+    if strays := [path for path in files if not (path.name.startswith("task~") or _is_record(path))]:
+        shown = ", ".join(path.relative_to(folder).as_posix() for path in strays[:3])
+        more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
+        warnings.warn(f"{results_dir}: skipped what is no record: {shown}{more}", stacklevel=2)
+        files = [path for path in files if path not in strays]
     if not files:
         lack = "holds no records" if folder.is_dir() else "is not a folder"
         raise ValueError(
@@ -199,6 +210,15 @@ def _row(record: dict[str, Any], file: str) -> dict[str, Any]:
 
 def _may_be_record(path: Path) -> bool:
     return not any(part.startswith(".") or part == "masks" for part in path.parts)
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a JSON file with a name of its own is a record, or begins like one that was cut off."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return {"schema_version", "run", "metrics"} <= json.loads(text).keys()
+    except (ValueError, AttributeError, RecursionError):
+        return text.startswith(beginning := '{\n "schema_version"') or beginning.startswith(text)
 
 
 def _validated(record: dict[str, Any], where: str) -> Record:

@@ -127,6 +127,8 @@ class Run(BaseModel):
         if "In" in namespace:
             assigned = _assigned_names(namespace["In"])
             candidates = [name for name in candidates if name in assigned]
+        else:  # a script's, into which constants are imported
+            candidates = [name for name in candidates if not name.isupper()]
         unknown = [name for name in candidates if name not in cls.model_fields]
         known = {name: namespace[name] for name in cls.model_fields if name in namespace}
         return cls(**known, **{name: namespace[name] for name in unknown})

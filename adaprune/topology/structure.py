@@ -6,6 +6,7 @@ of it is about the graph of kept weights; biases, which are never masked, pass t
 """
 
 import math
+import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from typing import NamedTuple
@@ -30,6 +31,10 @@ class Report(NamedTuple):
     matrices: pd.DataFrame
     heads: pd.DataFrame
     ffn: pd.DataFrame
+
+
+class OtherLayers(ValueError):
+    """A mask of layers that are not built of query, key, value, attention output and two FFN matrices."""
 
 
 def arrays(mask: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -70,15 +75,22 @@ def blocks(found: Mapping[str, np.ndarray], heads: int) -> dict[int, dict[str, n
     """The six matrices of each Transformer layer by component, from `arrays`.
 
     Raises:
-        ValueError: a layer without all six, or a width that ``heads`` does not divide.
+        ValueError: a layer without all six, or a width that ``heads`` does not divide; or `OtherLayers`.
     """
     layers: dict[int, dict[str, np.ndarray]] = {}
     for name, array in found.items():
         if (layer := layer_of(name)) is not None:
-            layers.setdefault(layer, {})[component_of(name)] = array
+            parts, part = layers.setdefault(layer, {}), component_of(name)
+            if part in parts and part != "other":
+                raise OtherLayers(f"layer {layer} has more than one {part}: heads and FFN blocks have one")
+            parts[part] = array
     for layer, parts in layers.items():
         if missing := {*ATTENTION, *FFN} - parts.keys():
-            raise ValueError(f"layer {layer} has no {', '.join(sorted(missing))}: heads and FFN blocks need all six")
+            kind = OtherLayers if "other" in parts else ValueError
+            raise kind(f"layer {layer} has no {', '.join(sorted(missing))}: heads and FFN blocks need all six")
+        widths = {len(parts[part]) for part in ATTENTION[:3]} | {parts[ATTENTION[3]].shape[1]}
+        if len(widths) > 1 or len(parts[FFN[0]]) != parts[FFN[1]].shape[1]:
+            raise OtherLayers(f"layer {layer}: what its matrices write and read does not have one width")
         if heads < 1 or len(parts["query"]) % heads:
             raise ValueError(f"layer {layer}: {len(parts['query'])} query outputs do not make {heads} equal heads")
     return dict(sorted(layers.items()))
@@ -161,6 +173,8 @@ def report(
 ) -> Report:
     """Every statistic of a mask, by matrix, by head and by FFN block; shows a bar.
 
+    Of `OtherLayers` (fused or gated matrices, as ModernBERT's) it has the matrices only, and warns.
+
     Args:
         mask: word embeddings may be among it.
         heads: attention heads of a layer; a mask file's card knows.
@@ -172,7 +186,11 @@ def report(
         ValueError: see `arrays`, `blocks` and `heads_of`; weights or words seen that do not fit the mask.
     """
     found, heads = arrays(mask), heads_of(mask, heads)
-    layers = blocks(found, heads)
+    try:
+        layers = blocks(found, heads)
+    except OtherLayers as error:
+        warnings.warn(f"{error}; only the matrices are reported", stacklevel=2)
+        layers = {}
     _check_weights(found, weights)
     _check_seen(found, seen)
     through = {layer: effective(parts, heads) for layer, parts in layers.items()}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,23 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from adaprune.data import expanded, fitted
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_ERRORS = (hub_errors.HFValidationError, hub_errors.StrictDataclassError)  # neither is an OSError or ValueError
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"
+
+_PLACES: dict[str, str] = {}  # of local models: revision -> folder; cards of masks have no path of the machine
 
 
 @dataclass(frozen=True)
@@ -47,40 +59,72 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         ValueError: the bundled weights are not the official ones, tensors are missing, or the model is no encoder:
             it has a decoder, or its first token sees none of the tokens after it.
     """
-    source = _minilm_folder() if model == MINILM else model
+    source = _source(model)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         for name in ("attention_probs_dropout_prob", "attention_dropout"):  # by whichever name the family calls it
             if hasattr(config, name):
                 setattr(config, name, 0.0)
-        encoder, report = AutoModel.from_pretrained(
+        # of models with a decoder, a checkpoint can hold the encoder alone (T5EncoderModel)
+        alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
+        encoder, report = (AutoModelForTextEncoding if alone else AutoModel).from_pretrained(
             source, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
             attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError, SafetensorError, *_HUB_ERRORS) as error:
-        raise OSError(
-            f"model {model!r} cannot be loaded: {str(error).splitlines()[0]} Offline, use model='minilm' (bundled), a "
-            "local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
-        ) from error
-    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
-        raise ValueError(f"model {model!r} ({type(encoder).__name__}) is not an encoder")
+        raise _unreachable(model, error) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+    except Exception as error:  # of damaged or missing files, the tokenizers library raises nothing narrower
+        raise _unreachable(model, error) from error
+    if hasattr(encoder, "decoder") or getattr(config, "is_decoder", False):
+        raise ValueError(f"model {model!r} ({type(encoder).__name__}, family {config.model_type}) is not an encoder")
     # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
+    for name, weight in encoder.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"the weights of model {model!r} are damaged: {name} holds NaN or infinity; get it again")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     encoder.requires_grad_(False).eval()
+    if alone:  # T5 has two tables of one weight, of which the other is read
+        encoder.set_input_embeddings(encoder.get_input_embeddings())
     if not _first_sees_later(encoder):
         raise ValueError(
             f"model {model!r} ({config.model_type}) is not an encoder: its first token, which the head reads, "
             "sees none of the tokens after it"
         )
+    _check_family(encoder, model)
+    if (found := local_revision(model)) is not None and model != MINILM:
+        _PLACES[found] = str(Path(source).resolve())
+    commit = str(getattr(config, "_commit_hash", None) or "unknown")
     return Encoder(
-        encoder, tokenizer, model, _revision(source, config), _licence(source, revision), _pooling(source, revision)
-    )
+        encoder, fitted(tokenizer, encoder, model), model, found or commit, _licence(source, revision),
+        _pooling(source, revision),
+    )  # fmt: skip
+
+
+def place_of(revision: str) -> str | None:
+    """The folder from which this process last loaded the local model of that `local_revision`; None without one."""
+    return _PLACES.get(revision)
+
+
+def local_revision(model: str) -> str | None:
+    """``sha256:`` and the hash of a local model's weight file, or of all the shards'; None for what is no folder.
+
+    Of shards it is that of their names and hashes, a line per shard, in the order of names.
+    """
+    folder = Path(_source(model))
+    if (weights := folder / "model.safetensors").is_file():
+        return f"sha256:{_file_hash(weights)}"
+    if not (index := folder / "model.safetensors.index.json").is_file():
+        return None
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    lines = "".join(f"{name} {_file_hash(folder / name)}\n" for name in shards)
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -95,7 +139,11 @@ def most_tokens(encoder: nn.Module) -> int | None:
 
     Of a table with a padding row (RoBERTa, MPNet), positions start after that row.
     """
-    tables = [module for name, module in encoder.named_modules() if name.endswith("position_embeddings")]
+    tables = [
+        module
+        for name, module in encoder.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
     sizes = [t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables]
     return min(sizes, default=None)
 
@@ -115,11 +163,91 @@ def tensor_hash(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
+def _check_family(encoder: nn.Module, model: str) -> None:
+    """ValueError, with the family and why, where masks cannot adapt the layers of ``encoder``, or a head read them."""
+    config, why = encoder.config, ""
+    within = {
+        name: parameter.numel()
+        for name, parameter in encoder.named_parameters()
+        if parameter.dim() > 1 and re.search(r"\.\d+\.", f".{name}")
+    }
+    linear = {
+        name: module
+        for name, module in encoder.named_modules()
+        if type(module) is nn.Linear and f"{name}.weight" in within
+    }
+    bare = [
+        name
+        for name, size in within.items()
+        if name.removesuffix(".weight") not in linear and 50 * size > sum(within.values())
+    ]
+    if not linear:
+        why = "no linear layer sits in its numbered layers"
+    elif bare:
+        why = f"part of its layers, {bare[0]}, is no linear layer, and no mask reaches it"
+    elif not isinstance(_table(encoder), nn.Embedding):
+        why = "it has no table of word embeddings"
+    elif not isinstance(getattr(config, "num_attention_heads", None), int):
+        why = "it has no attention heads"
+    else:
+        why = _unlike(encoder, linear)
+    if why:
+        raise ValueError(
+            f"model {model!r} is of the family {config.model_type}, which cannot be adapted: {why}. Choose an encoder "
+            "such as BERT, RoBERTa, DistilBERT, ELECTRA, MPNet or DeBERTa; docs/families.md lists those that run"
+        )
+
+
+def _table(encoder: nn.Module) -> nn.Module | None:
+    """The word embeddings; None for a family that has none."""
+    with suppress(NotImplementedError):
+        return encoder.get_input_embeddings()
+
+
+@torch.no_grad()
+def _unlike(encoder: nn.Module, linear: dict[str, nn.Module]) -> str:
+    """What a forward pass of token numbers shows that heads and masks do not fit; empty where all fits."""
+    ids, used = torch.tensor([[2, 3, 4, 2, 3], [4, 3, 2, 3, 4]]), set()
+    read = {**linear, "the table of word embeddings": _table(encoder)}
+    handles = [m.register_forward_pre_hook(lambda *_, name=name: used.add(name)) for name, m in read.items()]
+    try:
+        states = encoder(
+            input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True, return_dict=True
+        ).hidden_states
+    except Exception as error:  # whatever it is that a family needs
+        return f"it does not run on token numbers and an attention mask alone ({type(error).__name__}: {error})"
+    finally:
+        for handle in handles:
+            handle.remove()
+    expected = [(*ids.shape, encoder.config.hidden_size)] * (encoder.config.num_hidden_layers + 1)
+    if [tuple(state.shape) for state in states or ()] != expected:
+        return "it does not give a vector of one width for each token and layer"
+    idle = [name for name in read if name not in used]
+    return f"{idle[0]} takes no part in reading a plain text" if idle else ""
+
+
 @torch.no_grad()
 def _first_sees_later(encoder: nn.Module) -> bool:
     """Whether the first token's vector depends on the tokens after it; under causal attention it does not."""
-    one, other = (encoder(input_ids=torch.tensor([ids]))[0][:, 0] for ids in ([2, 3, 4], [2, 5, 6]))
+    try:
+        one, other = (encoder(input_ids=torch.tensor([ids]))[0][:, 0] for ids in ([2, 3, 4], [2, 5, 6]))
+    except Exception:  # a family that takes something else: `_check_family` says so
+        return True
     return not torch.equal(one, other)
+
+
+def _source(model: str) -> str:
+    """What transformers loads ``model`` from: a folder, or an id of the hub."""
+    if model == MINILM:
+        return _minilm_folder()
+    return str(folder) if (folder := expanded(model)).is_dir() else model
+
+
+def _unreachable(model: str, error: Exception) -> OSError:
+    return OSError(
+        f"model {model!r} cannot be loaded: {[*str(error).splitlines(), ''][0]} Offline, use model='minilm' (bundled), "
+        "a local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
+    )
 
 
 def _minilm_folder() -> str:
@@ -140,13 +268,6 @@ def _minilm_folder() -> str:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _revision(source: str, config: AutoConfig) -> str:
-    weights = Path(source) / "model.safetensors"
-    if weights.is_file():
-        return f"sha256:{_file_hash(weights)}"
-    return str(getattr(config, "_commit_hash", None) or "unknown")
 
 
 def _licence(source: str, revision: str | None) -> str:

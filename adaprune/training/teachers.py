@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaprune.data import TaskData
+from adaprune.data import TaskData, expanded
 from adaprune.runs import Run, paths_of, read_record
 from adaprune.training.checkpoints import reading, write_tensors
 from adaprune.training.job import Job
@@ -31,13 +31,13 @@ def read_teacher(run: Run) -> dict | None:
     """
     if not run.teacher:
         return None
-    if not Path(run.teacher).is_file():
+    if not expanded(run.teacher).is_file():
         raise FileNotFoundError(f"teacher {run.teacher!r} is no file: give the path of a finished finetune record")
     record = read_record(run.teacher)
     taught = record["run"]
     if taught["method"] != "finetune":
         raise ValueError(f"teacher {run.teacher} has method {taught['method']!r}: give a record of method 'finetune'")
-    if Path(taught["task"]).resolve() != Path(run.task).resolve():
+    if expanded(taught["task"]).resolve() != expanded(run.task).resolve():
         raise ValueError(f"teacher {run.teacher} learned task {taught['task']!r}, this run's is {run.task!r}")
     if taught["max_train_examples"] != run.max_train_examples:
         raise ValueError(

@@ -232,12 +232,13 @@ def test_a_base_in_another_dtype_is_refused_and_named(saved, dtype):
         load_mask(saved, base=encoder_of().to(dtype))
 
 
-def test_a_base_in_halves_has_masks_without_flips(tmp_path):
-    """Flips go by the bits of float32 numbers; of another dtype masks are stored each for itself."""
+def test_a_base_in_halves_is_refused_when_a_mask_is_saved(tmp_path):
+    """Masks are bound to the checkpoint's tensors, and flips go by the bits of float32 numbers."""
     encoder = encoder_of().to(torch.float16)
     masks = near(encoder.float(), 0.5, 0.02)
-    path = save_mask(tmp_path / "a.safetensors", masks, head_of(), CARD, encoder.half())
-    assert load_mask(path).card["format"] == 2 and same(load_mask(path).masks, masks)
+    with pytest.raises(ValueError, match="is in float16, masks belong to tensors in float32"):
+        save_mask(tmp_path / "a.safetensors", masks, head_of(), CARD, encoder.half())
+    assert not [*tmp_path.iterdir()]
 
 
 def test_another_base_is_refused(saved):

@@ -18,7 +18,8 @@ from torch import nn
 from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig
 
 from adaprune.deploy import mask_file, serving, task_inference
-from adaprune.deploy.mask_file import apply_mask, load_mask, save_mask
+from adaprune.deploy.mask import apply_mask
+from adaprune.deploy.mask_file import load_mask, save_mask
 from adaprune.masks.layers import attach, detach, maskable, set_masks
 from adaprune.training.encoders import Encoder, tensor_hash, tensor_hashes
 from adaprune.training.heads import AdaptationHead, AdaptedModel

@@ -248,7 +248,7 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     [("ten_sentences", "adaprune"), ("stars", "adaprune"), ("pairs", "adaprune"), ("ten_sentences", "finetune"),
      ("stars", "probe"), ("pairs", "probe"), ("pairs", "majority")],
 )  # fmt: skip
-def test_every_kind_of_task_leaves_answers_that_give_the_recorded_score(ask, task, method):
+def test_every_kind_of_task_leaves_answers_that_give_the_recorded_score(all_public, ask, task, method):
     run = ask(task=task, method=method)
     record = adaprune.adapt(run)
     answers, samples = read_answers(paths_of(record_path(run)).answers)
@@ -261,6 +261,14 @@ def test_every_kind_of_task_leaves_answers_that_give_the_recorded_score(ask, tas
     by_hand = resampled(lambda said, true: data.metrics(said, true)[primary], logits, labels)
     np.testing.assert_allclose(samples, by_hand, atol=1e-6)
     assert answers.dtype == (np.uint8 if data.labels else np.float32)
+
+
+def test_of_a_file_of_ones_own_no_scores_on_samples_are_left(ask):
+    """They are 300 equations in four labels."""
+    run = ask()
+    adaprune.adapt(run)
+    answers, scores = read_answers(paths_of(record_path(run)).answers)
+    assert (answers.shape, scores.shape) == ((4,), (0,))
 
 
 def test_a_finished_run_is_not_answered_again(ask):

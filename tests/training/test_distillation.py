@@ -161,6 +161,7 @@ def test_a_teacher_is_part_of_the_name_without_its_folder(ask, teacher):
     assert name.endswith("_teacher~method-finetune") and "out" not in name
 
 
+@pytest.mark.filterwarnings("ignore:.* sorted by label")
 def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
     def refusal(**fields):
         with pytest.raises((ValueError, OSError)) as caught:

@@ -1,0 +1,122 @@
+"""Models as people have them: without a tokenizer, with a larger one, in shards, damaged, changed, under ``~``."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertTokenizerFast, DistilBertModel, RobertaConfig, RobertaModel
+
+from adaprune.data import check_known, fitted
+from adaprune.training import load_encoder, local_revision
+from tests.tiny import COMMON, DISTIL, MADE, encoder
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{index}" for index in range(55))]
+
+
+def tokenizer(**special):
+    return BertTokenizerFast(vocab={word: index for index, word in enumerate(WORDS)}, **special)
+
+
+def save(model, folder, words=None):
+    model.save_pretrained(folder)
+    (words or tokenizer()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", MADE)
+def test_a_folder_without_tokenizer_files_is_refused(tmp_path, family):
+    encoder(family).save_pretrained(tmp_path)
+    with pytest.raises((ValueError, OSError), match="has no tokenizer: .* knows no words|cannot be loaded") as refusal:
+        load_encoder(str(tmp_path))
+    assert "tokenizer" in str(refusal.value) and str(tmp_path) in str(refusal.value)
+
+
+def test_numbers_beyond_the_table_are_refused_by_token(tmp_path):
+    larger = tokenizer()
+    larger.add_tokens(["qwfpz", "arst"])
+    with pytest.raises(ValueError, match="gives 'qwfpz' the number 60, the table of word embeddings has 60 rows"):
+        load_encoder(save(encoder(), tmp_path, larger))
+
+
+def test_padding_goes_to_the_right_and_a_lacking_pad_token_is_found(tmp_path):
+    left = tokenizer(padding_side="left")
+    assert load_encoder(save(encoder(), tmp_path / "left", left)).tokenizer.padding_side == "right"
+    none = AutoTokenizer.from_pretrained(tmp_path / "left")
+    none.pad_token = None
+    loaded = load_encoder(save(encoder(), tmp_path / "none", none))
+    assert loaded.tokenizer.pad_token == "[PAD]"  # number 0, which config.json names
+    none.eos_token = none.sep_token = none.unk_token = None
+    bare = SimpleNamespace(config=SimpleNamespace(), get_input_embeddings=encoder().get_input_embeddings)
+    with pytest.raises(ValueError, match="has no token to pad with: set pad_token"):
+        fitted(none, bare, "mine")
+
+
+def test_what_the_encoder_does_not_take_is_not_given(tmp_path):
+    folder = save(
+        RobertaModel(RobertaConfig(**COMMON, type_vocab_size=1)), tmp_path / "r"
+    )  # one kind of token; the tokenizer has two for pairs
+    assert isinstance(load_encoder(folder).model, RobertaModel)
+    assert "token_type_ids" not in load_encoder(folder).tokenizer("word1", "word2")
+    folder = save(MADE["distilbert"](), tmp_path / "d")
+    loaded = load_encoder(folder)
+    assert isinstance(loaded.model, DistilBertModel) and loaded.model.config.dim == DISTIL["dim"]
+    assert loaded.model(**loaded.tokenizer("word1", "word2", return_tensors="pt"))[0].shape == (1, 5, 32)
+    assert "token_type_ids" in load_encoder(save(encoder(), tmp_path / "b")).tokenizer("word1", "word2")
+
+
+def rows(*texts):
+    return datasets.Dataset.from_dict({"input_ids": tokenizer()(list(texts))["input_ids"]})
+
+
+@pytest.mark.parametrize(
+    ("texts", "share"), [(["word1 word2"], 0.0), (["word1 x y z"], 0.75), (["", "word1"], 0.5), (["x", "y"], 1.0)]
+)
+def test_the_share_of_unknown_tokens(texts, share):
+    if share >= 0.9:
+        with pytest.raises(ValueError, match=r"model 'mine' knows 0% of the tokens of the training texts: are they"):
+            check_known(tokenizer(), rows(*texts), "mine")
+    elif share:
+        with pytest.warns(UserWarning, match=f"knows {1 - share:.0%} of the tokens"):
+            assert check_known(tokenizer(), rows(*texts), "mine") == share
+    else:
+        assert check_known(tokenizer(), rows(*texts), "mine") == 0.0
+
+
+def test_every_shard_is_hashed(tmp_path):
+    folder = tmp_path / "shards"
+    model = encoder()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    tokenizer().save_pretrained(folder)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    lines = "".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in shards)
+    before = f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    assert load_encoder(str(folder)).revision == local_revision(str(folder)) == before
+    tensors = load_file(shards[-1])
+    next(iter(tensors.values())).add_(1)
+    save_file(tensors, shards[-1], metadata={"format": "pt"})
+    assert local_revision(str(folder)) != before
+    assert local_revision("user/model") is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_damaged_weights_are_refused_by_name(tmp_path, value):
+    model = encoder()
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.weight[3, 4] = value
+    with pytest.raises(ValueError, match=r"damaged: encoder\.layer\.1\.output\.dense\.weight holds NaN or infinity"):
+        load_encoder(save(model, tmp_path))
+
+
+def test_home_and_variables_in_the_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODELS", str(tmp_path))
+    save(encoder(), tmp_path / "m")
+    assert load_encoder("~/m").revision == load_encoder("$MODELS/m").revision == local_revision(str(tmp_path / "m"))
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "bert"
+    with pytest.raises(ValueError, match=r"\$NOWHERE/m: there is no environment variable \$NOWHERE"):
+        load_encoder("$NOWHERE/m")
