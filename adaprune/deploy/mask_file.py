@@ -30,6 +30,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from adaprune.deploy.coding import decode, encode
+from adaprune.deploy.sparse import check_runtime, set_runtime
 from adaprune.masks import count_kept, maskable, thetas_of
 from adaprune.runs import read_bytes, write_bytes
 from adaprune.training import AdaptationHead, AdaptedModel, tensor_hash, tensor_hashes
@@ -119,7 +120,7 @@ def load_mask(path: str | Path) -> Mask:
 
 
 @torch.no_grad()
-def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
+def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedModel:
     """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) with the paper's letters.
 
     The given encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's
@@ -128,15 +129,17 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
 
     Args:
         model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
+        runtime: ``dense``; ``sparse`` or ``auto`` compute with the kept weights alone, see `deploy.set_runtime`.
 
     Raises:
         ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
-            mask or head that does not fit.
+            mask or head that does not fit, a runtime that there is not or that the model's dtype or device rules out.
     """
     encoder = model.encoder if isinstance(model, AdaptedModel) else model
     if any(hasattr(module, "mask_name") for module in encoder.modules()):  # its tasks need the weights as they are
         raise ValueError("a MaskedEncoder serves this encoder: add_task(name, mask) there, or load the base again")
     head = fitting_head(encoder, mask)
+    check_runtime(runtime, encoder)
     adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
     if adapted.head.output.out_features != head.output.out_features:
         raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")
@@ -148,7 +151,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
         encoder.config.id2label = dict(enumerate(labels))
         encoder.config.label2id = {label: number for number, label in enumerate(labels)}
     adapted.head = head
-    return adapted.eval()
+    return set_runtime(adapted.eval(), runtime)
 
 
 def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
