@@ -17,7 +17,17 @@ warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks
 
 from adaprune.adapt import adapt
 from adaprune.data import load_task
-from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask
+from adaprune.deploy import (
+    Mask,
+    MaskedEncoder,
+    apply_mask,
+    compact,
+    load_compact,
+    load_mask,
+    save_compact,
+    save_mask,
+    set_runtime,
+)
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
 from adaprune.nested import evaluate_at
@@ -35,12 +45,16 @@ __all__ = [
     "adapt",
     "apply_mask",
     "attach",
+    "compact",
     "evaluate_at",
     "keep_top",
+    "load_compact",
     "load_encoder",
     "load_mask",
     "load_task",
+    "save_compact",
     "save_mask",
+    "set_runtime",
     "table",
 ]
 
