@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x -> W2 act(W1 x + b1) + b2, on a CPU in blocks of tokens, so that the neurons' values stay in the cache."""
+    """x -> W2 act(W1 x + b1) + b2; once it is sparse in blocks of tokens, so that neurons' values stay in the cache."""
 
     def __init__(self, fc1: tuple[Tensor, Tensor], act: Callable[[Tensor], Tensor], fc2: tuple[Tensor, Tensor]):
         super().__init__()
@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         rows = hidden_states.flatten(0, -2)
-        if len(rows) <= 2 * BLOCK or rows.device.type != "cpu":
+        if len(rows) <= 2 * BLOCK or isinstance(self.fc1, nn.Linear):
             return self.fc2(self.act(self.fc1(hidden_states)))
         return torch.cat([self.fc2(self.act(self.fc1(some))) for some in rows.split(BLOCK)]).view_as(hidden_states)
 
