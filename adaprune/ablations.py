@@ -37,7 +37,7 @@ def check_ablation(run: Run) -> None:
             run without ablation in ``results_dir``.
     """
     if run.noise and not run.ablation:
-        raise ValueError(f"noise={run.noise:g} is of an ablation: set ablation to 'head' or 'shuffle' too")
+        raise ValueError(f"noise={run.noise:g} is of an ablation: set ablation too, say to 'head'")
     if not run.ablation:
         return
     if not run.kind.weights_intact or (run.ablation == "shuffle" and not run.kind.mask):

@@ -165,8 +165,15 @@ def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
 
 
 def _learn(job: Job) -> Outcome:
-    """What the run's method makes of the job, or the ablation of its finished mask."""
-    return ablate(job) if job.run.ablation else job.run.kind.function(job)
+    """What the run's method makes of the job, or the ablation of its finished mask.
+
+    Raises:
+        ValueError: it left a mask or none, and the method says otherwise; nothing has been written yet.
+    """
+    outcome = ablate(job) if job.run.ablation else job.run.kind.function(job)
+    if (said := job.run.kind.mask) != (outcome.masks is not None):
+        raise ValueError(f"method {job.run.method!r} says mask={said} and left {'none' if said else 'a mask'}")
+    return outcome
 
 
 def _data_at_hand(run: Run) -> str | None:

@@ -61,6 +61,7 @@ def evaluate_at(
     encoder = load_encoder(run.model)
     check_base(encoder.model, mask)
     job, rows = prepare(run, plan, paths, task, encoder), []
+    job.model.head.pooling = mask.card.get("pooling", "cls")  # as the head was trained; old cards do not say
     with TemporaryDirectory() as folder:
         quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0}
         job = replace(job, settings=replace(job.settings, **quiet))

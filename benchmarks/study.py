@@ -51,11 +51,11 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
     def take() -> tuple[int, Run] | None:
         """The next row that waits for nothing that is still to come; None where no row is left."""
         while waiting:
-            coming = running | {record_path(run) for run in waiting.values()}
+            coming = running | {_place(record_path(run)) for run in waiting.values()}
             ready = (number for number, run in waiting.items() if not (waits_for(run) & coming))
             if (number := next(ready, None)) is not None:
                 run = waiting.pop(number)
-                running.add(record_path(run))
+                running.add(_place(record_path(run)))
                 print(progress.note("job_started", number), flush=True)
                 return number, run
             changed.wait()
@@ -68,17 +68,19 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
             if taken is None:
                 return
             number, run = taken
-            log = logs / f"{run.name}.log"
-            with log.open("w", encoding="utf-8") as file:
-                command = [sys.executable, "-c", ADAPT, run.model_dump_json()]
-                code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-            with changed:
-                running.remove(record_path(run))
-                if code:
-                    failed.append(run)
-                line = progress.note("job_error" if code else "job_finished", number)
-                print(line + (f"; failed ({code}): {log}" if code else ""), flush=True)
-                changed.notify_all()
+            log, code = logs / f"{run.name}.log", 1
+            try:
+                with log.open("w", encoding="utf-8") as file:
+                    command = [sys.executable, "-c", ADAPT, run.model_dump_json()]
+                    code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+            finally:  # also where the process could not start: what waits for this row waits no longer
+                with changed:
+                    running.remove(_place(record_path(run)))
+                    if code:
+                        failed.append(run)
+                    line = progress.note("job_error" if code else "job_finished", number)
+                    print(line + (f"; failed ({code}): {log}" if code else ""), flush=True)
+                    changed.notify_all()
 
     print(progress.line(), flush=True)
     with ThreadPoolExecutor(jobs) as pool:
@@ -89,8 +91,13 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
 
 def waits_for(run: Run) -> set[Path]:
     """The records that a row needs: its teacher's, and that of the run it is an ablation of."""
-    needed = {Path(run.teacher)} if run.teacher else set()
-    return needed | ({record_path(source(run))} if run.ablation else set())
+    needed = {_place(run.teacher)} if run.teacher else set()
+    return needed | ({_place(record_path(source(run)))} if run.ablation else set())
+
+
+def _place(path: str | Path) -> Path:
+    """One path for one file, however it is written."""
+    return Path(path).resolve()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,8 +31,9 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_runs_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
-    """A folder for runs that are made once for several tests: ``ten`` and ``tiny`` lie in it, records go to ``out``."""
+    """A folder for runs that are made once for several tests: ``ten``, ``pairs``, ``tiny``; records go to ``out``."""
     folder = tmp_path_factory.mktemp("tiny_runs")
     small_data.ten_sentences(folder / "ten")
+    small_data.pairs(folder / "pairs")
     (folder / "tiny").symlink_to(tiny_model_dir)
     return folder

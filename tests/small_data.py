@@ -1,4 +1,4 @@
-"""Ten hand-written sentences and a random BERT that knows their words, written into a folder."""
+"""Ten hand-written sentences, pairs of them, and a random BERT that knows their words, written into a folder."""
 
 import re
 from pathlib import Path
@@ -30,6 +30,18 @@ def ten_sentences(folder: Path) -> Path:
     folder.mkdir()
     for split, table in SENTENCES.items():
         (folder / f"{split}.csv").write_text(table, encoding="utf-8")
+    return folder
+
+
+def pairs(folder: Path) -> Path:
+    """Writes train.csv and validation.csv of pairs of the sentences: whether both are of one class."""
+    folder.mkdir()
+    for split, table in SENTENCES.items():
+        rows = [row.rsplit(",", 1) for row in table.splitlines()[1:]]
+        kinds = {True: "alike", False: "unlike"}
+        both = zip(rows, rows[1:] + rows[:1], strict=True)
+        lines = [f"{one},{other},{kinds[kind == its]}" for (one, kind), (other, its) in both]
+        (folder / f"{split}.csv").write_text("\n".join(["text,text_pair,label", *lines]) + "\n", encoding="utf-8")
     return folder
 
 

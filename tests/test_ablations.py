@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import networkx as nx
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +16,7 @@ import torch
 from adaprune import Run, adapt, load_mask, table
 from adaprune.ablations import perturb, shuffled
 from adaprune.deploy.mask_file import save_mask
+from adaprune.masks.schedules import SparsityControl
 from adaprune.methods import learning
 from adaprune.report import contrasts
 from adaprune.runs.paths import mask_path, paths_of, record_path
@@ -34,6 +35,7 @@ CHANGES = {
     "shuffle": {"ablation": "shuffle"},
     "noise": {"ablation": "head", "noise": 0.01},
     "dense noise": {"method": "features", "ablation": "head", "noise": 0.1},
+    "probe": {"ablation": "probe"},
     "wide": {"scope": "encoder+embeddings", "sparsity": 0.9},
 }
 
@@ -84,6 +86,7 @@ def test_an_ablation_starts_from_the_finished_mask(runs):
     rows = table(runs["head"].results_dir).set_index(["method", "ablation", "noise"])
     assert rows["weights_intact"].to_dict() == {key: key[2] == 0 for key in rows.index}
     assert not mask_path(runs["noise"]).exists()  # a mask of weights that nobody has
+    assert not mask_path(runs["probe"]).exists()  # a mask without the head that read it
     assert runs["shuffle"].name.endswith("_ablation~shuffle") and "noise~0.01" in runs["noise"].name
 
 
@@ -132,10 +135,10 @@ def test_a_snapshot_is_whole_or_absent(tmp_path, monkeypatch):
     def kill(*args):
         raise KeyboardInterrupt
 
-    control = learning.Snapshots(SimpleNamespace(update=lambda *rest: False), ["w"], tmp_path, 1)
+    control = learning.Snapshots(SparsityControl("cubic", 0.5, 10), ["w"], tmp_path, 1)
     monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(KeyboardInterrupt):
-        control.update(1, [torch.ones(2, 2)], torch.zeros(()))
+        control.update(1, [torch.ones(2, 2)], torch.zeros((), dtype=torch.float64))
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -178,28 +181,65 @@ def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
     assert contrasts.contrast(apart, {"ablation": "shuffle"}, {"ablation": "head"}).empty  # two experiments
 
 
+def made_pairs(**changed) -> pd.DataFrame:
+    budget = dict.fromkeys(contrasts.BUDGET, 0) | {"model": "minilm"}
+    scores = {"score": [0.8, 0.81, 0.7, 0.72], "score_theirs": [0.5, 0.52, 0.4, 0.4]}
+    made = pd.DataFrame({"task": list("aabb"), "sparsity": 0.5, **scores, **budget})
+    return made.assign(difference=made["score"] - made["score_theirs"]).assign(**changed)
+
+
 def test_verdicts_on_made_pairs():
-    made = pd.DataFrame({"task": list("aabb"), "sparsity": 0.5, "score": [0.8, 0.81, 0.7, 0.72],
-                         "score_theirs": [0.5, 0.52, 0.4, 0.4], **dict.fromkeys(contrasts.BUDGET, 0)})  # fmt: skip
-    made["difference"] = made["score"] - made["score_theirs"]
-    said = contrasts.verdicts([(made, 1, 0.0), (made, -1, 0.0), (made, 1, 0.299), (made[:1], 1, 0.0), (made[:0], 1, 0)])
-    assert said == ["confirmed", "not confirmed", "not confirmed", "right sign, not significant", "not tested"]
-    assert contrasts.exceptions(made, 1, 0.299) == ["a at 0.5"] and not contrasts.exceptions(made, 1, 0.29)
-    mixed = made.assign(sparsity=[0.5, 0.5, 0.5, 0.9], difference=[0.3, 0.31, 0.3, -0.1])  # b at 0.9 goes the other way
-    assert contrasts.verdicts([(mixed, 1, 0.0)]) == ["not confirmed"]
-    weak = made.assign(difference=[0.1, 0.3, 0.1, 0.3])  # t = 0.2 / 0.0707 = 2.83, 2 degrees: p = 0.106
-    assert contrasts.verdicts([(weak, 1, 0.0)]) == ["right sign, not significant"]
-    edge = made.assign(difference=[0.1, 0.2, 0.1, 0.2])  # t = 0.15 / 0.0354 = 4.24: p = 0.051
-    sure = made.assign(difference=[0.19, 0.21, 0.19, 0.21])
-    close = made.assign(difference=[0.11, 0.19, 0.11, 0.19])  # p = 0.034 alone, 0.068 beside another of its kind
-    assert contrasts.verdicts([(close, 1, 0.0)]) == ["confirmed"]
-    assert (
-        contrasts.verdicts([(sure, 1, 0.0), (close, 1, 0.0), (edge, 1, 0.0)])[1:] == ["right sign, not significant"] * 2
-    )
-    assert contrasts.evidence(mixed) == "a 0.805 against 0.510 (2, at 0.5); b 0.710 against 0.400 (2, at 0.5, 0.9)"
+    made = made_pairs()
+    asked = [(made, 1, 0.0), (made, -1, 0.0), (made, 1, 0.299), (made[:1], 1, 0.0), (made[:0], 1, 0)]
+    assert contrasts.verdicts(asked, {}) == [
+        "confirmed for a at 0.5; b at 0.5", "not confirmed: not so for a at 0.5; b at 0.5",
+        "not confirmed: not so for a at 0.5", "not tested", "not tested",
+    ]  # fmt: skip
+    close = made_pairs(difference=[0.11, 0.19, 0.11, 0.19])  # p = 0.034 alone, 0.068 beside another of its kind
+    edge = made_pairs(difference=[0.1, 0.2, 0.1, 0.2])  # t = 0.15 / 0.0354 = 4.24: p = 0.051
+    sure = made_pairs(difference=[0.19, 0.21, 0.19, 0.21])
+    weak = "right sign, not significant for a at 0.5; b at 0.5"
+    assert contrasts.verdicts([(close, 1, 0.0)], {}) == ["confirmed for a at 0.5; b at 0.5"]
+    assert contrasts.verdicts([(sure, 1, 0.0), (close, 1, 0.0), (edge, 1, 0.0)], {})[1:] == [weak] * 2
+    assert contrasts.verdicts([(made_pairs(difference=[0.1, 0.3, 0.1, 0.3]), 1, 0.0)], {}) == [weak]  # p = 0.106
     assert [contrasts.judged(each) for each in ([], [True, True], [True, False])] == [
         "not tested", "confirmed", "not confirmed"
     ]  # fmt: skip
+
+
+def test_cells_of_one_pair_or_at_chance_do_not_count():
+    mixed = made_pairs(sparsity=[0.5, 0.5, 0.5, 0.9], difference=[0.3, 0.31, -0.1, -0.1])
+    assert contrasts.cells(mixed, {})["left_out"].tolist() == ["", "one pair", "one pair"]
+    assert contrasts.verdicts([(mixed, 1, 0.0)], {}) == ["confirmed for a at 0.5"]  # though both of b go the other way
+    made = made_pairs(score=[0.8, 0.81, 0.41, 0.42], difference=[0.3, 0.31, -0.1, -0.1])
+    for chance, said in {0.39: "", 0.40: "both at chance"}.items():  # b: 0.415 against 0.4
+        assert contrasts.cells(made, {"b": chance})["left_out"].tolist() == ["", said]
+    assert contrasts.verdicts([(made, 1, 0.0)], {"a": 0.9, "b": 0.9}) == ["not tested"]
+    told = contrasts.evidence(made, {"b": 0.4})
+    assert told == (
+        "a at 0.5 (all rows, the recipe's epochs): 0.805 against 0.510 (2 pairs); "
+        "b at 0.5 (all rows, the recipe's epochs): 0.415 against 0.400 (2 pairs; left out, both at chance)"
+    )
+    budgets = made.assign(
+        max_train_examples=[3000, 3000, 0, 0], epochs=[3.0, 3.0, 1.5, 1.5], model=["minilm"] * 2 + ["b"] * 2
+    )
+    told = contrasts.evidence(budgets, {})
+    assert told.startswith("a at 0.5 (3,000 rows, 3 epochs):") and "; b at 0.5 (b, all rows, 1.5 epochs):" in told
+
+
+def test_chance_is_what_the_majority_records_say():
+    records = pd.DataFrame({"method": ["majority", "majority", "probe"], "ablation": "", "task": list("aba"),
+                            "score": [0.6, 0.0, 0.9]})  # fmt: skip
+    assert contrasts.chance_of(records) == {"a": 0.6, "b": 0.0}
+
+
+def test_the_interval_over_dev_rows_is_of_the_mean_difference():
+    drawn = np.arange(4)[:, None] + np.linspace(0, 1, 101)  # every seed's scores on the same samples
+    made = made_pairs(resampled=list(drawn), resampled_theirs=list(np.zeros((4, 101))))
+    found = contrasts.cells(made, {})
+    np.testing.assert_allclose(found["rows_low"], [0.5 + 0.025, 2.5 + 0.025])  # means of seeds 0, 1 and 2, 3
+    np.testing.assert_allclose(found["rows_high"], [0.5 + 0.975, 2.5 + 0.975])
+    assert "over dev rows [+0.525, +1.475]" in contrasts.evidence(made, {})
 
 
 def papermill(name: str, folder: Path, **parameters: object) -> tuple[int, str, str]:
@@ -246,15 +286,15 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     folders = {"results_dir": runs["head"].results_dir, "figures_dir": "pictures"}
     code, said, error = papermill("05_ablations", tmp_path, **folders)
     assert code == 0, error
-    assert re.search(r"t_s 0.1 +not tested", said)
-    assert re.search(r"weights x N\(1, 0.1\) +no direction in the paper", said)
+    assert re.search(r"t_s 0.1: not tested", said)
+    assert re.search(r"weights x N\(1, 0.1\): no direction in the paper", said)
     assert "mask shuffled 1, weights x N(1, 0.001) 0, weights x N(1, 0.01) 1" in said and "not testable here" in said
     assert (tmp_path / "pictures" / "extra_ablations.svg").is_file()
     code, said, error = papermill("08_claims", tmp_path, **folders)
     assert code == 0, error
     lines = (tmp_path / "pictures" / "claims.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ") and line[2].isdigit()]
-    assert len(rows) == 21 and sum("**not tested**" in row for row in rows) >= 8
+    assert len(rows) == 22 and sum("**not tested**" in row for row in rows) >= 8
     assert any("No pre-trained weight is changed" in row and "**confirmed**" in row for row in rows)
 
 

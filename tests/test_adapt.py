@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from adaprune.deploy.mask_file import apply_mask, load_mask
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import maskable, set_masks
 from adaprune.methods import cut
+from adaprune.runs.answers import read_answers
 from adaprune.runs.method import METHODS, Method
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
@@ -24,8 +26,9 @@ from adaprune.runs.records import read_record
 from adaprune.runs.run import Run
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
+from adaprune.training.frozen import fit_head
 from adaprune.training.job import Outcome
-from adaprune.training.trainer import evaluate, fit_head
+from adaprune.training.trainer import evaluate
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -83,24 +86,28 @@ def test_every_method_ends_in_a_record(tiny_runs_dir, monkeypatch, method, recip
         pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
     monkeypatch.chdir(tiny_runs_dir)
     small = {"max_length": 16, "batch_size": 2, "epochs": 2, "results_dir": "out"}
-    run, kind = Run(task="ten", model="tiny", method=method, recipe=recipe, **small), METHODS[method]
+    task = "pairs" if method == "zero_shot" else "ten"
+    run, kind = Run(task=task, model="tiny", method=method, recipe=recipe, **small), METHODS[method]
     record = adaprune.adapt(run)
     assert record == read_record(Path("out") / f"{run.name}.json")
     assert record["run"] == run.model_dump()
     assert record["weights_intact"] is kind.weights_intact
     assert (record["mask"] is not None) == kind.mask
     assert mask_file(run).exists() == (kind.mask and kind.weights_intact)
+    answers, scores = read_answers(paths_of(record_path(run)).answers)
+    assert len(answers) == 4 and scores.mean() == pytest.approx(record["metrics"]["validation"]["accuracy"], abs=0.1)
     if method == "features":  # a head of 2 layers, width 16, 2 classes, and nothing else
         assert record["cost"]["shipped_bytes"] == 4 * (2 + 16 * 16 + 16 + 2 * 16 + 2)
     assert set(record["metrics"]["validation"]) == {"accuracy", "f1_macro"}
     assert record["environment"]["data_fingerprint"] and record["environment"]["model_revision"].startswith("sha256:")
-    expected = [f"out/{run.name}.json"]
+    expected = [f"out/{run.name}.json", f"out/answers/{run.name}.npz"]
     if kind.mask and kind.weights_intact:
         expected += [f"out/masks/{run.name}.json", f"out/masks/{run.name}.safetensors"]
+        assert load_mask(mask_file(run)).card["pooling"] == "cls"  # the tiny checkpoint's own
     if method == "finetune":  # what a pupil learns from
         expected += [f"out/teachers/{run.name}.safetensors"]
-    found = [path for path in left_behind(run) if path not in ("out/masks", "out/teachers")]
-    own = [path for path in found if re.sub(r"\.(json|safetensors)$", "", Path(path).name) == run.name]
+    found = [path for path in left_behind(run) if path not in ("out/answers", "out/masks", "out/teachers")]
+    own = [path for path in found if re.sub(r"\.(json|npz|safetensors)$", "", Path(path).name) == run.name]
     assert own == sorted(expected)
     assert {Path(path).stem for path in found} == {path.stem for path in Path("out").glob("*.json")}  # no other files
     assert not checkpoints_of(run).exists()
@@ -204,6 +211,42 @@ def test_a_finished_run_of_other_rows_or_another_recipe_is_refused(ask, ten_sent
     path.write_text(path.read_text().replace('"reach": 0.4', '"reach": 0.7'))
     with pytest.raises(ValueError, match=r"reach was 0.7, is 0.4: choose another results_dir, or delete the record"):
         adaprune.adapt(run)
+
+
+def test_a_finished_run_from_before_pooling_was_a_run_with_cls(ask):
+    """Its plan does not say. The paper's recipe has it so today, the tuned one has the checkpoint's own."""
+    for recipe in ("paper", "tuned"):
+        run = ask(method="features", recipe=recipe)
+        first = adaprune.adapt(run)
+        assert first["environment"]["plan"]["pooling"] == {"paper": "cls", "tuned": "own"}[recipe]
+        path = record_path(run)
+        old, count = re.subn(r',\n\s+"pooling": "(cls|own)"', "", path.read_text())
+        assert count == 1
+        path.write_text(old)
+        assert "pooling" not in read_record(path)["environment"]["plan"]
+    with pytest.raises(ValueError, match="pooling was 'cls', is 'own': choose another results_dir, or delete"):
+        adaprune.adapt(run)
+    assert adaprune.adapt(ask(method="features", recipe="paper"))["metrics"]
+
+
+READS = [
+    ({}, "own", "mean"),
+    ({"recipe": "paper"}, "cls", "cls"),
+    ({"pooling": "cls"}, "cls", "cls"),
+    ({"recipe": "paper", "pooling": "mean"}, "mean", "mean"),
+]
+
+
+@pytest.mark.parametrize(("fields", "asked", "pooling"), READS)
+def test_the_head_reads_as_the_checkpoint_was_made_unless_told(ask, tmp_path, fields, asked, pooling):
+    shutil.copytree("tiny", "pooled")
+    (tmp_path / "pooled" / "1_Pooling").mkdir()
+    (tmp_path / "pooled" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    run = ask(model="pooled", method="magnitude", **fields)
+    record = adaprune.adapt(run)
+    mask = load_mask(mask_file(run))
+    assert mask.card["pooling"] == pooling and apply_mask(load_encoder("pooled").model, mask).head.pooling == pooling
+    assert record["environment"]["plan"]["pooling"] == asked
 
 
 def test_the_seed_decides(ask):
@@ -428,7 +471,7 @@ def test_a_method_of_ones_own_bears_its_name_everywhere(ask, forget):
     assert record["run"] == run.model_dump()
     assert record == read_record(Path("out") / f"{run.name}.json")
     masks = ["out/masks", f"out/masks/{run.name}.json", f"out/masks/{run.name}.safetensors"]
-    assert left_behind(run) == sorted([f"out/{run.name}.json", *masks])
+    assert left_behind(run) == sorted([f"out/{run.name}.json", *masks, "out/answers", f"out/answers/{run.name}.npz"])
     assert record["weights_intact"] is True
     stored, weights = load_mask(mask_file(run)), maskable(load_encoder("tiny").model)
     assert stored.card["method"] == "smallest"
@@ -463,8 +506,10 @@ def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget
     assert record["weights_intact"] is False and record["mask"] is None
     every = sum(parameter.numel() for parameter in load_encoder("tiny").model.parameters())
     assert record["cost"]["shipped_bytes"] == 4 * (every + 2 + 16 * 16 + 16 + 2 * 16 + 2)
-    with pytest.raises(ValueError, match="mask must not be null for method centred"):
+    with pytest.raises(ValueError, match="method 'centred' says mask=True and left none"):
         adaprune.adapt(ask(results_dir="other"), method=replace(open_about_it, mask=True))
+    with pytest.raises(ValueError, match="method 'smallest' says mask=False and left a mask"):
+        adaprune.adapt(ask(results_dir="other"), method=Method(smallest, line=LINE, mask=False))
     assert not left_behind(ask(results_dir="other"))
 
 

@@ -95,7 +95,7 @@ from adaprune.report import drawings
 from tests.data import test_tasks
 from tests.report import test_figures, test_sweeps
 
-test_figures.test_each_method_has_one_colour_and_one_marker()
+test_figures.test_each_method_has_one_colour_and_one_marker_which_it_says_itself()
 test_figures.test_colours_differ_in_greyscale()
 test_sweeps.test_committed_tables_hold_what_they_promise()
 test_tasks.test_glue_has_the_nine_tasks_with_official_metrics()

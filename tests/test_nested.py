@@ -1,5 +1,8 @@
 """One run cut at every sparsity: its own score comes back, cuts are exact and nested, misuse is told."""
 
+import importlib
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,12 @@ import adaprune
 from adaprune import evaluate_at
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.ranks import ranks, read_ranks
-from adaprune.runs.paths import paths_of, record_path
+from adaprune.runs.paths import mask_path, paths_of, record_path
+from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record, write_record
 from adaprune.runs.run import Run
+
+nested = importlib.import_module("adaprune.nested")
 
 
 @pytest.fixture
@@ -55,6 +61,30 @@ def test_a_run_is_cut_at_every_sparsity(ask, scope):
     scores = read_ranks(paths_of(record_path(run)).theta, masks)
     half, tenth = keep_top(scores, 0.5), keep_top(scores, 0.1)
     assert all(torch.equal(half[name], masks[name]) and not (tenth[name] & ~half[name]).any() for name in masks)
+
+
+@pytest.mark.parametrize("refit", [0.0, 1.0])
+@pytest.mark.parametrize("said", [True, False])
+def test_a_head_reads_as_when_it_was_trained_whatever_the_recipe_says_now(ask, tmp_path, monkeypatch, said, refit):
+    """Of a mask file from before heads could read a mean (not ``said``) that is [CLS]."""
+    run = ask(sparsity=0.5)
+    adaprune.adapt(run)
+    mask, read, real = adaprune.load_mask(mask_path(run)), [], nested.score
+    if not said:
+        card = {"labels": mask.card["labels"], "heads": mask.card["heads"]}
+        adaprune.save_mask(mask_path(run), mask.masks, mask.head, card, adaprune.load_encoder("tiny").model)
+        assert "pooling" not in adaprune.load_mask(mask_path(run)).card
+    shutil.copytree("tiny", "pooled")
+    (tmp_path / "pooled" / "1_Pooling").mkdir()
+    (tmp_path / "pooled" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (tmp_path / "tiny").unlink()
+    (tmp_path / "tiny").symlink_to("pooled")
+    assert (plan_for(run).pooling, adaprune.load_encoder("tiny").pooling) == ("own", "mean")
+    monkeypatch.setattr(nested, "score", lambda job, done: read.append(job.model.head.pooling) or real(job, done))
+    found = evaluate_at(run, [0.5], refit_head_epochs=refit)
+    assert read == ["cls"]
+    if not refit:
+        assert found["score"].item() == read_record(record_path(run))["metrics"]["validation"]["accuracy"]
 
 
 def test_the_head_is_fitted_again_under_each_mask(ask, monkeypatch):

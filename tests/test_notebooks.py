@@ -137,10 +137,32 @@ def test_the_parameters_of_01_adapt_are_the_fields_of_run():
 
 
 def test_the_help_of_01_adapt_is_that_of_run():
-    lines = parameters(ADAPT).source.splitlines()
+    lines = [line for line in parameters(ADAPT).source.splitlines() if not line.startswith("#")]
     for line, (name, field) in zip(lines, Run.model_fields.items(), strict=True):
         assert line.startswith(f"{name}: ")
         assert line.partition("  # ")[2].startswith(field.description)
+
+
+def test_the_parameters_of_01_adapt_are_in_the_groups_of_run():
+    """The lines above the groups are those of run.py, above the same fields."""
+    written = parameters(ADAPT).source
+    source = (ROOT / "adaprune" / "runs" / "run.py").read_text(encoding="utf8")
+    groups = {name: heading for heading, name in re.findall(r"^    (# .*)\n    (\w+): ", source, re.M)}
+    assert list(groups.values()) == [
+        "# What: all that most people need.",
+        "# How: the recipe decides what is left open.",
+        "# Where: on what it runs, and what it leaves beside record and mask.",
+    ]
+    assert {name: heading for heading, name in re.findall(r"^(# .*)\n(\w+): ", written, re.M)} == groups
+    assert len(re.findall("^#", written, re.M)) == len(groups)
+
+
+def test_papermill_explains_every_parameter():
+    command = [sys.executable, "-m", "papermill", "--help-notebook", str(ADAPT)]
+    told = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    for name, value in defaults(ADAPT).items():
+        shown = f'"{value}"' if isinstance(value, str) else value
+        assert f"{name}: {type(value).__name__} (default {shown}) {Run.model_fields[name].description}" in told
 
 
 def test_01_adapt_ends_with_the_record():
@@ -197,7 +219,10 @@ COMPARE = ROOT / "notebooks" / "02_compare.ipynb"
 
 
 def test_comparison_has_the_same_bytes_again_and_refuses_what_it_cannot_compare(tmp_path):
-    """One kernel: no folder, records twice, one of another schema; tasks with and without the paper's curve."""
+    """One kernel: no folder, records twice, one of another schema; tasks with and without the paper's curve.
+
+    One record is of a user's own method, which the kernel does not know.
+    """
     scores = {"stsb": ("spearman", 0.8), "mrpc": ("accuracy", 0.7)}
     for task, (metric, score) in scores.items():
         for method in ("adaprune", "magnitude", "finetune"):
@@ -205,6 +230,10 @@ def test_comparison_has_the_same_bytes_again_and_refuses_what_it_cannot_compare(
                 run = Run(task=task, method=method, seed=seed, results_dir=str(tmp_path / "out"))
                 metrics = {"validation": {metric: score + seed / 64}, "selection": {}, "primary": metric}
                 write_record(make_record(run, metrics=metrics), run)
+    run = Run(task="stsb", method="features", results_dir=str(tmp_path / "out"))
+    known = write_record(make_record(run), run)
+    own = known.read_text().replace('"features"', '"of_ones_own"').replace('"f1"', '"spearman"')
+    known.rename(known.with_stem("own")).write_text(own)
     before, first, *rest = (cell.source for cell in code(COMPARE))
     asked = ['results_dir, figures_dir = "out", "one"', first, *rest, 'figures_dir = "two"', *rest]
     old = """path = next(Path("out").glob("*.json"))
@@ -219,14 +248,16 @@ path.write_text(path.read_text().replace('schema_version": 1', 'schema_version":
     assert "has schema_version 7, this adaprune reads 1" in errors[1].evalue and ".json" in errors[1].evalue
     assert all(len(error.traceback) == 1 for error in errors)
     printed_there = "".join(output.get("text", "") for cell in notebook.cells for output in cell.outputs)
-    assert "differences 2, could be tested 0, significant 0" in printed_there  # both seeds differ by the same
+    assert "differences 3, could be tested 0, significant 0" in printed_there  # both seeds differ by the same
 
     pictures = [*(f"fig2_{task}" for task in scores), "extra_retention"]
     names = {f"{picture}.{suffix}" for picture in pictures for suffix in ("svg", "png")} | {"table_out.md"}
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert set(one) == names and one == two
     for picture in ("fig2_mrpc", "fig2_stsb", "extra_retention"):
-        assert b"epochs: the recipe's; seeds a point: 2" in one[f"{picture}.svg"]
+        seeds = "1 to 2" if picture == "fig2_stsb" else "2"
+        assert f"epochs: the recipe's; seeds a point: {seeds}".encode() in one[f"{picture}.svg"]
+    assert b"of_ones_own" in one["fig2_stsb.svg"] and b"| of_ones_own | - | 0.750 (1) |" in one["table_out.md"]
     assert b"the paper: BERT-base" not in one["fig2_mrpc.svg"] and len(one["fig2_stsb.svg"]) > len(one["fig2_mrpc.svg"])
 
 
@@ -243,7 +274,7 @@ WRONG = {
     "sparsity = 'half'": "sparsity must be a number, got 'half'",
     "sparsity = 1.0": "sparsity must lie in [0, 1), got 1.0",
     "sparsity = float('nan')": "sparsity must be a finite number, got nan",
-    "method = 'foo'": "method must be one of 'adaprune', 'finetune', 'features', 'random', 'magnitude', ",
+    "method = 'foo'": "method must be one of 'adaprune', 'finetune', 'features', 'majority', 'probe', ",
     "recovery = 'false'": "recovery must be True or False, got 'false' (str): write False, with a capital letter",
     "task = 100000.0": "task must be text, got 100000.0 (float)",
     "seed = None": "seed must be a whole number, got None",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from adaprune.methods import METHODS
 from adaprune.report import contrasts
 from adaprune.report.comparison import curves, retained, with_ways
 from adaprune.runs.records import table
@@ -23,8 +24,6 @@ ABLATED = {
     "mask shuffled within its matrices": {"ablation": "shuffle"},
     "weights x N(1, 0.01)": {"ablation": "head", "noise": 0.01},
     "weights x N(1, 0.1)": {"ablation": "head", "noise": 0.1},
-    "no recovery": {"recovery": False},
-    "theta starts constant": {"initial_theta": "constant"},
     "theta starts normal": {"initial_theta": "normal"},
     "theta starts uniform": {"initial_theta": "uniform"},
     "t_s = 0.1": {"temperature": 0.1},
@@ -68,6 +67,17 @@ def test_the_tables_of_the_recipe_say_what_the_records_say(heading, folder):
         told = [math.nan if cell == "-" else float(cell) for cell in (*scores, *spread, worst)]
         assert told == pytest.approx(expected, abs=5.1e-4, nan_ok=True), key
         assert int(seeds) == of_task.size().min(), key
+
+
+def test_the_table_of_methods_is_what_they_say_of_themselves():
+    """After a change of a method's line, source or kind: put the lines that fail here into the README."""
+    left = {True: "a mask", False: "no mask"}
+    weights = {True: "weights intact", False: "weights trained"}
+    told = [
+        f"| `{m.name}` | {m.line} | {m.source or '-'} | {left[m.mask]}, {weights[m.weights_intact]} |"
+        for m in METHODS.values()
+    ]
+    assert "\n".join(["| `method` | what it does | source | what it leaves |", "|---|---|---|---|", *told]) in README
 
 
 def test_the_majority_class_and_what_it_keeps(glue_dir):
@@ -115,6 +125,31 @@ def test_the_table_of_ablations_says_what_the_records_say():
         means = [of_task.mean().get(task, math.nan) for task in ("stsb", "mrpc")]
         told = [math.nan if cell == "-" else float(cell) for cell in cells]
         assert told == pytest.approx(means, abs=5.1e-4, nan_ok=True), name
+        assert int(seeds) == of_task.size().min(), name
+
+
+MADE_AGAIN = {
+    "recovery, the sparsity stands at the end": {"reach": 1.0},
+    "no recovery, the sparsity stands at the end": {"reach": 1.0, "recovery": False},
+    "recovery, the sparsity stands after 0.4 of the steps": {},
+    "no recovery, the sparsity stands after 0.4 of the steps": {"recovery": False},
+    "theta starts constant": {"initial_theta": "constant"},
+    "theta starts normal": {"initial_theta": "normal"},
+    "theta starts uniform": {"initial_theta": "uniform"},
+}
+
+
+def test_the_control_made_again_says_what_the_records_say():
+    records = table(ROOT / "results" / "ablations")
+    shown = rows("### Recovery, made again", 5)
+    assert list(shown) == list(MADE_AGAIN)
+    for name, (*cells, _, seeds) in shown.items():
+        found = contrasts.select(records, {"method": "adaprune", **MADE_AGAIN[name]})
+        of_task = found.groupby("task")["score"]
+        means = [of_task.mean().get(task, math.nan) for task in ("stsb", "cola", "mrpc")]
+        assert [math.nan if cell == "-" else float(cell) for cell in cells] == pytest.approx(
+            means, abs=5.1e-4, nan_ok=True
+        )
         assert int(seeds) == of_task.size().min(), name
 
 

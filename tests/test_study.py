@@ -1,6 +1,7 @@
 """The study's runner, its tables, and the notebooks that read what it made."""
 
 import csv
+import json
 import os
 import sys
 from pathlib import Path
@@ -46,31 +47,6 @@ def test_the_rows_of_a_sweep_run_side_by_side_and_a_failure_stops_nothing(small,
     assert "allocation of magnitude" in (tmp_path / "runs" / "s" / f"{runs[0].name}.log").read_text()
 
 
-def test_pupils_wait_for_their_teachers(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    started = []
-    monkeypatch.setattr(study, "ADAPT", "import sys")  # a process that does nothing
-    real = study.Progress.note
-    monkeypatch.setattr(
-        study.Progress, "note", lambda self, event, n: started.append((event, n)) or real(self, event, n)
-    )
-    runs = [Run(teacher="x.json", seed=n) for n in range(2)] + [Run(seed=9)]
-    assert study.study(runs, 3, "", tmp_path / "logs") == []
-    assert started[:2] == [("job_started", 2), ("job_finished", 2)] and len(started) == 6
-
-
-def test_ablations_wait_for_the_runs_they_start_from(tmp_path, monkeypatch):
-    """Each of the three waves is over before the next starts, whatever the order of the rows."""
-    monkeypatch.setattr(study, "ADAPT", "import sys")
-    seen = []
-    monkeypatch.setattr(study.Progress, "note", lambda self, event, n: seen.append((event, n)) or "")
-    plain, taught = {"results_dir": str(tmp_path)}, {"results_dir": str(tmp_path), "teacher": "x.json"}
-    runs = [Run(**more, ablation=a) for a in ("head", "") for more in (taught, plain)]
-    assert study.study(runs, 4, "", tmp_path / "logs") == []
-    assert [n for event, n in seen if event == "job_started"][:2] == [3, 2]
-    assert seen[:4] == [("job_started", 3), ("job_finished", 3), ("job_started", 2), ("job_finished", 2)]
-
-
 def test_a_device_is_what_the_process_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     seen = {
@@ -106,14 +82,14 @@ def test_the_recipe_sweep_is_what_the_targets_ask_for():
     assert found == expected and len(runs) == len(expected)
 
 
-@pytest.mark.parametrize(("sweep", "pupils"), [("recipe", 48), ("recipe_study", 13), ("base_size", 2)])
+@pytest.mark.parametrize(("sweep", "pupils"), [("recipe", 48), ("base_size", 2)])
 def test_pupils_have_their_teacher_in_the_sweep(sweep, pupils):
-    """Their own seed's, but for the study's second seed, which learns from the first one's teacher."""
+    """And it is their own seed's."""
     runs = read_sweep(ROOT / "sweeps" / f"{sweep}.tsv", results_dir=f"results/{sweep}")
     teachers = {str(record_path(run)): run for run in runs if run.method == "finetune"}
     taught = [run for run in runs if run.teacher]
     assert len(taught) == pupils
-    shared = ["task", "model", "epochs", "max_train_examples", "precision"] + ["seed"] * (sweep != "recipe_study")
+    shared = ["task", "model", "epochs", "max_train_examples", "precision", "seed"]
     for run in taught:
         assert all(getattr(teachers[run.teacher], name) == getattr(run, name) for name in shared), run.name
 
@@ -153,44 +129,66 @@ def own_kernel(monkeypatch):
 
 
 def test_the_study_notebook_shows_means_differences_and_what_was_not_run(tmp_path, own_kernel):
-    """Records of the reference and of one idea at 0.5, of another for one of two tasks only."""
-    ways = [("", ""), ("0.001", ""), ("", "gradient")]
-    head = "task method sparsity learning_rate initial_theta".split()
-    rows = [[task, "adaprune", level, *way] for way in ways for level in ("0.5", "0.9") for task in ("stsb", "mrpc")]
-    (tmp_path / "s.tsv").write_text("\n".join("\t".join(row) for row in [head, *rows]) + "\n")
+    """Of the reference and of one idea at 0.5 on two tasks, of others on one of them only; one was asked in a field
+    that `Run` no longer has, and a third task has a teacher but no reference.
+    """
     told = ["as before,,better,", "faster,learning_rate=0.001,worse,no", "by slope,initial_theta=gradient,level,yes"]
+    told += ["by turns,step_rule=sgd learning_rate=0.001,worse,no", "bigger,batch_size=64,better,"]
     (tmp_path / "i.csv").write_text("\n".join(["idea,settings,prediction,kept", *told, "other,not built,none,"]) + "\n")
-    asked = {"results_dir": "out", "figures_dir": "out", "ideas_file": "i.csv", "sweep": "s.tsv"}
-    assert "0 of 12 runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
-    assert "(" not in (tmp_path / "out" / "table_recipe_study.md").read_text()
-    runs = read_sweep(tmp_path / "s.tsv", results_dir=str(tmp_path / "out"))
-    for number, score in zip((0, 1, 4, 5, 8), (0.5, 0.7, 0.6, 0.75, 0.9), strict=True):
+    asked = {"results_dir": "out", "figures_dir": "out", "ideas_file": "i.csv"}
+    with pytest.raises(CellExecutionError, match="out is not a folder"):
+        execute("06_recipe_study.ipynb", tmp_path, **asked)
+
+    def write(score, task, level=0.5, retired=None, **more):
+        run = Run(task=task, sparsity=level, epochs=3.0, results_dir=str(tmp_path / "out"), **more)
         metrics = {"validation": {"f1": 0.1}, "selection": {"f1": score}, "primary": "f1"}
-        write_record(make_record(runs[number], metrics=metrics), runs[number])
-    assert "5 of 12 runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
+        path = write_record(make_record(run, metrics=metrics), run)
+        if retired:
+            record = json.loads(path.read_text())
+            path.unlink()
+            path.with_stem("older").write_text(json.dumps({**record, "run": record["run"] | retired}))
+
+    write(0.8, "rte", method="finetune")
+    with pytest.raises(CellExecutionError, match="out has no record of adaprune, so no reference"):
+        execute("06_recipe_study.ipynb", tmp_path, **asked)
+    for task, scores in {"stsb": (0.5, 0.6), "mrpc": (0.7, 0.75)}.items():
+        for score, rate in zip(scores, (0.0, 0.001), strict=True):
+            write(score, task, learning_rate=rate)
+    write(0.9, "stsb", initial_theta="gradient")
+    write(0.4, "stsb", 0.9, learning_rate=0.001, retired={"step_rule": "sgd"})
+    assert "6 runs; 4 of 5 ideas have one." in execute("06_recipe_study.ipynb", tmp_path, **asked)
     lines = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
     cells = {tuple(cell.strip() for cell in line.strip("|").split("|"))[2]: line for line in lines[3:] if line}
     assert "| 0.600 (+0.000) | not run | open |" in cells["as it stands"]
     assert "| 0.675 (+0.075) | not run | no |" in cells["learning_rate=0.001"]
     assert "| not run | not run | yes |" in cells["initial_theta=gradient"]  # one task is no mean
+    assert "| not run | not run | no |" in cells["step_rule=sgd learning_rate=0.001"]
+    assert "| not run | not run | open |" in cells["batch_size=64"]
     assert "| - | - | no |" in cells["not built"]
+    write(0.4, "stsb", learning_rate=0.5)
+    with pytest.raises(CellExecutionError, match="AssertionError"):  # a run without an idea
+        execute("06_recipe_study.ipynb", tmp_path, **asked)
 
 
-def test_each_idea_of_the_study_has_rows_and_each_row_an_idea(tmp_path, own_kernel):
-    """The notebook's own assertions, on the committed table and ideas, with or without records."""
-    asked = {"sweep": str(ROOT / "sweeps" / "recipe_study.tsv"), "figures_dir": "out"}
-    asked |= {"ideas_file": str(ROOT / "results" / "recipe_study" / "ideas.csv"), "results_dir": "none"}
-    assert "runs are finished" in execute("06_recipe_study.ipynb", tmp_path, **asked)
-    with open(asked["ideas_file"], newline="") as file:
+def test_each_idea_of_the_study_has_runs_and_each_run_an_idea(tmp_path, own_kernel):
+    """The notebook's own assertions on the committed ideas and records, and the committed table again."""
+    ideas_file = ROOT / "results" / "recipe_study" / "ideas.csv"
+    asked = {"ideas_file": str(ideas_file), "results_dir": str(ideas_file.parent), "figures_dir": "out"}
+    with open(ideas_file, newline="") as file:
         ideas = list(csv.DictReader(file))
-    written = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
-    assert len(written) - 4 == len(ideas) and all(idea["prediction"] for idea in ideas)
+    tried = [idea for idea in ideas if not idea["settings"] or "=" in idea["settings"]]
+    printed = execute("06_recipe_study.ipynb", tmp_path, **asked)
+    gone = [idea for idea in tried if idea["kept"].startswith("withdrawn")]  # their records were of a fault
+    assert f"{len(tried) - len(gone)} of {len(tried)} ideas have one." in printed
+    written = (tmp_path / "out" / "table_recipe_study.md").read_bytes()
+    assert written == (ROOT / "figures" / "table_recipe_study.md").read_bytes()
+    assert len(written.splitlines()) - 4 == len(ideas) and all(idea["prediction"] for idea in ideas)
 
 
 def test_the_sparsity_notebook_cuts_what_has_theta_and_reads_what_had(small, tmp_path, own_kernel):
     common = {"task": small, "model": "tiny", "epochs": 1, "batch_size": 4, "max_length": 16, "results_dir": "out"}
     for level in (0.5, 0.9):
-        adaprune.adapt(Run(**common, sparsity=level, keep_theta=level == 0.5))
+        adaprune.adapt(Run(**common, sparsity=level, keep="theta" if level == 0.5 else ""))
     asked = {"results_dir": "out", "figures_dir": "pictures", "refit_head_epochs": 1.0}
     printed = execute("03_sparsity.ipynb", tmp_path, **asked)
     assert "2 runs of adaprune, 1 with theta at hand" in printed and "within 2 points at" in printed

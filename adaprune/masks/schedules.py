@@ -164,8 +164,8 @@ class SparsityControl:
     def _threshold(self, step: int, thetas: list[Tensor], now: float) -> float | None:
         """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
         if self.kind == "cubic":
-            return quantile_threshold(thetas, self._scheduled(step)) if self._looks(step) else None
-        goal, left = quantile_threshold(thetas, self.target), max(1, self.end - step + 1)
+            return self._quantile(thetas, self._scheduled(step)) if self._looks(step) else None
+        goal, left = self._quantile(thetas, self.target), max(1, self.end - step + 1)
         if not self.recovery:  # what is left of theta starts where the last cut ended, wherever it has moved since
             if math.isinf(goal):
                 return None
@@ -180,7 +180,13 @@ class SparsityControl:
             return None
         shares = self.allocate(thetas, 1 - self._scheduled(step))
         sample = max(1, _SAMPLE // len(thetas))
-        return [quantile_threshold([theta], 1 - share, sample) for theta, share in zip(thetas, shares, strict=True)]
+        return [self._quantile([theta], 1 - share, sample) for theta, share in zip(thetas, shares, strict=True)]
+
+    def _quantile(self, thetas: list[Tensor], sparsity: float, sample: int = _SAMPLE) -> float:
+        """The threshold of a sparsity; without recovery of all theta and never beyond it, as nothing could return."""
+        if self.recovery:
+            return quantile_threshold(thetas, sparsity, sample)
+        return quantile_threshold(thetas, sparsity, sum(theta.numel() for theta in thetas), ties=0.0)
 
     def _looks(self, step: int) -> bool:
         return step % self.interval == 0 or step == self.end

@@ -145,7 +145,7 @@ class Snapshots:
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
         """Moves the threshold as the control does; whether training should stop."""
         stop = self.control.update(step, thetas, threshold)
-        if step % self.every == 0 and PartialState().is_main_process:
+        if step and step % self.every == 0 and PartialState().is_main_process:
             kept = self.control.kept(thetas, threshold)
             masks = {name: mask.cpu() for name, mask in zip(self.names, kept, strict=True)}
             write_tensors(self.folder / f"{step}.safetensors", masks)

@@ -18,5 +18,5 @@ def majority(job: Job) -> Outcome:
 
 
 MAJORITY = Method(
-    majority, line="the commonest class, whatever the text", mask=False, reads=(), colour="#9A9A9A", marker="_",
+    majority, line="the commonest class, whatever the text", mask=False, reads=(), colour="#464646", marker="_",
 )  # fmt: skip

@@ -84,5 +84,5 @@ def _logits(fitted, rows: np.ndarray, job: Job) -> np.ndarray:
 
 PROBE = Method(
     probe, line="a regression on the frozen encoder's sentence vectors, the head unused", mask=False, reads=(),
-    colour="#7A5C00", marker="|",
+    colour="#63558B", marker="|",
 )  # fmt: skip

@@ -24,5 +24,6 @@ def snip(job: Job) -> Outcome:
 
 
 SNIP = Method(
-    snip, line="one-shot, |w dL/dw|", source="Lee, Ajanthan, Torr 2019", colour="#FE7F61", marker="H",
+    snip, line="one-shot, the size of a weight times its gradient", source="Lee, Ajanthan, Torr 2019",
+    colour="#FE7F61", marker="H",
 )  # fmt: skip

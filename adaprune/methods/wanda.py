@@ -30,6 +30,6 @@ def wanda(job: Job) -> Outcome:
 
 
 WANDA = Method(
-    wanda, line="one-shot, |w| times the norm of its input", source="Sun, Liu, Bair, Kolter 2023", colour="#CDD406",
-    marker="d",
+    wanda, line="one-shot, the size of a weight times the norm of its input", source="Sun, Liu, Bair, Kolter 2023",
+    colour="#CDD406", marker="d",
 )  # fmt: skip

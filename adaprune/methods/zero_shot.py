@@ -33,7 +33,7 @@ def zero_shot(job: Job) -> Outcome:
         weights, answers = [], {split: values[:, None] for split, values in cosines.items()}
     else:
         cut, side = _cut(job, cosines["train"])
-        weights = [torch.tensor([cut, side])]
+        weights = [torch.tensor([cut, side], dtype=torch.float32)]
         answers = {split: side * np.stack([cut - values, values - cut], axis=1) for split, values in cosines.items()}
     done = Fit([], 0, time.monotonic() - start, len(cosines["train"]))
     return Outcome(done, updates=weights, answer=answers.__getitem__)
@@ -57,6 +57,6 @@ def _cut(job: Job, cosines: np.ndarray) -> tuple[float, float]:
 
 
 ZERO_SHOT = Method(
-    zero_shot, line="the cosine of two texts' vectors, nothing trained", mask=False, reads=(), colour="#B59B4A",
+    zero_shot, line="the cosine of two texts' vectors, nothing trained", mask=False, reads=(), colour="#4A3800",
     marker="1",
 )  # fmt: skip

@@ -174,9 +174,10 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:
-    """The fields of `Run`, and those it has had, that can make one way out of a method, or another."""
+    """The fields of `Run`, and those it has had, that make ways out of a method; the teacher last."""
     fields = [*Run.model_fields, *(name for name in RETIRED if name in runs)]
-    return [name for name in fields if name not in {"task", *AXES, *SETTING, *RESULT_NEUTRAL}]
+    others = [name for name in fields if name not in {"task", "teacher", *AXES, *SETTING, *RESULT_NEUTRAL}]
+    return [*others, "teacher"]
 
 
 def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from adaprune.methods import METHODS
-from adaprune.report.statistics import SIGNIFICANT, holm, within_cells_test
+from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_test
 from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
 
 BUDGET = ("model", "max_train_examples", "epochs", "batch_size", "precision", "max_length")
 CELL = ("task", "sparsity", *BUDGET)  # pairs that agree here differ in their seeds alone
+AT_CHANCE = 0.02  # a score that is no further above a constant prediction's shows nothing learned
 
 
 def mask_counts(records: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
@@ -70,49 +73,90 @@ def contrast(records: pd.DataFrame, ours: dict[str, Any], theirs: dict[str, Any]
     return pairs.assign(difference=pairs["score"] - pairs["score_theirs"])
 
 
-def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]]) -> list[str]:
+def chance_of(records: pd.DataFrame) -> dict[str, float]:
+    """The score of a constant prediction on each task that has a majority record; 0 for correlations."""
+    found = records[(records["method"] == "majority") & (records["ablation"] == "")]
+    return found.groupby("task")["score"].mean().to_dict()
+
+
+def cells(pairs: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
+    """One row per cell of the pairs of `contrast`: what each says, and whether it may count.
+
+    Columns: those of ``CELL``; ``pairs``; ``score``, ``score_theirs``, ``difference`` (means over seeds); ``rows_low``,
+    ``rows_high``, the 95 % interval of the mean difference over resampled dev rows (paired bootstrap; NaN unless
+    ``records`` came from `gains.with_rows`); ``left_out``: "" or why the cell does not count: "one pair" has no spread
+    over seeds, and "both at chance" compares two failures (neither mean is more than 0.02 above ``chance``).
+    """
+    rows = []
+    for key, group in pairs.groupby(list(CELL)):
+        ours, theirs = group["score"].mean(), group["score_theirs"].mean()
+        floor = chance.get(key[0], -math.inf)
+        why = "both at chance" if max(ours, theirs) <= floor + AT_CHANCE else "one pair" if len(group) < 2 else ""
+        low, high = math.nan, math.nan
+        if "resampled" in group:
+            drawn = np.mean(np.stack(group["resampled"]) - np.stack(group["resampled_theirs"]), axis=0)
+            low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+        rows.append([*key, len(group), ours, theirs, group["difference"].mean(), low, high, why])
+    named = ["pairs", "score", "score_theirs", "difference", "rows_low", "rows_high", "left_out"]
+    return pd.DataFrame(rows, columns=[*CELL, *named])
+
+
+def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]], chance: Mapping[str, float]) -> list[str]:
     """What pairs say of each claim that their difference has a sign (1 or -1) and is larger than a margin.
 
-    "not tested" without pairs; "not confirmed" if the mean difference of any cell (one task, sparsity and budget) is
-    not so; "confirmed" if all are and p < 0.05, by `statistics.within_cells_test` and Holm's correction over the
-    claims; else "right sign, not significant", as where no cell has two seeds. The test speaks of the tasks and
-    sparsities measured: two or three tasks cannot say what others would do.
+    Only cells that count are judged (see `cells`); without one the claim is "not tested". "not confirmed" if the mean
+    difference of any of them is not so; "confirmed" if all are and p < 0.05, by `statistics.within_cells_test` and
+    Holm's correction over the claims; else "right sign, not significant". The test speaks of the tasks and sparsities
+    measured, which the verdict names: two or three tasks cannot say what others would do.
 
     Args:
         claims: for each the pairs of `contrast`, the sign and the margin.
+        chance: of `chance_of`.
     """
-    p = holm([_p(*claim) for claim in claims])
-    return [
-        "not tested"
-        if pairs.empty
-        else "not confirmed"
-        if exceptions(pairs, sign, margin)
-        else "confirmed"
-        if corrected < SIGNIFICANT
-        else "right sign, not significant"
-        for (pairs, sign, margin), corrected in zip(claims, p, strict=True)
-    ]
+    judged = [cells(pairs, chance).query("left_out == ''") for pairs, *_ in claims]
+    p = holm([_p(pairs, found, *rest) for (pairs, *rest), found in zip(claims, judged, strict=True)])
+    said = []
+    for (_, sign, margin), found, corrected in zip(claims, judged, p, strict=True):
+        wrong = found[~(sign * found["difference"] > margin)]
+        if found.empty:
+            said.append("not tested")
+        elif len(wrong):
+            said.append(f"not confirmed: not so for {places(wrong)}")
+        else:
+            verdict = "confirmed" if corrected < SIGNIFICANT else "right sign, not significant"
+            said.append(f"{verdict} for {places(found)}")
+    return said
 
 
-def exceptions(pairs: pd.DataFrame, sign: int, margin: float) -> list[str]:
-    """The cells whose mean difference is not of this sign and larger than the margin, by task and sparsity."""
-    means = sign * pairs.groupby(list(CELL))["difference"].mean()
-    return [f"{task} at {sparsity:g}" for task, sparsity, *_ in means.index[~(means > margin)]]
+def places(found: pd.DataFrame) -> str:
+    """Tasks and sparsities of `cells`, as a sentence has them.
+
+    >>> places(pd.DataFrame({"task": ["cola", "stsb", "stsb"], "sparsity": [0.5, 0.2, 0.9]}))
+    'cola at 0.5; stsb at 0.2, 0.9'
+    """
+    levels = found.groupby("task")["sparsity"].unique()
+    return "; ".join(f"{task} at {', '.join(f'{level:g}' for level in sorted(of))}" for task, of in levels.items())
 
 
-def _p(pairs: pd.DataFrame, sign: int, margin: float) -> float:
-    if pairs.empty:
+def _p(pairs: pd.DataFrame, judged: pd.DataFrame, sign: int, margin: float) -> float:
+    if judged.empty:
         return float("nan")
+    pairs = pairs.merge(judged[list(CELL)])
     return within_cells_test(pairs["difference"] - sign * margin, pairs.groupby(list(CELL)).ngroup())
 
 
-def evidence(pairs: pd.DataFrame) -> str:
-    """The numbers behind `verdicts`: for each task the mean of both sides, the number of pairs and the sparsities."""
+def evidence(pairs: pd.DataFrame, chance: Mapping[str, float]) -> str:
+    """The numbers behind `verdicts`, a cell at a time: both means, how many pairs, the interval over dev rows."""
     told = []
-    for task, of_task in pairs.groupby("task"):
-        ours, theirs = of_task["score"].mean(), of_task["score_theirs"].mean()
-        levels = ", ".join(f"{level:g}" for level in sorted(set(of_task["sparsity"])))
-        told.append(f"{task} {ours:.3f} against {theirs:.3f} ({len(of_task)}, at {levels})")
+    for cell in cells(pairs, chance).itertuples():
+        model = "" if cell.model == "minilm" else f"{cell.model}, "
+        size = f"{cell.max_train_examples:,}" if cell.max_train_examples else "all"
+        length = f"{cell.epochs:g}" if cell.epochs else "the recipe's"
+        line = f"{cell.task} at {cell.sparsity:g} ({model}{size} rows, {length} epochs): "
+        line += f"{cell.score:.3f} against {cell.score_theirs:.3f}"
+        count = f"{cell.pairs} pair{'s' * (cell.pairs > 1)}"
+        rows = "" if math.isnan(cell.rows_low) else f"; over dev rows [{cell.rows_low:+.3f}, {cell.rows_high:+.3f}]"
+        told.append(f"{line} ({count}{rows}{'; left out, ' + cell.left_out if cell.left_out else ''})")
     return "; ".join(told) or "-"
 
 

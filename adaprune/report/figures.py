@@ -144,7 +144,7 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
         look = {"color": colour, "marker": markers[number % len(markers)], "mfc": colour if intact else "white"}
         look |= {"ms": 7, "label": way}
         dashes = LINE_STYLES[number % len(LINE_STYLES)]
-        if line["sparsity"].notna().all():
+        if line["sparsity"].notna().all() if known is None else known.mask:  # the paper gives all methods a sparsity
             spread = [line["mean"] - line["low"], line["high"] - line["mean"]]
             ax.errorbar(line["sparsity"].map(places), line["mean"], spread, ls=dashes, lw=1.5, capsize=3, **look)
         else:

@@ -87,5 +87,5 @@ def register(method: Method) -> Method:
 
 def _same_place(one: Callable, other: Callable) -> bool:
     """Whether two functions come from one definition: a cell or module that is run again makes a new one."""
-    own = not one.__module__.startswith("adaprune.")
-    return own and (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    places = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (one, other)]
+    return places[0] == places[1] and all(places[0]) and not places[0][0].startswith("adaprune.")

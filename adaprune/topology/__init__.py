@@ -7,4 +7,15 @@ Imports `masks`, and of `training` the progress bar.
 from adaprune.topology import graphs, overlap
 from adaprune.topology.overlap import jaccard, kept_by
 from adaprune.topology.spectra import composed, degrees, spectrum
-from adaprune.topology.structure import arrays, blocks, connected_components, effective, heads_of, inner, matrix, report
+from adaprune.topology.structure import (
+    ATTENTION,
+    FFN,
+    arrays,
+    blocks,
+    connected_components,
+    effective,
+    heads_of,
+    inner,
+    matrix,
+    report,
+)

@@ -161,7 +161,7 @@ def _pooling(source: str, revision: str | None) -> str:
     try:
         said = json.loads(_text(source, "1_Pooling/config.json", revision) or "{}")
         return "mean" if said.get("pooling_mode_mean_tokens") or said.get("pooling_mode") == "mean" else "cls"
-    except (ValueError, AttributeError):  # no JSON, or no object
+    except (ValueError, AttributeError, RecursionError):  # no JSON, or no object
         return "cls"
 
 

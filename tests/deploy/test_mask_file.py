@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig
 
-from adaprune.deploy import mask_file
+from adaprune.deploy import mask_file, serving, task_inference
 from adaprune.deploy.mask_file import apply_mask, load_mask, save_mask
 from adaprune.masks.layers import attach, detach, maskable, set_masks
-from adaprune.training.encoders import tensor_hash, tensor_hashes
+from adaprune.training.encoders import Encoder, tensor_hash, tensor_hashes
 from adaprune.training.heads import AdaptationHead, AdaptedModel
 
 TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -618,3 +618,123 @@ def test_an_unwritable_folder_is_named(saved, monkeypatch):
         save_mask(saved, masks_of(encoder), head_of(), CARD, encoder)
     monkeypatch.undo()
     assert saved.read_bytes() == before
+
+
+# ---- pooling
+
+
+def pooled_file(folder: Path, name: str = "a", pooling: object = "mean", seed: int = 1, **said) -> Path:
+    """A mask file of two classes whose card has this pooling; of "absent" it has none, as old cards."""
+    encoder, generator = encoder_of(), torch.Generator().manual_seed(seed)
+    masks = {n: torch.rand(m.weight.shape, generator=generator) < 0.5 for n, m in maskable(encoder).items()}
+    head = {n: torch.randn(t.shape, generator=generator) for n, t in head_of(2).items()}
+    card = {**CARD, "labels": ["no", "yes"], **({} if pooling == "absent" else {"pooling": pooling}), **said}
+    return save_mask(folder / f"{name}.safetensors", masks, head, card, encoder)
+
+
+def padded_batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(1, 50, (4, 9), generator=torch.Generator().manual_seed(3))
+    attention = torch.ones_like(ids)
+    attention[1, 6:], attention[3, 2:] = 0, 0
+    return {"input_ids": ids, "attention_mask": attention}
+
+
+@torch.no_grad()
+def logits_by_hand(path: Path, pooling: str) -> torch.Tensor:
+    """w0 * m on a base of its own, one row at a time without its padding, and the head's two products."""
+    encoder, mask, rows = encoder_of(), load_mask(path), []
+    for name, kept in mask.masks.items():
+        encoder.get_parameter(name).mul_(kept)
+    head = mask.head
+    for ids, attention in zip(*padded_batch().values(), strict=True):
+        states = encoder(input_ids=ids[attention.bool()][None], output_hidden_states=True).hidden_states[1:]
+        vectors = torch.stack([(x[0, 0] if pooling == "cls" else x[0].mean(0)) for x in states])
+        z = head["mix"].softmax(0) @ vectors
+        hidden = (head["hidden.weight"] @ z + head["hidden.bias"]).clamp(min=0)
+        rows.append(head["output.weight"] @ hidden + head["output.bias"])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("pooling", "read"), [("mean", "mean"), ("cls", "cls"), ("absent", "cls")])
+def test_a_head_reads_by_its_cards_pooling_wherever_it_is_used(tmp_path, pooling, read):
+    """Alone, served, and served again after save_pretrained; old cards without a word are cls."""
+    path = pooled_file(tmp_path, pooling=pooling)
+    expected, batch = logits_by_hand(path, read), padded_batch()
+    other = logits_by_hand(path, "cls" if read == "mean" else "mean")
+    assert (expected - other).abs().max() > 0.1
+    assert load_mask(path).card.get("pooling", "absent") == pooling
+    alone = apply_mask(encoder_of(), load_mask(path))
+    assert alone.head.pooling == read
+    given = apply_mask(AdaptedModel.for_task(encoder_of(), 2, pooling="cls"), load_mask(path))
+    served = serving.MaskedEncoder(Encoder(encoder_of(), None, "tiny", "unknown"))
+    served.add_task("one", path)
+    served.save_pretrained(tmp_path / "all")
+    again = serving.MaskedEncoder(Encoder(encoder_of(), None, "tiny", "unknown"))
+    again.add_task("one", tmp_path / "all" / "one.safetensors")
+    with torch.no_grad():
+        for model in (alone, given, served, again):
+            torch.testing.assert_close(model(**batch).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_which_task_a_text_belongs_to_is_asked_of_heads_that_pool_alike(tmp_path, pooling):
+    """Entropies by hand, and SupSup's slope as the derivative of the mixed model's entropy by its shares."""
+    paths = {name: pooled_file(tmp_path, name, pooling, seed) for seed, name in ((1, "one"), (2, "two"))}
+    served = serving.MaskedEncoder(Encoder(encoder_of(), None, "tiny", "unknown"))
+    for name, path in paths.items():
+        served.add_task(name, path)
+    entropies = task_inference.task_entropies(served, **padded_batch())
+    for name, path in paths.items():
+        p = logits_by_hand(path, pooling).double().softmax(1)
+        expected = -(p * p.log()).sum(1) / np.log(2)
+        torch.testing.assert_close(entropies[name].double(), expected, rtol=1e-4, atol=1e-5)
+
+    encoder, masks = encoder_of().double(), [load_mask(path) for path in paths.values()]
+    share = torch.tensor([0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    mixed = {n: encoder.get_parameter(n) * sum(a * m.masks[n] for a, m in zip(share, masks, strict=True))
+             for n in masks[0].masks}  # fmt: skip
+    head = {n: sum(a * m.head[n].double() for a, m in zip(share, masks, strict=True)) for n in masks[0].head}
+    batch = padded_batch()
+    asked = {**batch, "output_hidden_states": True}
+    states = torch.func.functional_call(encoder, mixed, kwargs=asked).hidden_states[1:]
+    present = batch["attention_mask"][..., None].double()
+    vectors = [x[:, 0] if pooling == "cls" else (x * present).sum(1) / present.sum(1) for x in states]
+    z = torch.einsum("l,lbw->bw", head["mix"].softmax(0), torch.stack(vectors))
+    hidden = torch.relu(z @ head["hidden.weight"].t() + head["hidden.bias"])
+    p = (hidden @ head["output.weight"].t() + head["output.bias"]).softmax(1)
+    (-(p * p.log()).sum(1).mean()).backward()
+    found = task_inference.task_scores(served, **batch)
+    assert [found["one"], found["two"]] == pytest.approx((-share.grad).tolist(), rel=1e-3, abs=1e-4)
+    served.add_task("three", pooled_file(tmp_path, "three", "cls" if pooling == "mean" else "mean", 3))
+    with pytest.raises(ValueError, match="heads are of one kind and pooling"):
+        task_inference.task_scores(served, **padded_batch())
+    assert set(task_inference.task_entropies(served, **padded_batch())) == {"one", "two", "three"}
+
+
+@pytest.mark.parametrize("pooling", ["max", "", "MEAN", None, 1, True, ["mean"], {"mode": "mean"}])
+def test_a_card_with_a_nonsense_pooling_is_neither_written_nor_read(tmp_path, pooling, monkeypatch):
+    with pytest.raises(ValueError, match="pooling must be one of cls, mean"):
+        pooled_file(tmp_path, pooling=pooling)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:  # as a stranger might have written it, with a fitting seal
+        patch.setattr(mask_file, "_decode", lambda path, content: None)
+        path = pooled_file(tmp_path, pooling=pooling)
+    with pytest.raises(ValueError, match="a.safetensors is not a whole mask file.*pooling must be one of cls, mean"):
+        load_mask(path)
+
+
+def test_pooling_is_sealed_in_the_card(tmp_path):
+    """Changed in the card beside it, or in the file without a new seal, it is refused."""
+    path = pooled_file(tmp_path)
+    beside = path.with_suffix(".json")
+    text = beside.read_text(encoding="utf-8")
+    assert '"pooling": "mean"' in text
+    beside.write_text(text.replace('"pooling": "mean"', '"pooling": "cls"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="is not the card of"):
+        load_mask(path)
+    beside.unlink()
+    content = path.read_bytes()
+    assert content.count(b'pooling\\": \\"mean\\"') == 1
+    path.write_bytes(content.replace(b'pooling\\": \\"mean\\"', b'pooling\\": \\"cls\\" '))
+    with pytest.raises(ValueError, match="sha256"):
+        load_mask(path)

@@ -44,13 +44,16 @@ def make_mask(folder, encoder, name, labels, seed, scope="encoder", model="tiny"
 
 @pytest.fixture
 def paths(tmp_path, tiny_model_dir):
-    """Task -> mask file; one of them masks the word embeddings too."""
-    encoder = load_encoder(str(tiny_model_dir)).model
-    scopes = {"three": "encoder+embeddings"}
+    """Task -> mask file; one of them masks the word embeddings too, and two heads read the mean over tokens."""
+    encoder, folder = load_encoder(str(tiny_model_dir)).model, tmp_path / "masks"
+    scopes, pooled = {"three": "encoder+embeddings"}, {"three": "mean", "grade": "mean"}
     return {
-        name: make_mask(tmp_path / "masks", encoder, name, labels, seed, scopes.get(name, "encoder"), tiny_model_dir)
+        name: make_mask(
+            folder, encoder, name, labels, seed, scopes.get(name, "encoder"), tiny_model_dir,
+            pooling=pooled.get(name, "cls"),
+        )
         for seed, (name, labels) in enumerate(TASKS.items())
-    }
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -81,12 +84,12 @@ def test_logits_are_those_of_the_single_task_model_to_the_last_bit(served, paths
 
 
 @pytest.mark.parametrize("family", tiny.FIVE)
-@pytest.mark.parametrize("scope", ["encoder", "encoder+embeddings"])
-def test_every_family(tmp_path, family, scope):
+@pytest.mark.parametrize(("scope", "pooling"), [("encoder", "cls"), ("encoder+embeddings", "mean")])
+def test_every_family(tmp_path, family, scope, pooling):
     from adaprune.training.encoders import Encoder
 
     encoder = tiny.encoder(family)
-    path = make_mask(tmp_path, encoder, "t", ["a", "b"], 3, scope)
+    path = make_mask(tmp_path, encoder, "t", ["a", "b"], 3, scope, pooling=pooling)
     served = MaskedEncoder(Encoder(encoder, None, family, "none"))
     with torch.no_grad():
         bare = encoder(**tiny.batch()).last_hidden_state
@@ -281,9 +284,11 @@ def test_task_scores_need_tasks_with_the_same_classes_and_heads(served, tmp_path
         with pytest.raises(ValueError, match="one number of classes"):
             task_scores(served, tasks, **read(served))
     served.add_task("plain", make_mask(tmp_path, served.encoder, "plain", ["no", "yes"], 9, kind="linear"))
-    for tasks in (["two", "plain"], ["plain", "two"]):
-        with pytest.raises(ValueError, match="heads are of one kind, mlp or linear.*'plain': 'linear'"):
-            task_scores(served, tasks, **read(served))
+    served.add_task("mean", make_mask(tmp_path, served.encoder, "mean", ["no", "yes"], 9, pooling="mean"))
+    for other, said in {"plain": r"'linear', 'cls'", "mean": r"'mlp', 'mean'"}.items():
+        for tasks in (["two", other], [other, "two"]):
+            with pytest.raises(ValueError, match=rf"heads are of one kind and pooling; by task: .*'{other}': .{said}"):
+                task_scores(served, tasks, **read(served))
     with pytest.raises(ValueError, match="unknown task 'five'"):
         task_scores(served, ["two", "five"], **read(served))
 

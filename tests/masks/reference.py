@@ -40,7 +40,7 @@ DIRECTIONS = {"sgd": sgd, "adam": adam, "adafactor": adafactor}
 
 
 def algorithm_1(
-    theta: Tensor, grads_of_mask: list[Tensor], alpha: float, gamma: float, t_s: float, rule: str, recovery: bool = True
+    theta: Tensor, grads_of_mask: list[Tensor], alpha: float, gamma: float, t_s: float, rule: str
 ) -> list[Tensor]:
     """theta after each step of Algorithm 1 for given dL/dm; the mask after step i is 1[theta_i > 0].
 
@@ -50,10 +50,7 @@ def algorithm_1(
     for grad_of_mask in grads_of_mask:
         decay = torch.exp(-t_s * theta)
         gradients.append(grad_of_mask * t_s * decay / (1 + decay) ** 2)
-        move = alpha * DIRECTIONS[rule](gradients)
-        if not recovery:
-            move = torch.where(theta > 0, move, torch.zeros_like(move))
-        theta = theta - move - gamma * torch.ones_like(theta)
+        theta = theta - alpha * DIRECTIONS[rule](gradients) - gamma * torch.ones_like(theta)
         path.append(theta)
     return path
 

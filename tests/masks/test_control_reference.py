@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from adaprune.masks import schedules
 from adaprune.masks.layers import attach, threshold_of
 from adaprune.masks.optim import AdaPrune
 from adaprune.masks.schedules import CONTROLS, SparsityControl
@@ -278,3 +279,24 @@ def test_feedback_without_recovery_arrives_though_theta_falls_away_under_it():
     assert shares == sorted(shares) and shares[48] < 0.5 and shares[49:] == [0.5] * 3
     assert (theta > -math.inf).tolist() == [False] * 50 + [True] * 50
     assert shares[24] == pytest.approx(0.25, abs=0.02)  # evenly: theta are evenly spaced
+
+
+@pytest.mark.parametrize(("kind", "each"), [("feedback", False), ("cubic", False), ("cubic", True)])
+def test_without_recovery_no_sample_and_no_tie_prunes_more_than_was_asked(kind, each, monkeypatch):
+    """What went too far could not come back, and the exact cut at the end would take up what is gone."""
+    monkeypatch.setattr(schedules, "_SAMPLE", 100)
+    monkeypatch.setattr(schedules.quantile_threshold, "__defaults__", (100, schedules.TIES))
+    generator = torch.Generator().manual_seed(0)
+    thetas = [torch.randn(size, 60, generator=generator).mul(50).round().div(50) for size in (60, 90)]  # many are equal
+    allocate = (lambda thetas, density: [density] * 2) if each else None
+    level = torch.zeros(2 if allocate else (), dtype=torch.float64)
+    control = SparsityControl(kind, TARGET, END, recovery=False, allocate=allocate)
+    shares = []
+    for step in range(1, END + 3):
+        for theta in thetas:
+            theta += 0.02 * torch.randint(-1, 2, theta.shape, generator=generator)
+        control.update(step, thetas, level)
+        shares.append(control.sparsity(thetas, level))
+        if kind == "cubic":
+            assert shares[-1] <= scheduled("cubic", step) + 1e-3, step
+    assert TARGET - 0.03 < shares[-1] <= TARGET + 1e-9 and shares == sorted(shares)

@@ -152,6 +152,27 @@ def test_a_theta_equal_to_the_threshold_is_pruned():
     assert masked(weight, torch.tensor([torch.inf, -torch.inf, 0.5]), 0.5).tolist() == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("per_matrix", [False, True])
+def test_without_recovery_exactly_what_is_at_minus_infinity_is_pruned(per_matrix):
+    """Wherever the threshold stands, and in no gradient's way: dL/dm is that of the same mask made of plain numbers."""
+    model, other, inputs = encoder(), encoder(), batch()
+    gone = {name: theta > 0 for name, theta in random_thetas(model, BOTH).items()}
+    lowest = torch.finfo(torch.float32).min / 2
+    final = {name: torch.full(mask.shape, lowest).masked_fill(mask, -torch.inf) for name, mask in gone.items()}
+    parameters = attach(model, final, per_matrix, recovery=False)
+    plain = attach(other, {name: (~mask).float() for name, mask in gone.items()}, per_matrix)
+    threshold_of(model).fill_(7.0)
+    threshold_of(other).fill_(0.5)
+    assert torch.equal(states(model, inputs)[-1], states(other, inputs)[-1])
+    for made in (model, other):
+        objective(states(made, inputs)).backward()
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter.grad.to_dense(), plain[name].grad.to_dense()), name
+    attach(model, {name: theta.detach().clone() for name, theta in plain.items()}, per_matrix)  # and back again
+    threshold_of(model).fill_(0.5)
+    assert torch.equal(states(model, inputs)[-1], states(other, inputs)[-1])
+
+
 def test_detach_restores_the_plain_modules():
     model, inputs = encoder(), batch()
     base, names = states(model, inputs), list(model.state_dict())
@@ -162,7 +183,8 @@ def test_detach_restores_the_plain_modules():
     assert detach(model) is model
     assert {name: type(module) for name, module in model.named_modules()} == kinds
     assert list(model.state_dict()) == names and thetas_of(model) == {}
-    assert not any(hasattr(module, "threshold") or hasattr(module, "theta") for module in model.modules())
+    left = [name for name in ("threshold", "theta", "recovery") for m in model.modules() if hasattr(m, name)]
+    assert not left
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(states(model, inputs), base, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""AdaPrune keeps torch's conventions for optimisers, and what it promises about recovery."""
+"""AdaPrune keeps torch's conventions for optimisers, and what is pruned for good stays so under its steps."""
 
 import io
 import math
@@ -10,13 +10,24 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LambdaLR
 
 from adaprune.masks.optim import AdaPrune
-from tests.masks.small_theta import RATE, RULES, masked_optimiser, row_gradients, start, threshold, walk, zero
+from adaprune.masks.schedules import CONTROLS, SparsityControl
+from tests.masks.small_theta import (
+    RATE,
+    RULES,
+    gradients,
+    masked_optimiser,
+    row_gradients,
+    start,
+    threshold,
+    walk,
+    zero,
+)
 
 
 def test_defaults_are_the_papers():
     (group,) = AdaPrune([torch.nn.Parameter(start())]).param_groups
-    assert {key: group[key] for key in ("lr", "penalty", "temperature", "betas", "recovery", "masked")} == {
-        "lr": 2e-5, "penalty": 0.0, "temperature": 1.0, "betas": (0.9, 0.999), "recovery": True, "masked": False,
+    assert {key: group[key] for key in ("lr", "penalty", "temperature", "betas", "masked")} == {
+        "lr": 2e-5, "penalty": 0.0, "temperature": 1.0, "betas": (0.9, 0.999), "masked": False,
     }  # fmt: skip
 
 
@@ -54,13 +65,12 @@ def test_closure_runs_with_gradients_enabled_and_its_loss_comes_back():
     assert optimiser.step() is None
 
 
-@pytest.mark.parametrize("recovery", [True, False])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("sparse", [True, False])
-def test_step_never_writes_a_gradient(rule, recovery, sparse):
+def test_step_never_writes_a_gradient(rule, sparse):
     theta, head = torch.nn.Parameter(start((10, 3))), torch.nn.Parameter(start((10, 3)))
     groups = [{"params": [theta], "masked": True, "threshold": zero()}, {"params": [head]}]
-    optimiser = AdaPrune(groups, rule=rule, recovery=recovery, lr=0.1)
+    optimiser = AdaPrune(groups, rule=rule, lr=0.1)
     for grad in row_gradients(3):
         grad = grad if sparse else grad.to_dense()
         for parameter in (theta, head):
@@ -148,15 +158,17 @@ def test_hooks_set_before_a_state_is_restored_follow_the_restored_settings():
     torch.testing.assert_close(theta.detach(), start() - 0.25 * soft * (1 - soft))
 
 
-def test_a_control_that_prunes_nothing_leaves_theta_alone_and_finite():
-    # Sparsity 0 sets the threshold to minus infinity: no slope, no step, no NaN, whatever the penalty.
-    for rule in RULES:
-        theta = torch.nn.Parameter(start())
-        optimiser = masked_optimiser(theta, lr=1.0, rule=rule, penalty=0.1)
-        optimiser.param_groups[0]["threshold"].fill_(-math.inf)
-        for level in (found[1] for found in walk(optimiser, theta, [torch.ones(8, 5).double()] * 3)):
-            assert level == -math.inf
-        assert torch.equal(theta, start())
+@pytest.mark.parametrize("rule", RULES)
+def test_while_nothing_is_pruned_theta_takes_the_steps_that_it_takes_around_0(rule):
+    # A threshold of minus infinity has no slope of its own, and no penalty lifts it; theta learns all the same.
+    theta, twin = (torch.nn.Parameter(start()) for _ in range(2))
+    optimiser, other = (masked_optimiser(t, lr=RATE[rule], rule=rule) for t in (theta, twin))
+    optimiser.param_groups[0].update(penalty=0.1)
+    optimiser.param_groups[0]["threshold"].fill_(-math.inf)
+    both = zip(walk(optimiser, theta, gradients(5)), walk(other, twin, gradients(5)), strict=True)
+    for (ours, level), (theirs, at_0) in both:
+        assert torch.equal(ours, theirs) and (level, at_0) == (-math.inf, 0)
+    assert (theta != start()).all()
 
 
 def test_a_learning_rate_scheduler_drives_all_groups():
@@ -177,19 +189,24 @@ def test_a_learning_rate_scheduler_drives_all_groups():
 @settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 2**31), rule=st.sampled_from(RULES), sparse=st.booleans(),
-    penalty=st.sampled_from([0.0, 1e-5]), recovery=st.booleans(),
+    kind=st.sampled_from(CONTROLS), recovery=st.booleans(),
 )  # fmt: skip
-def test_without_recovery_a_pruned_connection_never_comes_back(seed, rule, sparse, penalty, recovery):
+def test_without_recovery_a_pruned_connection_never_comes_back(seed, rule, sparse, kind, recovery):
     generator = torch.Generator().manual_seed(seed)
     theta = torch.nn.Parameter(start((30, 5), torch.float32, seed))
-    optimiser = masked_optimiser(theta, lr=5 * RATE[rule], rule=rule, penalty=penalty, recovery=recovery)
-    came_back, before = 0, theta.detach() > 0
-    for _ in range(200):
+    penalty = 1e-5 if kind == "penalty" else 0.0
+    optimiser = masked_optimiser(theta, lr=5 * RATE[rule], rule=rule, penalty=penalty)
+    control, level = SparsityControl(kind, 0.5, 100, recovery=recovery), optimiser.param_groups[0]["threshold"]
+    came_back, before = 0, torch.ones(30, 5, dtype=torch.bool)
+    for step in range(1, 201):
         noise = torch.randn(30, 5, generator=generator) / 10
         rows = torch.randperm(30, generator=generator)[:15]
         some = torch.sparse_coo_tensor(rows[None], noise[:15], (30, 5), check_invariants=False)
         theta.grad = some if sparse else noise
         optimiser.step()
-        after = theta.detach() > threshold(optimiser)
+        control.update(step, [theta], level)
+        (after,) = control.kept([theta], level)
+        assert recovery or torch.equal(theta.isfinite(), after)  # what is pruned is at minus infinity, the rest is not
         came_back, before = came_back + int((after & ~before).sum()), after
     assert came_back > 0 if recovery else came_back == 0
+    assert not after.all()

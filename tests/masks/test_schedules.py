@@ -104,7 +104,7 @@ def drift(kind, target, end, steps, gamma=0.0, recovery=True, noise=1e-4):
         theta = theta + noise * torch.randn(4000, generator=generator)
         level.add_(gamma)
         stopped = control.update(step, [theta[:1500], theta[1500:]], level)
-        sparsities.append(sparsity_of([theta], float(level)))
+        sparsities.append(control.sparsity([theta], level))
         levels.append(float(level))
         if stopped:
             break
@@ -138,10 +138,21 @@ def test_without_recovery_what_is_pruned_stays_pruned(kind):
     for step in range(1, 81):
         theta += 5e-4 * torch.randn(1000, generator=generator)
         control.update(step, [theta], level)
-        now = theta <= float(level)
-        assert not (pruned & ~now).any()
-        pruned = now
+        (kept,) = control.kept([theta], level)
+        assert torch.equal(kept, theta > -math.inf) and not (pruned & kept).any()
+        pruned = ~kept
     assert pruned.float().mean() == pytest.approx(0.6, abs=0.001)
+
+
+def test_what_is_kept_by_hand():
+    thetas, shared = [torch.tensor([-math.inf, 1.0, 2.0]), torch.tensor([3.0, 4.0])], zero().fill_(2.0)
+    own = torch.tensor([0.0, 3.0], dtype=torch.float64)  # of each matrix
+    recovering, final = (SparsityControl("cubic", 0.5, 10, recovery=recovery) for recovery in (True, False))
+    for level, expected in ((shared, [[0, 0, 0], [1, 1]]), (own, [[0, 1, 1], [0, 1]])):
+        assert [mask.int().tolist() for mask in recovering.kept(thetas, level)] == expected
+        assert recovering.sparsity(thetas, level) == pytest.approx(1 - sum(map(sum, expected)) / 5)
+        assert [mask.int().tolist() for mask in final.kept(thetas, level)] == [[0, 1, 1], [1, 1]]
+        assert final.sparsity(thetas, level) == pytest.approx(1 / 5)
 
 
 def test_equal_thetas_are_not_pruned_all_at_once():
@@ -189,7 +200,7 @@ def test_a_control_has_no_memory(kind, recovery):
         assert SparsityControl(kind, 0.6, 60, recovery=recovery).update(step, [twin], copied) == stop
         assert torch.equal(theta, twin)
         assert torch.equal(copied, level)
-    assert (float(level) > 0) == (recovery or kind == "penalty") and level.dtype == torch.float64
+    assert float(level) > 0 and level.dtype == torch.float64  # without recovery too: the centre of the slope
 
 
 def test_cubic_follows_its_schedule():
@@ -227,11 +238,14 @@ def test_an_impossible_penalty_is_refused_with_what_would_do():
     # Theta 0.01 ... 0.1; its 0.5 quantile is 0.05. 1000 steps of 3e-6 give 0.003: 16667 steps, or gamma 5e-5.
     theta = torch.arange(1, 11, dtype=torch.float64) / 100
     control = SparsityControl("penalty", 0.5, 1)
-    with pytest.raises(ValueError, match=r"0\.5.*1000 steps.*needs 16667 steps, or gamma >= 5.05e-05, or .*'feedback'"):
+    told = (
+        r"penalty=3e-06 .*0\.5.*1000 steps.*needs 16667 steps, or a penalty of 5.05e-05, or none: it is then fed back"
+    )
+    with pytest.raises(ValueError, match=told):
         control.check([theta], 1000, 3e-6, 0.0)
     with pytest.raises(ValueError, match="needs inf steps"):
         control.check([theta], 1000, 0.0, 0.0)
-    with pytest.raises(ValueError, match=r"needs 1667 steps, or gamma >= 2.02e-05"):
+    with pytest.raises(ValueError, match=r"needs 1667 steps, or a penalty of 2.02e-05"):
         control.check([theta], 1000, 0.0, 3e-5)
 
 
@@ -240,7 +254,7 @@ def test_what_the_refusal_asks_for_is_enough(mean, steps, rate):
     control, theta = SparsityControl("penalty", 0.5, 1), torch.full((10,), mean)
     with pytest.raises(ValueError) as refusal:
         control.check([theta], steps, 1e-8, rate)
-    needed, gamma = re.search(r"needs (\d+) steps, or gamma >= (\S+),", str(refusal.value)).groups()
+    needed, gamma = re.search(r"needs (\d+) steps, or a penalty of (\S+),", str(refusal.value)).groups()
     assert control.check([theta], steps, float(gamma), rate) is None
     assert control.check([theta], int(needed) + 1, 1e-8, rate) is None
 

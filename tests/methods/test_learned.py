@@ -4,11 +4,13 @@ import gc
 import importlib
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import adaprune
@@ -21,6 +23,7 @@ from adaprune.methods.bernoulli import attach_sampled
 from adaprune.methods.learning import optimiser_for
 from adaprune.methods.scores import Scores
 from adaprune.methods.threshold_mask import uniform_scores
+from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import METHODS, Run
 from adaprune.training.encoders import load_encoder
@@ -116,13 +119,17 @@ def test_trained_embeddings_get_the_gradient_of_the_masked_rows():
 
 @pytest.mark.parametrize(("method", "rate"), [("smp", 2e-2), ("soft_movement", 1e-2)])
 def test_the_penalty_is_that_of_autograd(method, rate):
-    """One SGD step on lambda_1 (mean sigmoid(S_1) + mean sigmoid(S_2)) / 2 alone, with lambda_1 on a ramp of 4."""
+    """One SGD step on lambda_1 / 84,934,656 (sum sigmoid(S_1) + sum sigmoid(S_2)) alone, with lambda_1 on a ramp of 4:
+
+    of BERT-base, with as many weights, lambda_1 times the mean. (lambda is large here, or the step would be no step.)
+    """
     toy = Toy((2, 3), (5, 4))
     thetas = attach(toy, {name: torch.randn_like(theta) for name, theta in zeros(toy).items()}, per_matrix=True)
     leaves = [theta.detach().clone().requires_grad_(True) for theta in thetas.values()]
-    (400 * (1 - (3 / 4) ** 3) * sum(leaf.sigmoid().mean() for leaf in leaves) / 2).backward()
+    (1e9 / 84_934_656 * (1 - (3 / 4) ** 3) * sum(leaf.sigmoid().sum() for leaf in leaves)).backward()
     expected = [leaf.detach() - rate * leaf.grad for leaf in leaves]
-    plan = replace(plan_for(Run(method=method)), step_rule="sgd")
+    assert plan_for(Run(method=method)).penalty == 400
+    plan = replace(plan_for(Run(method=method, penalty=1e9)), step_rule="sgd")
     optimiser = optimiser_for(with_head(toy), thetas, plan, ramp=4)
     for theta in thetas.values():
         theta.grad = torch.zeros_like(theta)
@@ -207,7 +214,7 @@ def test_reflected_theta_that_was_pruned_for_good_stays_pruned():
     theta = nn.Parameter(torch.tensor([-torch.inf, 1e-3, torch.inf]))
     zero = torch.zeros(())
     group = {"params": [theta], "masked": True, "threshold": zero, "surrogate": "identity", "reflect": True}
-    optimiser = Scores([group], lr=1e-2, recovery=False)
+    optimiser = Scores([group], lr=1e-2)
     for _ in range(2):
         theta.grad = torch.ones(3)
         optimiser.step()
@@ -283,7 +290,7 @@ def test_each_matrix_is_cut_at_its_own_threshold():
 
 
 def test_thresholds_per_matrix_follow_the_cubic_control_only():
-    with pytest.raises(ValueError, match="allocation needs control='cubic', got 'feedback'"):
+    with pytest.raises(ValueError, match=r"per matrix need control 'cubic' \(recipe='tuned'\), this is 'feedback'"):
         SparsityControl("feedback", 0.5, 10, allocate=partial(shares, kind="equal"))
 
 
@@ -310,9 +317,7 @@ def masks_of(run: Run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", SCORED)
 @pytest.mark.parametrize(("scope", "sparsity"), [("encoder", 0.9), ("encoder+embeddings", 1 / 3), ("encoder", 0.0)])
 def test_exactly_k_connections_stay(ask, method, scope, sparsity):
-    # 400, made for matrices of 590,000, would drown the gradients of these
-    penalty = 1e-3 if method in ("smp", "soft_movement") else 0.0
-    record = adaprune.adapt(ask(method=method, scope=scope, sparsity=sparsity, penalty=penalty))
+    record = adaprune.adapt(ask(method=method, scope=scope, sparsity=sparsity))
     encoder = load_encoder("tiny").model
     n = sum(module.weight.numel() for module in maskable(encoder, scope).values())
     assert (record["mask"]["kept"], record["mask"]["total"]) == (round((1 - sparsity) * n), n)
@@ -338,7 +343,7 @@ def test_unseen_words_do_not_take_the_whole_share_of_their_table(ask):
 
 
 def test_smp_shares_out_by_scores_within_each_component(ask):
-    run = ask(method="smp", sparsity=0.7, learning_rate=0.5, penalty=1e-3)
+    run = ask(method="smp", sparsity=0.7, learning_rate=0.5)
     adaprune.adapt(run)
     kept: dict[str, list[int]] = {}
     for name, mask in masks_of(run).items():
@@ -356,10 +361,18 @@ def test_adaprune_can_share_out_too(ask):
     assert all(int(mask.sum()) - 0.05 * mask.numel() == pytest.approx(0, abs=1) for mask in masks_of(run).values())
 
 
-@pytest.mark.parametrize("method", ["movement", "smp", "edge_popup", "threshold_mask", "bernoulli"])
+@pytest.mark.parametrize("method", ["adaprune", *SCORED])
 def test_what_is_pruned_can_be_made_to_stay_so(ask, method):
-    record = adaprune.adapt(ask(method=method, sparsity=0.8, recovery=False))
+    run = ask(method=method, sparsity=0.8, recovery=False, keep="snapshots", epochs=4)
+    record = adaprune.adapt(run)
     assert record["mask"]["kept"] == round(0.2 * record["mask"]["total"])
+    looks = [point["sparsity"] for point in record["curve"]]
+    assert looks == sorted(looks) and looks[-1] == pytest.approx(0.8, abs=0.02)
+    files = sorted(paths_of(record_path(run)).snapshots.iterdir(), key=lambda file: int(file.stem))
+    masks = [load_file(file) for file in files]
+    assert len(masks) >= 8
+    for before, after in pairwise(masks):
+        assert not any((after[name] & ~before[name]).any() for name in after)
 
 
 @pytest.mark.parametrize("method", ["soft_movement", "movement_finetune", "smp", "edge_popup", "bernoulli"])
@@ -388,10 +401,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "smp", "surrogate": "sigmoid"}, "surrogate='sigmoid' would change nothing in method 'smp'"),
-        ({"method": "edge_popup", "initial_theta": "normal"}, "initial_theta='normal' would change nothing"),
+        ({"method": "snip", "surrogate": "sigmoid"}, "surrogate='sigmoid' would change nothing in method 'snip'"),
+        ({"method": "edge_popup", "initial_theta": "normal"}, "'' .its own start. or 'magnitude', got 'normal'"),
+        ({"method": "wanda", "initial_theta": "magnitude"}, "initial_theta='magnitude' would change nothing"),
         ({"method": "magnitude", "penalty": 1e-7}, "penalty=1e-07 would change nothing"),
-        ({"recipe": "paper", "allocation": "equal"}, "allocation needs control='cubic', got 'feedback'"),
+        ({"recipe": "paper", "allocation": "equal"}, r"per matrix need control 'cubic' \(recipe='tuned'\)"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(ask, fields, message):
@@ -413,9 +427,9 @@ def test_lora_adds_a_product_of_rank_8_to_every_linear_weight(ask, monkeypatch):
     pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
     after, real = {}, HOUSE.score
 
-    def remember(job, task):
+    def remember(job, outcome):
         after.update({name: tensor.clone() for name, tensor in job.model.encoder.state_dict().items()})
-        return real(job, task)
+        return real(job, outcome)
 
     monkeypatch.setattr(HOUSE, "score", remember)
     record = adaprune.adapt(ask(method="lora", learning_rate=1e-2))

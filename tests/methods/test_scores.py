@@ -43,11 +43,10 @@ def test_the_plain_gradient_is_the_default():
     assert step(0.3, 0.5) == step(0.3, 0.5, surrogate="identity")
 
 
-@pytest.mark.parametrize("recovery", [True, False])
 @pytest.mark.parametrize("rule", RULES)
-def test_with_the_papers_slope_they_are_adaprune_bit_for_bit(rule, recovery):
+def test_with_the_papers_slope_they_are_adaprune_bit_for_bit(rule):
     ours, theirs = (torch.nn.Parameter(start()) for _ in range(2))
-    options = {"lr": RATE[rule], "penalty": 5e-5, "temperature": 3.0, "rule": rule, "recovery": recovery}
+    options = {"lr": RATE[rule], "penalty": 5e-5, "temperature": 3.0, "rule": rule}
     scores = scores_optimiser(ours, surrogate="sigmoid", **options)
     paper = AdaPrune([{"params": [theirs], "masked": True, "threshold": zero()}], **options)
     for (one, level), (other, same) in zip(

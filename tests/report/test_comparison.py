@@ -1,6 +1,7 @@
 """The comparison: which runs are one way, what is tested against what, and a table that says it; by hand."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -17,14 +18,17 @@ from adaprune.report.comparison import (
     with_ways,
     write_table,
 )
-from adaprune.runs.records import paper_results, table, write_record
-from adaprune.runs.run import Run
+from adaprune.report.published import paper_ablations, paper_results
+from adaprune.runs import RETIRED, Run, table, write_record
 from tests.runs.test_records import make_record
 
 
 @pytest.fixture
 def results(tmp_path):
-    """Writes records of scores, {(method, sparsity, task, more fields): by seed}, to a new folder; their table."""
+    """Writes records of scores, {(method, sparsity, task, more fields): by seed}, to a new folder; their table.
+
+    Of more fields those that `Run` has had are written as they stand in old records.
+    """
     folders = map(str, itertools.count())
 
     def write(scores: dict) -> pd.DataFrame:
@@ -32,9 +36,14 @@ def results(tmp_path):
         for (method, sparsity, task, *more), values in scores.items():
             for seed, value in enumerate(values):
                 fields = {"method": method, "sparsity": sparsity, "task": task, **dict(more)}
+                retired = {name: fields.pop(name) for name in RETIRED if name in fields}
                 run = Run(seed=seed, results_dir=str(folder), **fields)
                 metrics = {"validation": {"accuracy": value}, "selection": {}, "primary": "accuracy"}
-                write_record(make_record(run, metrics=metrics), run)
+                intact = run.kind.weights_intact and not run.noise
+                path = write_record(make_record(run, metrics=metrics, weights_intact=intact), run)
+                if retired:
+                    record = json.loads(path.read_text())
+                    path.write_text(json.dumps({**record, "run": record["run"] | retired}))
         return with_ways(table(folder))
 
     return write
@@ -111,6 +120,9 @@ def test_pupils_of_each_tasks_and_seeds_own_teacher_are_one_way(results):
 
     scores = {("adaprune", 0.5, task, taught(task, 1)): [0.7, 0.8] for task in ("rte", "mrpc")}
     assert set(results(scores | {("adaprune", 0.5, "rte"): [0.6]})["way"]) == {"adaprune", "adaprune + teacher"}
+    quick = {("adaprune", 0.5, "rte", ("epochs", 2), ("noise", 0.1), ("ablation", "head"), taught("rte", 0)): [0.6]}
+    plain = {("adaprune", 0.5, "rte"): [0.6]}
+    assert "adaprune epochs 2 ablation head noise 0.1 + teacher" in set(results(plain | quick)["way"])
     longer = ("teacher", "out/task~sst2_method~finetune_sparsity~0_seed~0_model~minilm_epochs~9.json")
     assert set(results(scores | {("adaprune", 0.5, "sst2", longer): [0.6]})["way"]) == {"adaprune"}  # all are taught
     other = {("adaprune", 0.5, "rte", taught("rte", 0, sparsity=0.1)): [0.6]}
@@ -219,6 +231,13 @@ def test_same_records_same_bytes(results, tmp_path):
     runs = results(SCORES)
     first, second = (write_table(runs, tmp_path / name / "table_x.md").read_bytes() for name in "ab")
     assert first == second == write_table(runs, tmp_path / "c" / "table_x.md").read_bytes()
+
+
+def test_the_papers_ablations_are_those_of_tables_3_and_4():
+    paper = paper_ablations()
+    assert set(paper["ablation"]) == {"shuffle_mask", "perturb_weights_sigma_0.01", "no_recovery"}
+    scores = paper.set_index(["ablation", "task", "sparsity"])["score"]
+    assert scores["shuffle_mask", "stsb", 0.5] == 0.312 and scores["no_recovery", "stsb", 0.5] == 0.804
 
 
 def test_the_paper_in_our_names():

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from adaprune.report import figures
-from adaprune.runs.run import METHODS, Run
+from adaprune.runs import METHODS, Method, Run
 
 matplotlib.use("Agg")
 
@@ -72,10 +72,50 @@ def lightness(colour: str) -> float:
     return 116 * np.cbrt(y) - 16 if y > 0.008856 else 903.3 * y
 
 
-def test_each_method_has_one_colour_and_one_marker():
+def test_each_method_has_one_colour_and_one_marker_which_it_says_itself():
     assert set(figures.STYLES) >= set(METHODS)
+    assert all(figures.style_of(name) == (method.colour, method.marker) for name, method in METHODS.items())
     for position in (0, 1):
         assert len({style[position] for style in figures.STYLES.values()}) == len(figures.STYLES)
+
+
+def test_a_method_that_nobody_knows_is_grey_a_disc_and_last():
+    assert "of_another_process" not in METHODS
+    assert figures.style_of("of_another_process") == figures.OTHER == ("#808080", "o")
+    assert figures.OTHER not in figures.STYLES.values()
+    asked = ["zeta", "features", "of_another_process", "imp", "adaprune", "features"]
+    assert figures.in_order(asked) == ["adaprune", "features", "imp", "of_another_process", "zeta"]
+
+
+def test_a_method_of_ones_own_has_the_look_that_it_asks_for(monkeypatch):
+    def mine(job):
+        return job
+
+    monkeypatch.setitem(METHODS, "mine", Method(mine, line="mine", mask=False, colour="#123456", marker="*"))
+    assert figures.style_of("mine") == ("#123456", "*")
+    assert figures.way_of({"method": "mine", "sparsity": 0.5, "recipe": "tuned", "scope": "encoder"}) == "mine"
+
+
+def test_records_of_a_method_that_nobody_knows_are_drawn_beside_the_others():
+    fig, (left, right) = plt.subplots(1, 2)
+    unknown = runs().assign(method=["of_another_process", *runs()["method"][1:]])
+    figures.draw_comparison(left, unknown)
+    assert [label.get_text() for label in left.get_yticklabels()] == [
+        "magnitude 0.5",
+        "of_another_process 0.5",
+        "adaprune 0.5",
+    ]
+    (grey,) = [line for line in left.lines if line.get_color() == figures.OTHER.colour]
+    assert grey.get_xydata().tolist() == [[0.7, 1]]
+    rows = points().assign(method=["of_another_process", *points()["method"][1:]])
+    figures.draw_curves(right, rows.assign(way=rows["method"]), [0.5, 0.9], set(rows["method"]))
+    figures.share_legend(fig)
+    shown = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert shown == ["adaprune", "finetune", "movement_finetune", "of_another_process"]
+    for draw in (figures.draw_learning, figures.draw_sparsity, figures.draw_layers, figures.draw_components):
+        known = record()
+        assert draw(left, {**known, "run": {**known["run"], "method": "of_another_process"}}) is left
+    fig.canvas.draw()
 
 
 def test_lightness_of_known_colours():
@@ -85,7 +125,7 @@ def test_lightness_of_known_colours():
 
 
 def test_colours_differ_in_greyscale():
-    """The paper's methods and magnitude by 6 of L*; nineteen cannot (19 * 6 > 100), so for all it is 2."""
+    """The paper's methods and magnitude by 6 of L*; all cannot (22 * 6 > 100), so for all it is 2."""
     few = ("adaprune", "finetune", "features", "random", "magnitude", "gmp", "imp")
     for (first, one), (second, other) in itertools.combinations(figures.STYLES.items(), 2):
         apart = 6 if first in few and second in few else 2
@@ -182,6 +222,13 @@ def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
     assert shown == ["adaprune", "adaprune recipe paper", "finetune", "movement_finetune"]
     assert fig.legends[0].handlelength >= 4  # shorter ones cut dash-dot to a dash
+
+
+def test_a_method_without_mask_is_level_even_where_it_is_given_a_sparsity():
+    rows = pd.DataFrame({"way": "features", "method": "features", "sparsity": [0.2, 0.5], "mean": [0.3, 0.3]})
+    ax = figures.draw_curves(plt.subplots()[1], rows.assign(low=np.nan, high=np.nan), [0.2, 0.5, 0.9], ["features"])
+    (line,) = ax.lines
+    assert line.get_xydata().tolist() == [[0, 0.3], [2, 0.3]] and not ax.containers
 
 
 def test_two_level_lines_of_a_method_look_unlike_and_many_sparsities_do_not_overlap():

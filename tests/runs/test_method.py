@@ -35,11 +35,18 @@ def test_a_function_and_a_line_will_do():
     assert method.reads == ("head_learning_rate",) and not method.tuned and not method.paper
 
 
+def test_the_papers_settings_are_the_tuned_ones_unless_they_are_given():
+    tuned = {"learning_rate": 0.5}
+    assert Method(smallest, line="x", tuned=tuned).paper == tuned
+    assert Method(smallest, line="x", tuned=tuned, paper={"reach": 1.0}).paper == {"reach": 1.0}
+    assert Method(smallest, line="x", tuned=tuned, paper={}).paper == {}
+
+
 def test_every_method_of_the_suite_says_all_about_itself():
-    assert len(METHODS) == 19
+    assert len(METHODS) == 22
     for name, method in METHODS.items():
         assert method.name == name and method.function.__doc__ and len(method.line) < 120
-        assert method.source or name in ("finetune", "features", "random", "magnitude")
+        assert method.source or name in ("probe", "zero_shot", "majority")
         assert set(method.reads) <= set(SELECTIVE)
 
 
@@ -97,15 +104,44 @@ def test_the_name_of_a_method_of_the_suite_is_refused(methods, name, module):
     assert METHODS[name] is before
 
 
-def test_a_notebooks_cell_can_be_run_again(methods):
+@pytest.mark.parametrize("module", ["__main__", "mine", "adaprune_mine"])
+def test_a_notebooks_cell_or_a_module_can_be_run_again(methods, module):
     """The function is a new one then, of the same name and place."""
-    first, second = defined("mine", "__main__"), defined("mine", "__main__")
+    first, second = defined("mine", module), defined("mine", module)
     register(first)
     assert first.function is not second.function and register(second) is METHODS["mine"] is second
 
 
-@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("a", "a"), ("a", "__main__"), ("__main__", "a")])
+SECOND = [("a", "b"), ("a", "__main__"), ("__main__", "a"), ("a", None), (None, None), ("adaprune.a", "adaprune.a")]
+
+
+@pytest.mark.parametrize(("one", "other"), SECOND)
 def test_a_second_function_of_one_name_is_refused(methods, one, other):
-    register(defined("mine", one))
+    """None: of no known place, as `exec` makes them."""
+    first = register(defined("mine", one))
     with pytest.raises(ValueError, match="there is a method 'mine' already"):
         register(defined("mine", other))
+    assert METHODS["mine"] is first and register(first) is first
+
+
+def test_functions_within_functions_have_places_of_their_own(methods):
+    def maker(job):
+        def mine(job):
+            """Another `mine`, `maker.<locals>.mine`."""
+
+        return mine
+
+    def mine(job):
+        """One `mine`."""
+
+    register(Method(mine, line="x"))
+    with pytest.raises(ValueError, match="there is a method 'mine' already"):
+        register(Method(maker(None), line="x"))
+
+
+def test_two_partials_of_one_name_are_no_one_definition(methods):
+    first, second = functools.partial(smallest), functools.partial(smallest)
+    first.__name__ = second.__name__ = "mine"
+    register(Method(first, line="x"))
+    with pytest.raises(ValueError, match="there is a method 'mine' already"):
+        register(Method(second, line="x"))

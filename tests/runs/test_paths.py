@@ -12,6 +12,7 @@ from adaprune.runs.run import Run
 def test_paths_by_hand():
     assert {name: path.as_posix() for name, path in asdict(paths_of("out/a~1.json")).items()} == {
         "record": "out/a~1.json",
+        "answers": "out/answers/a~1.npz",
         "mask": "out/masks/a~1.safetensors",
         "snapshots": "out/masks/a~1",
         "theta": "out/thetas/a~1.safetensors",

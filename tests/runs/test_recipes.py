@@ -46,20 +46,19 @@ def job_of(run, **changed):
 # ---------------------------------------------------------------- where theta starts
 
 
-def test_theta_takes_the_magnitudes_in_the_order_of_the_scores():
-    """By numpy: the sorted values are those of the magnitude start, and the first cut is that of the scores."""
+@pytest.mark.parametrize("kind", ["magnitude", "normal", "constant"])
+def test_theta_takes_the_values_in_the_order_of_the_scores(kind):
+    """By numpy: the sorted values are those given, and the first cut is that of the scores."""
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(shape, generator=generator) for name, shape in {"a": (20, 10), "b": (5, 30)}.items()}
     scores = {name: torch.rand(w.shape, generator=generator).pow(9).round(decimals=2) for name, w in weights.items()}
-    thetas = theta_in_order(scores, weights)  # many scores are equal
-    flat, by_magnitude = (
-        np.concatenate([t.numpy().ravel() for t in found.values()])
-        for found in (thetas, initial_theta(weights, "magnitude", generator))
-    )
-    assert np.array_equal(np.sort(flat), np.sort(by_magnitude))
+    values = initial_theta(weights, kind, generator)
+    thetas = theta_in_order(scores, values)  # many scores are equal
+    flat, given = (np.concatenate([t.numpy().ravel() for t in found.values()]) for found in (thetas, values))
+    assert np.array_equal(np.sort(flat), np.sort(given))
     ranking = np.concatenate([s.numpy().ravel() for s in scores.values()])
     assert np.all(np.diff(flat[np.argsort(-ranking, kind="stable")]) <= 0)
-    for density in (0.1, 0.5, 0.9):
+    for density in (0.1, 0.5, 0.9) if kind != "constant" else ():
         one, two = keep_top(thetas, density), keep_top(scores, density)
         assert all(torch.equal(one[name], two[name]) for name in weights)
     assert {name: theta.shape for name, theta in thetas.items()} == {name: w.shape for name, w in weights.items()}
@@ -124,8 +123,36 @@ def test_what_a_run_asks_for_reaches_its_plan():
     asked = {"reach": 0.3, "surrogate": "identity", "temperature": 3.0, "learning_rate": 0.1, "epochs": 7.0}
     plan = plan_for(Run(**asked))
     assert {name: getattr(plan, name) for name in asked} == asked
-    assert plan_for(Run()) == TUNED and TUNED.dropout == 0
-    assert plan_for(Run(recipe="paper")) == PAPER and PAPER.dropout == -1  # the checkpoint's
+    assert plan_for(Run()) == TUNED and (TUNED.dropout, TUNED.pooling) == (0, "own")
+    assert plan_for(Run(recipe="paper")) == PAPER and (PAPER.dropout, PAPER.pooling) == (-1, "cls")  # the checkpoint's
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("recipe", ["tuned", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_asked_for_a_pooling(method, recipe, pooling):
+    usual = plan_for(Run(method=method, recipe=recipe))
+    assert plan_for(Run(method=method, recipe=recipe, pooling=pooling)) == replace(usual, pooling=pooling)
+
+
+def test_global_asks_for_one_cut_where_the_recipe_has_shares():
+    """An empty one is the recipe's; "global" is none in the plan."""
+    found = {
+        method: [plan_for(Run(method=method, allocation=asked)).allocation for asked in ("", "global", "equal")]
+        for method in ("adaprune", "magnitude", "smp", "edge_popup", "movement")
+    }
+    assert found == {
+        "adaprune": ["", "", "equal"], "magnitude": ["", "", "equal"], "smp": ["scores", "", "equal"],
+        "edge_popup": ["equal", "", "equal"], "movement": ["equal", "", "equal"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_starts_at_its_sparsity_begins_dense_once_a_reach_is_named(method):
+    usual = plan_for(Run(method=method))
+    assert usual.fixed is (method in ("edge_popup", "threshold_mask", "bernoulli"))
+    if "reach" in METHODS[method].reads:
+        assert plan_for(Run(method=method, reach=0.3)) == replace(usual, fixed=False, reach=0.3)
 
 
 @pytest.mark.parametrize(("task", "epochs"), [("mnli", 2), ("sst2", 3), ("stsb", 5), ("cola", 3)])
@@ -159,12 +186,15 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
     }  # fmt: skip
     for name in SELECTIVE:
         run = Run(method=method, recipe=recipe, **{name: asked.get(name, 0.25)})
-        if name in METHODS[method].reads:
-            found = plan_for(run)
-            assert name in ("recovery", "keep") or getattr(found, name) == getattr(run, name)
-        else:
+        if name not in METHODS[method].reads:
             with pytest.raises(ValueError, match=f"{name}=.* would change nothing in method '{method}'"):
                 plan_for(run)
+        elif (name, method, recipe) == ("penalty", "adaprune", "tuned"):  # gamma is Algorithm 1's
+            with pytest.raises(ValueError, match="penalty=0.25 would change nothing under recipe 'tuned'"):
+                plan_for(run)
+        else:
+            found = plan_for(run)
+            assert name in ("recovery", "keep") or getattr(found, name) == getattr(run, name)
 
 
 @pytest.mark.parametrize("method", ["finetune", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora"])
@@ -176,7 +206,14 @@ def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
 
 
 WRONG = [
-    ({"method": "smp", "surrogate": "identity"}, r"surrogate='identity' would .* in method 'smp': .* \(adaprune\)"),
+    ({"method": "smp", "temperature": 2.0}, r"temperature=2.0 would .* in method 'smp': .* \(adaprune\)"),
+    ({"method": "snip", "surrogate": "identity"}, r"surrogate='identity' would .* method 'snip': .* \(adaprune, mov"),
+    ({"penalty": 1e-7}, "penalty=1e-07 would .* recipe 'tuned', .* is the gamma of Algorithm 1, for recipe='paper'"),
+    *(
+        ({"method": method, name: value}, f"{name}={value!r} would change nothing in method '{method}'")
+        for method in ("probe", "zero_shot", "majority")
+        for name, value in (("head_learning_rate", 0.1), ("recovery", False), ("keep", "theta"), ("reach", 0.5))
+    ),
     ({"method": "magnitude", "recovery": False}, r"recovery=False would .* 'magnitude': .* \(adaprune, mov"),
     ({"method": "finetune", "keep": "theta"}, "keep='theta' would change nothing in method 'finetune'"),
     *(

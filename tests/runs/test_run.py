@@ -80,7 +80,7 @@ def test_unknown_choice_names_the_choices_and_the_nearest():
     text = message(method="Magnitud")
     assert "'Magnitud'" in text and text.endswith("did you mean 'magnitude'?")
     assert all(method in text for method in METHODS)
-    assert "'' (the default), 'equal'" in message(allocation="equall")
+    assert "'' (the default), 'global', 'equal', 'scores'" in message(allocation="equall")
     assert "got ['a']" in message(scope=["a"])
     assert "did you mean" not in message(precision="")
 
@@ -185,6 +185,7 @@ OTHER = {
     "surrogate": "identity",
     "reach": 0.5,
     "head": "linear",
+    "pooling": "mean",
 }
 
 

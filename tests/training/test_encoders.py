@@ -241,3 +241,58 @@ def test_hashes_name_every_base_tensor_and_leave_theta_out():
         model.get_parameter("encoder.layer.1.output.dense.bias")[3] += 1e-6
     after = tensor_hashes(model)
     assert [name for name in before if before[name] != after[name]] == ["encoder.layer.1.output.dense.bias"]
+
+
+# Pooling.
+
+
+def say(folder, text):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(text, encoding="utf-8")
+
+
+OLD = {"word_embedding_dimension": 32, "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "pooling"),
+    [
+        (json.dumps({**OLD, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}), "mean"),
+        (json.dumps({**OLD, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}), "cls"),
+        (json.dumps({"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True}), "mean"),
+        (json.dumps({"embedding_dimension": 32, "pooling_mode": "cls"}), "cls"),
+        (json.dumps({"pooling_mode": "lasttoken"}), "cls"),
+        (json.dumps({"pooling_mode": ["mean"]}), "cls"),
+        ("{}", "cls"),
+        ("", "cls"),
+        ('{"pooling_mode_mean_tokens": tr', "cls"),
+        ("[]", "cls"),
+        ('["mean"]', "cls"),
+        ('"mean"', "cls"),
+        ("null", "cls"),
+        ("7", "cls"),
+        ("[" * 100_000, "cls"),
+        ('{"a":' * 100_000, "cls"),
+        ("\x00\x01", "cls"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_pooling_is_what_the_checkpoint_says_and_cls_where_it_says_nothing(folder, text, pooling):
+    say(folder, text)
+    assert load_encoder(str(folder)).pooling == pooling
+
+
+def test_a_checkpoint_without_a_word_on_pooling_has_cls(folder):
+    assert load_encoder(str(folder)).pooling == "cls"
+    (folder / "1_Pooling" / "config.json").mkdir(parents=True)
+    assert load_encoder(str(folder)).pooling == "cls"
+
+
+def test_pooling_that_is_no_text_at_all(folder):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_bytes(b'\xff\xfe{"pooling_mode": "mean"}')
+    assert load_encoder(str(folder)).pooling == "cls"
+
+
+def test_minilm_was_made_with_the_mean():
+    assert load_encoder("minilm").pooling == "mean"

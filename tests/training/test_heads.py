@@ -140,3 +140,89 @@ def test_dropout_is_on_only_where_the_encoder_is_trained():
     assert model.train().encoder.training  # theta is trained
     assert not torch.equal(model(**batch()).logits, model(**batch()).logits)
     assert not model.eval().encoder.training
+
+
+# Pooling.
+
+
+def linear_head(pooling):
+    """y = 7 z_1 + 3 z_2 + 0.5 of two layers mixed 1/4 : 3/4."""
+    head = AdaptationHead(layers=2, width=2, outputs=1, kind="linear", pooling=pooling)
+    with torch.no_grad():
+        head.mix.copy_(torch.tensor([0.0, math.log(3)]))
+        head.output.weight.copy_(torch.tensor([[7.0, 3.0]]))
+        head.output.bias.fill_(0.5)
+    return head
+
+
+LAYERS = (  # two sentences of three tokens; the second one's last two are padding, and far away
+    torch.tensor([[[4.0, 8.0], [0.0, 0.0], [2.0, -2.0]], [[1.0, 1.0], [1e3, -1e3], [9e5, 9e5]]]),
+    torch.tensor([[[0.0, -4.0], [4.0, 0.0], [2.0, 1.0]], [[-1.0, 3.0], [-5e4, 1e3], [7.0, 1e6]]]),
+)
+PRESENT = torch.tensor([[1, 1, 1], [1, 0, 0]])
+
+
+def test_mean_pooling_by_hand_leaves_padding_out():
+    # Sentence 1: means (2, 2) and (2, -1); z = (2, 2) / 4 + 3 (2, -1) / 4 = (2, -0.25); y = 14 - 0.75 + 0.5.
+    # Sentence 2: its only token, (1, 1) and (-1, 3); z = (-0.5, 2.5); y = -3.5 + 7.5 + 0.5.
+    found = linear_head("mean")(LAYERS, PRESENT)
+    torch.testing.assert_close(found, torch.tensor([[13.75], [4.5]]))
+    torch.testing.assert_close(linear_head("mean")(LAYERS, PRESENT.bool()), found)
+    torch.testing.assert_close(linear_head("mean")(tuple(layer[:1] for layer in LAYERS)), found[:1])  # all present
+
+
+def test_cls_pooling_by_hand_reads_no_other_token():
+    # Sentence 1: (4, 8) / 4 + 3 (0, -4) / 4 = (1, -1); y = 7 - 3 + 0.5. Sentence 2 as above.
+    for mask in (None, PRESENT):
+        torch.testing.assert_close(linear_head("cls")(LAYERS, mask), torch.tensor([[4.5], [4.5]]))
+
+
+def test_a_sentence_of_padding_alone_is_finite():
+    found = linear_head("mean")(LAYERS, torch.zeros(2, 3, dtype=torch.long))
+    torch.testing.assert_close(found, torch.tensor([[0.5], [0.5]]))
+
+
+@pytest.mark.parametrize("pooling", ["max", "", "CLS", None, ["cls"], "mean "])
+def test_no_such_pooling(pooling):
+    with pytest.raises(ValueError, match="pooling must be one of cls, mean, got"):
+        AdaptationHead(2, 16, 2, pooling=pooling)
+    with pytest.raises(ValueError, match="pooling must be one of cls, mean, got"):
+        AdaptedModel.for_task(encoder(), 2, pooling=pooling)
+
+
+def test_the_default_is_the_papers_and_pooling_is_no_parameter():
+    heads = [AdaptationHead(2, 16, 2, pooling=pooling) for pooling in ("cls", "mean")]
+    assert AdaptationHead(2, 16, 2).pooling == "cls" and [head.pooling for head in heads] == ["cls", "mean"]
+    assert heads[0].state_dict().keys() == heads[1].state_dict().keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_change_the_logits_of_mean_pooling(family):
+    torch.manual_seed(0)
+    model = AdaptedModel.for_task(encoder(family), 2, pooling="mean").eval()
+    ids = batch()["input_ids"]
+    short = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    padded = torch.cat([ids, torch.full((3, 4), model.config.pad_token_id)], dim=1)
+    attention = torch.cat([torch.ones_like(ids), torch.zeros(3, 4, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(model(input_ids=padded, attention_mask=attention).logits, short, rtol=1e-4, atol=1e-4)
+    wrong = model(input_ids=padded, attention_mask=torch.ones_like(attention)).logits
+    assert (wrong - short).abs().max() > 1e-3  # padding taken for text does change them
+
+
+def test_every_token_has_its_share_of_the_gradient_of_a_mean():
+    """Of four tokens present each gets a quarter of what the mean gets, and padding nothing."""
+    layers = tuple(
+        torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(n)).requires_grad_(True) for n in (0, 1)
+    )
+    head = AdaptationHead(2, 3, 1, kind="linear", pooling="mean")
+    head(layers, torch.tensor([[1, 1, 1, 1, 0, 0]])).sum().backward()
+    for layer in layers:
+        expected = head.output.weight.detach()[0] / 2 / 4
+        torch.testing.assert_close(layer.grad[0, :4], expected.expand(4, 3))
+        assert not layer.grad[0, 4:].any()
+
+
+def test_mean_pooling_keeps_half_precision():
+    head = AdaptationHead(2, 2, 1, kind="linear", pooling="mean").bfloat16()
+    found = head(tuple(layer.clamp(-10, 10).bfloat16() for layer in LAYERS), PRESENT)
+    assert found.dtype == torch.bfloat16 and torch.isfinite(found).all()
