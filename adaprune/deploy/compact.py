@@ -2,7 +2,8 @@
 
 Below, W is a masked matrix (outputs, inputs) with zeros where weights were removed, h(t) a token's vector, and a row or
 column is empty where all of it is 0. Biases are never masked, so what has an empty row is a constant, not a zero. Each
-removal is exact in real numbers; in floating point sums come in another order.
+removal is exact in real numbers; in floating point sums come in another order, and where a unit that nothing reads
+overflows, the masked model computes 0 * inf = NaN and the compact one does not.
 
 **FFN neuron j**, of y = W2 act(W1 h + b1) + b2, act elementwise:
 
@@ -79,7 +80,8 @@ def compact(adapted: AdaptedModel) -> AdaptedModel:
     for layer in originals(adapted.encoder):
         attention, feed_forward = _attention(layer, heads), _feed_forward(layer)
         layers.append(CompactLayer(attention, layer.norms[0], feed_forward, layer.norms[1]))
-    return AdaptedModel(CompactEncoder(adapted.encoder, layers), adapted.head).eval()
+    compacted = AdaptedModel(CompactEncoder(adapted.encoder, layers), adapted.head)
+    return compacted.to(adapted.device).eval()  # places of units are made on the CPU
 
 
 def _feed_forward(layer: Original) -> FeedForward:
@@ -98,7 +100,7 @@ def _attention(layer: Original, heads: int) -> Attention:
     fed, read = value.weight.any(1), out.weight.any(0)
     live, constant = fed & read, ~fed & read
     found, rows = [], [[], [], []]  # of the queries, the keys and the values: a weight and a bias for each head
-    for number, units in enumerate(torch.arange(len(live)).chunk(heads)):
+    for number, units in enumerate(torch.arange(len(live), device=live.device).chunk(heads)):
         values = units[live[units]]
         if len(values):
             parts = (*_scores(query, key, units), (value.weight[values], _bias(value)[values]))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from adaprune.deploy.compact_layers import (
+    FAMILIES,
     Attention,
     CompactEncoder,
     CompactLayer,
@@ -121,6 +122,8 @@ def load_compact(path: str | Path) -> AdaptedModel:
 
 def _model(said: dict[str, Any]) -> AdaptedModel:
     """A model of the sizes described, without memory for its weights; ValueError where they do not go together."""
+    if said["config"]["model_type"] not in FAMILIES:
+        raise ValueError(f"its family is {said['config']['model_type']!r}")
     config = AutoConfig.for_model(**said["config"])
     if len(said["layers"]) != config.num_hidden_layers:
         raise ValueError(f"it describes {len(said['layers'])} layers of {config.num_hidden_layers}")

@@ -241,3 +241,26 @@ def test_what_cannot_be_compacted_is_refused():
     MaskedEncoder(Encoder(serving.encoder, None, "tiny", "random"))
     with pytest.raises(ValueError, match="serve many tasks"):
         compact(serving)
+
+
+def test_a_unit_that_nothing_reads_may_overflow():
+    """0 * inf in the masked model, nothing at all in the compact one."""
+    model = masked(sparsity=0, dead=0)
+    first, second = parts(model)["ffn_in"], parts(model)["ffn_out"]
+    with torch.no_grad():
+        second.weight[:, 5] = 0
+        expected = compact(model)(**tiny.batch()).logits
+        first.bias[5] = torch.inf
+        assert model(**tiny.batch()).logits.isnan().all()
+        assert torch.equal(compact(model)(**tiny.batch()).logits, expected)
+
+
+def test_weights_that_are_no_numbers_are_kept():
+    """NaN is not 0: what would have shown in the masked model shows in the compact and in the sparse one."""
+    model = masked(sparsity=0.9)
+    with torch.no_grad():
+        parts(model)["ffn_in"].weight[3, 4] = torch.nan
+        parts(model)["ffn_out"].weight[0, 3] = 1.0
+    small = compact(model)
+    for other in (model, small, set_runtime(copy.deepcopy(small), "sparse")):
+        assert other(**tiny.batch()).logits.isnan().all()

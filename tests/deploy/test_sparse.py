@@ -242,3 +242,17 @@ def test_what_is_refused_changes_nothing(mask):
     MaskedEncoder(Encoder(served, None, "tiny", "random"))
     with pytest.raises(ValueError, match="serve many tasks"):
         set_runtime(AdaptedModel.for_task(served, 2), "sparse")
+
+
+def test_measuring_draws_no_random_numbers(mask):
+    made, before = mask(), torch.get_rng_state()
+    encoder = tiny.encoder()
+    torch.set_rng_state(before)
+    apply_mask(encoder, made, runtime="auto")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_rows_at_all():
+    layer = linear(6, 5, 0.5)
+    for turned in (False, True):
+        assert SparseLinear(layer, turned)(torch.zeros(0, 3, 5)).shape == (0, 3, 6)
