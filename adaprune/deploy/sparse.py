@@ -37,15 +37,16 @@ class PlacedLinear(nn.Linear):
     places cost nothing: they are in its indices.
 
     Args:
-        weight, bias: (outputs, inputs) and (outputs); sides of 0 are fine.
+        weight, bias: (outputs, inputs) and (outputs) or None; sides of 0 are fine.
         rows: where the outputs stand, rising, among ``gives``; None: they are all there is.
         columns: where the inputs stand, rising, among ``reads``; None: they are all there is.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, rows=None, gives=None, columns=None, reads=None):
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows=None, gives=None, columns=None, reads=None):
         super().__init__(1, 1, device="meta")  # torch warns of sides of 0 where it makes the numbers itself
         self.out_features, self.in_features = weight.shape
-        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.gives, self.reads = gives or self.out_features, reads or self.in_features
         self.register_buffer("rows", None if self.gives == self.out_features else rows, persistent=False)
         self.register_buffer("columns", None if self.reads == self.in_features else columns, persistent=False)
@@ -215,7 +216,9 @@ def _wins(pairs: Mapping[str, tuple[nn.Linear, SparseLinear]]) -> dict[str, tupl
     generator = torch.Generator().manual_seed(0)
     for size in SIZES:
         ratios: dict[str, list[float]] = {name: [] for name in pairs}
-        inputs = {name: torch.randn(1, size, sparse.in_features, generator=generator) for name, (_, sparse) in pairs.items()}
+        inputs = {
+            name: torch.randn(1, size, sparse.in_features, generator=generator) for name, (_, sparse) in pairs.items()
+        }
         inputs = {name: x.to(pairs[name][1].values.dtype) for name, x in inputs.items()}
         for _ in range(_ROUNDS):
             seconds = [{name: _seconds(pair[way], inputs[name]) for name, pair in pairs.items()} for way in (0, 1)]
