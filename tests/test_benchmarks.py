@@ -87,7 +87,9 @@ def test_switch_cost_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
     assert switch_cost.main(["--shape", "tiny", "--rounds", "2", "--check", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert set(found["bytes"]) == {"mask", "lora", "checkpoint"}
-    assert all(row["clock_seconds"] > 0 for row in found["switch"].values())
+    kinds = {"mask, kept", "mask, not kept", "mask, keep=0", "mask, no switch", "sparse, kept", "sparse, not kept"}
+    assert set(found["switch"]) == kinds | {"a pass of apply_mask", "lora", "lora, merged", "checkpoint"}
+    assert all(found["switch"][way]["clock_seconds"] > 0 for way in ("a pass of apply_mask", "lora", "checkpoint"))
     assert [row["sparsity"] for row in found["coding"]] == list(switch_cost.SPARSITIES)
     assert all(row["coded_bytes"] <= row["plain_bytes"] < row["file_bytes"] for row in found["coding"])
     assert "checkpoint" in capsys.readouterr().out
@@ -96,8 +98,12 @@ def test_switch_cost_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
 def test_switch_cost_is_judged_at_its_limits():
     row = {"sparsity": 0.5, "bound_bytes": 100, "head_bytes": 10, "file_bytes": 64_113}
     row |= {"encode_seconds": 3.0, "decode_seconds": 3.1}
-    verdicts = switch_cost.judge("bert-base", {"mask": {"processor_seconds": 0.15}}, [row])
-    assert [bar["reached"] for bar in verdicts] == [True, True, True, False]
+    found = {"mask, kept": 0.004, "mask, not kept": 0.0251, "mask, no switch": 0.001, "a pass of apply_mask": 0.05}
+    switches = {way: {"processor_seconds": seconds} for way, seconds in found.items()}
+    verdicts = switch_cost.judge("bert-base", switches, [row])
+    assert [bar["reached"] for bar in verdicts] == [True, False, True, True, True, False]
+    switches["mask, no switch"]["processor_seconds"] = 0.0011
+    assert [bar["reached"] for bar in switch_cost.judge("bert-base", switches, [row])][2] is False
     assert switch_cost.judge("tiny", {}, []) == []
 
 
