@@ -149,6 +149,10 @@ KNOBS = {
     "max_train_examples": [(10, {}, "rows steps masks head", "base")],
     "recipe": [("paper", {}, "losses masks head sparsities", "rows base steps")],
     "scope": [("encoder+embeddings", {}, "counts masks", "rows steps")],
+    "pattern": [
+        ("units", {}, "masks counts losses", "rows base steps sparsities-last"),
+        ("units", {"recipe": "paper"}, "masks losses", "rows base steps"),
+    ],
     "batch_size": [(2, {}, "steps masks head", "rows")],
     "max_length": [(8, {}, "losses masks head", "rows steps")],
     "learning_rate": [(1e-2, {}, "losses masks head", "steps"), (1e-2, {"method": "finetune"}, "losses", "steps")],
