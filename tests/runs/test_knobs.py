@@ -569,6 +569,7 @@ def changes(method, field):
         "reach": 0.8,
         "recovery": False,
         "allocation": "equal",
+        "pattern": "units",
     }[field]
     return value, {}
 
@@ -582,7 +583,7 @@ def test_what_a_method_says_it_reads_changes_what_it_does(method, field):
     if method == "lora":
         pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
     value, others = changes(method, field)
-    kept = {"keep": "theta"} if "keep" in METHODS[method].reads else {}
+    kept = {"keep": "theta"} if "keep" in METHODS[method].reads and field != "pattern" else {}
     common = {"method": method, "epochs": 1, **kept, **others}
     if (key := str(common)) not in BASES:
         BASES[key] = trace(**common)
@@ -591,7 +592,7 @@ def test_what_a_method_says_it_reads_changes_what_it_does(method, field):
     assert differing, f"{field}={value!r} changed nothing in {method}"
     if field == "head_learning_rate":
         assert "head" in differing
-    elif field in ("initial_theta", "recovery", "allocation"):
+    elif field in ("initial_theta", "recovery", "allocation", "pattern"):
         assert "masks" in differing, f"{field}={value!r} changed no mask of {method}"
     elif field == "reach":
         assert "sparsities" in differing
