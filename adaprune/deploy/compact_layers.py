@@ -90,9 +90,9 @@ class FeedForward(nn.Module):
         self.fc1, self.act, self.fc2 = PlacedLinear(*fc1), act, PlacedLinear(*fc2)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        rows = hidden_states.flatten(0, -2)
-        if len(rows) <= 2 * BLOCK or isinstance(self.fc1, nn.Linear):
+        if isinstance(self.fc1, nn.Linear) or hidden_states.shape[:-1].numel() <= 2 * BLOCK:
             return self.fc2(self.act(self.fc1(hidden_states)))
+        rows = hidden_states.flatten(0, -2)
         return torch.cat([self.fc2(self.act(self.fc1(some))) for some in rows.split(BLOCK)]).view_as(hidden_states)
 
 
@@ -126,7 +126,7 @@ class CompactEncoder(nn.Module):
         if self.positions is not None:
             self.positions.layer = nn.ModuleList()
         self.layers = nn.ModuleList(layers)
-        self._takes = frozenset(inspect.signature(base.embeddings.forward).parameters)
+        self.takes = frozenset(inspect.signature(base.embeddings.forward).parameters)
 
     def forward(
         self,
@@ -151,10 +151,11 @@ class CompactEncoder(nn.Module):
         if not return_dict or (attention_mask is not None and attention_mask.shape != input_ids.shape):
             raise ValueError("a compact encoder takes an attention_mask (batch, tokens) and has return_dict=True only")
         given = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        h = self.embeddings(input_ids=input_ids, **{name: ids for name, ids in given.items() if name in self._takes})
+        h = self.embeddings(input_ids=input_ids, **{name: ids for name, ids in given.items() if name in self.takes})
         h = h if self.project is None else self.project(h)
         mask = None
-        if attention_mask is not None and not attention_mask.all():  # no mask is the faster product
+        # No mask is the faster product. What is exported has no branches by value.
+        if attention_mask is not None and (torch.compiler.is_exporting() or not attention_mask.all()):
             mask = (1 - attention_mask[:, None, None].to(h.dtype)) * torch.finfo(h.dtype).min
         bias = None if self.positions is None else self.positions.compute_position_bias(h)
         states = [h]
