@@ -3,20 +3,22 @@
 #   VENV=DIR       where the environment is built (default .venv)
 #   PYTHON=NAME    the Python 3.11+ that builds it (default python3)
 #   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
-#   DATA=DIR       of `make masks`: folder with <task>/{train,validation}.parquet (default: the hub)
+#   DATA=DIR       of `make masks` and `make zoo`: folder with <task>/{train,validation}.parquet (default: the hub)
+#   RESULTS=DIR    of `make zoo`: folder with the records and masks (default results/zoo)
 
 VENV ?= .venv
 PYTHON ?= python3
 LAB_FLAGS ?=
 DATA ?=
+RESULTS ?= results/zoo
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
-# Run small as they stand, on committed records; 01_adapt trains and goes through papermill, teach/ through
-# tests/teach/test_lessons.py, with answers; 04 and 07 need masks.
-ON_RECORDS := 00_start_here 02_compare 03_sparsity 05_ablations 06_recipe_study 08_claims
+# Run small as they stand, on committed records and the zoo; 01_adapt trains and goes through papermill, teach/ through
+# tests/teach/test_lessons.py, with answers.
+ON_RECORDS := 00_start_here 02_compare 03_sparsity 04_topology 05_ablations 06_recipe_study 07_many_tasks 08_claims
 
 # What papermill and editors leave behind; language_info itself stays, tools need it.
 STRIP := $(PY) -m nbstripout \
@@ -48,7 +50,7 @@ SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run masks test test-browser lab site data env lint format clean
+.PHONY: help run masks zoo test test-browser lab site data env lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -100,7 +102,10 @@ masks: env data  ## train the five masks of sweeps/masks.tsv into runs/masks, th
 			-r data_dir '$(DATA)' -p results_dir runs/masks < /dev/null || exit 1; \
 	done
 	$(PAPERMILL) notebooks/07_many_tasks.ipynb runs/07_many_tasks.ipynb \
-		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/figures
+		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/figures -p sentences 64
+
+zoo: env  ## fill adaprune/zoo from the finished runs of sweeps/zoo.tsv in RESULTS, with GLUE in DATA
+	$(PY) -m adaprune.make_zoo '$(RESULTS)' --data '$(DATA)'
 
 test: export HF_HUB_OFFLINE := 1
 test: env data lint  ## run every check: style, notebooks, doctests, tests

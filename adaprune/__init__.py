@@ -28,6 +28,7 @@ from adaprune.deploy import (
     save_compact,
     save_mask,
     set_runtime,
+    zoo,
 )
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
@@ -58,6 +59,7 @@ __all__ = [
     "save_mask",
     "set_runtime",
     "table",
+    "zoo",
 ]
 
 # Modules of version 0.1 and the rooms they are in now. Their old names go with version 0.3.

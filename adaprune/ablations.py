@@ -68,7 +68,8 @@ def ablate(job: Job) -> Outcome:
         found = load_mask(mask_path(source(run)))
         if found.card["base"] != tensor_hashes(encoder):
             raise ValueError(f"{mask_path(source(run))} was made for another base than model {run.model!r}")
-        masks = shuffled(found.masks, run.seed) if run.ablation == "shuffle" else found.masks
+        masks = found.resolve(encoder).masks
+        masks = shuffled(masks, run.seed) if run.ablation == "shuffle" else masks
     if run.noise:
         perturb(encoder, run.noise, run.seed)
     if masks is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import resource
 import shutil
 import sys
@@ -10,7 +11,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ from adaprune.training import (
     most_tokens,
     predict,
     read_logits,
+    score,
     set_dropout,
     taught,
     tensor_hash,
@@ -65,7 +66,6 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     ``run.results_dir``. Under ``accelerate launch`` every process calls this; the main one writes, all return it.
 
     Args:
-        run: what is asked.
         method: one of your own, in place of ``run.method``; the record bears its name.
 
     Raises:
@@ -78,37 +78,39 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     plan, paths = plan_for(run), paths_of(record_path(run))
     if (finished := find_record(run)) is not None:
         shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
-        return _unchanged(finished, plan, _data_at_hand(run))
+        return _unchanged(finished, run, plan, paths.record)
     _check(run)
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
+    origin = {"data": task.fingerprint, "model": encoder.revision, "processes": processes.num_processes}
+    with processes.main_process_first():
+        claim(paths.checkpoints, **origin, teacher=None if logits is None else tensor_hash(logits))
     base = tensor_hashes(encoder.model)
     surroundings = environment(
         model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(plan)
     )
-    with processes.main_process_first():
-        _claim(paths, task, encoder, logits)
     job = prepare(run, plan, paths, task, encoder)
     outcome = _learn(taught(job, logits))
+    masks, intact = outcome.masks, _intact(run, base, tensor_hashes(encoder.model))
     metrics, answers = score(job, outcome)
+    lessons = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
     record = {
         "run": run.model_dump(),
         "metrics": metrics,
-        "mask": None if outcome.masks is None else _mask_entry(job, outcome),
-        "weights_intact": tensor_hashes(encoder.model) == base,
-        "cost": _cost(outcome, job),
+        "weights_intact": intact,
+        "cost": _cost(outcome, job, intact),
+        "mask": None if masks is None else {"scope": run.scope, **summary(encoder.model, masks, job.seen)},
         "curve": outcome.fit.curve,
         "environment": surroundings,
     }
-    lessons = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
     detach(encoder.model)
     if processes.is_main_process:
         # a mask of weights that nobody has helps nobody, nor does one without the head that read it
-        if outcome.masks is not None and record["weights_intact"] and outcome.answer is None:
-            record["cost"]["shipped_bytes"] = _write_mask(job, outcome, _card(job, encoder, metrics))
+        if masks is not None and intact and outcome.answer is None:
+            record["cost"]["shipped_bytes"] = _write_mask(job, encoder, outcome, metrics)
         if lessons is not None:
             write_logits(paths.logits, lessons, task)
         write_answers(paths.answers, answers, task)
@@ -152,18 +154,6 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     return Job(run, model, task, sentences, settings, plan, paths, {name: sentences.seen(rows) for name in tables})
 
 
-def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
-    """The record's metrics, and the logits on the dev split, which is looked at here and nowhere before."""
-    answer = outcome.answer or (lambda split: predict(job.model, job.sentences, split, job.settings))
-    task, validation = job.task, {}
-    dev = [name for name in task.splits if name.startswith("validation")]
-    logits = {split: answer(split) for split in [*dev, "selection"]}
-    for split in dev:
-        validation |= task.metrics(logits[split], task.splits[split]["label"], split)
-    selection = task.metrics(logits["selection"], task.splits["selection"]["label"])
-    return {"validation": validation, "selection": selection, "primary": task.primary}, logits[dev[0]]
-
-
 def _learn(job: Job) -> Outcome:
     """What the run's method makes of the job, or the ablation of its finished mask.
 
@@ -176,16 +166,24 @@ def _learn(job: Job) -> Outcome:
     return outcome
 
 
-def _data_at_hand(run: Run) -> str | None:
-    """The fingerprint of a finished run's data, where they are still there: a record can be read without them."""
-    with suppress(FileNotFoundError):
-        if Path(run.data_dir, run.task).exists():
-            return load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
-    return None
+def _intact(run: Run, before: dict[str, str], after: dict[str, str]) -> bool:
+    """Whether every tensor of the checkpoint is as it was; warns where the method has promised so and it is not."""
+    changed = [name for name in before if after.get(name) != before[name]]
+    if changed and run.kind.weights_intact and not run.noise:
+        logging.getLogger(__name__).warning(
+            "method %r says weights_intact=True and has changed %d tensors, %s first: no mask file is written",
+            run.method,
+            len(changed),
+            changed[0],
+        )
+    return not changed
 
 
-def _unchanged(record: dict, plan: Plan, data: str | None) -> dict:
-    """The record of a finished run; ValueError where the same fields would not be the same run today."""
+def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
+    """The record of a finished run; ValueError where the same fields would not be the same run today.
+
+    Its data count where they are still there: a record can be read without them.
+    """
     made = record["environment"]
     then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records say nothing, old ones nothing of pooling
     changed = [
@@ -193,10 +191,12 @@ def _unchanged(record: dict, plan: Plan, data: str | None) -> dict:
         for name, value in asdict(plan).items()
         if name in then and then[name] != value
     ]
-    if data is not None and made["data_fingerprint"] not in (None, data):
-        changed.append("the data have changed")
+    with suppress(FileNotFoundError):
+        if Path(run.data_dir, run.task).exists():
+            data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
+            if made["data_fingerprint"] not in (None, data):
+                changed.append("the data have changed")
     if changed:
-        path = record_path(Run(**record["run"]))
         raise ValueError(f"{path}: {'; '.join(changed)}: choose another results_dir, or delete the record")
     return record
 
@@ -205,47 +205,20 @@ def _check(run: Run) -> None:
     """Refuses what this machine, this folder or this run lacks, before anything is loaded.
 
     Raises:
-        ValueError: no GPU for fp16, no peft for lora, nothing that an ablation could start from.
+        ValueError: no GPU for fp16, no peft for lora or ia3, nothing that an ablation could start from.
         OSError: the results folder cannot be written.
     """
-    if run.method == "lora" and importlib.util.find_spec("peft") is None:
-        raise ValueError("method='lora' needs the package peft: pip install peft, or the extra adaprune[methods]")
+    if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
+        raise ValueError(
+            f"method={run.method!r} needs the package peft: pip install peft, or the extra adaprune[methods]"
+        )
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
     check_ablation(run)
     check_writable(run.results_dir)
 
 
-def _claim(paths: Paths, task: TaskData, encoder: Encoder, logits: torch.Tensor | None) -> None:
-    """Takes the checkpoint folder for this data, model, teacher and number of processes (see `training.claim`)."""
-    origin: dict[str, Any] = {"data": task.fingerprint, "model": encoder.revision}
-    origin["processes"] = PartialState().num_processes
-    claim(paths.checkpoints, **origin, **({} if logits is None else {"teacher": tensor_hash(logits)}))
-
-
-def _write_mask(job: Job, outcome: Outcome, card: dict) -> int:
-    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
-    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, job.model.encoder)
-    if outcome.thetas is not None:
-        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
-    return path.stat().st_size
-
-
-def _mask_entry(job: Job, outcome: Outcome) -> dict:
-    """The record's account of the mask; embedding rows unseen in training are counted apart."""
-    entry = {"scope": job.run.scope, **summary(job.model.encoder, outcome.masks)}
-    table = next((name for name in outcome.masks if component_of(name) == EMBED), None)
-    if table is not None:
-        seen = job.sentences.seen(outcome.masks[table].shape[0])
-        for label, rows in {"seen_rows": seen, "unseen_rows": ~seen}.items():
-            part = outcome.masks[table][rows]
-            kept, total = int(part.sum()), part.numel()
-            counts = {"sparsity": (total - kept) / total if total else 0.0, "kept": kept, "total": total}
-            entry[label] = {"rows": int(rows.sum()), **counts}
-    return entry
-
-
-def _cost(outcome: Outcome, job: Job) -> dict:
+def _cost(outcome: Outcome, job: Job, intact: bool) -> dict:
     """What the run took; memory is the peak of the device, or of the whole process on a CPU."""
     device = next(job.model.parameters()).device
     if device.type == "cuda":
@@ -260,23 +233,26 @@ def _cost(outcome: Outcome, job: Job) -> dict:
         "examples_per_second": round(fit.examples / max(fit.seconds, 1e-3), 3),
         "peak_memory_bytes": memory,
         "device": name,
-        "shipped_bytes": _shipped_bytes(outcome, job),
+        "shipped_bytes": _shipped_bytes(outcome, job, intact),
     }
 
 
-def _shipped_bytes(outcome: Outcome, job: Job) -> int:
+def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
     """What a task without a mask file adds to a base model that is there: the head, and what was trained of weights."""
     head = [] if outcome.answer is not None else job.model.head.parameters()
     tensors = [*head, *(outcome.updates or ())]
-    if not job.run.kind.weights_intact and outcome.updates is None:
+    if not intact and outcome.updates is None:
         tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _card(job: Job, encoder: Encoder, metrics: dict) -> dict:
-    """What a stranger needs to know to use the mask."""
+def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
+    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes.
+
+    Its card has what a stranger needs to know to use the mask.
+    """
     run = job.run
-    return {
+    card = {
         "task": run.task,
         "labels": list(job.task.labels),
         "metrics": metrics,
@@ -292,3 +268,7 @@ def _card(job: Job, encoder: Encoder, metrics: dict) -> dict:
         "licence": encoder.licence,  # the base model's, which binds its mask too
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }
+    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
+    if outcome.thetas is not None:
+        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
+    return path.stat().st_size

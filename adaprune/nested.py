@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
-from adaprune.adapt import prepare, score
+from adaprune.adapt import prepare
 from adaprune.data import load_task
-from adaprune.deploy import check_base, load_mask
-from adaprune.masks import count_kept, detach, keep_top, read_ranks, set_masks
+from adaprune.deploy import load_mask
+from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
-from adaprune.training import Fit, Outcome, fit_head, load_encoder
+from adaprune.training import Fit, Outcome, fit_head, load_encoder, score
 
 
 def evaluate_at(
@@ -53,13 +57,12 @@ def evaluate_at(
         )
     if not (run.kind.mask and run.kind.weights_intact):
         raise ValueError(f"{path} has method {run.method!r}, which leaves no mask of intact weights to cut again")
-    mask = load_mask(paths.mask)
-    scores = read_ranks(paths.theta, mask.masks)
     task = load_task(run.task, run.data_dir, run.max_train_examples)
     if task.fingerprint != found["environment"]["data_fingerprint"]:
         raise ValueError(f"{path} was made on other rows of {run.task}: give the data_dir that it had")
     encoder = load_encoder(run.model)
-    check_base(encoder.model, mask)
+    mask = load_mask(paths.mask, base=encoder.model)
+    scores = _read_ranks(paths.theta, mask.masks)
     job, rows = prepare(run, plan, paths, task, encoder), []
     job.model.head.pooling = mask.card.get("pooling", "cls")  # as the head was trained; old cards do not say
     with TemporaryDirectory() as folder:
@@ -71,7 +74,7 @@ def evaluate_at(
             job.model.head.load_state_dict(mask.head)
             if refit_head_epochs:
                 fit_head(job)
-            (metrics, _), counts = score(job, Outcome(Fit([], 0, 0.0, 0), masks)), count_kept(masks)
+            (metrics, _), counts = score(job, Outcome(Fit(), masks)), count_kept(masks)
             row = {"sparsity": sparsity, "kept": counts["kept"], "total": counts["total"]}
             row |= {"refit_head_epochs": refit_head_epochs, "primary": task.primary}
             row |= {"score": metrics["validation"][task.primary]}
@@ -89,3 +92,21 @@ def _check(sparsities: Sequence[float], refit_head_epochs: float) -> None:
         raise ValueError(f"sparsities must lie in [0, 1), got {wrong[0]!r}")
     if not (isinstance(refit_head_epochs, Real) and 0 <= refit_head_epochs < math.inf):
         raise ValueError(f"refit_head_epochs must be a number, 0 or more, got {refit_head_epochs!r}")
+
+
+def _read_ranks(path: Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ranks in a file, which must give back the ``masks`` of their run.
+
+    Raises:
+        FileNotFoundError: theta was not kept.
+        ValueError: a damaged file, or one of another mask.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: delete the record and run again with keep='theta'")
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete the record and run again") from error
+    if found.keys() != masks.keys() or any(not torch.equal(found[name] >= 0, mask) for name, mask in masks.items()):
+        raise ValueError(f"{path} is not the theta of this run's mask: delete the record and run again")
+    return {name: found[name] for name in masks}

@@ -82,8 +82,8 @@ def nan_at(monkeypatch, call: int) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_ends_in_a_record(tiny_runs_dir, monkeypatch, method, recipe):
     """These runs are made once: test_golden.py finds them finished."""
-    if method == "lora":
-        pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
+    if method in ("lora", "ia3"):
+        pytest.importorskip("peft", reason="lora and ia3 need peft, of the extra adaprune[methods]")
     monkeypatch.chdir(tiny_runs_dir)
     small = {"max_length": 16, "batch_size": 2, "epochs": 2, "results_dir": "out"}
     task = "pairs" if method == "zero_shot" else "ten"
@@ -500,7 +500,7 @@ def test_a_finished_run_of_ones_own_method_is_read_and_not_run_again(ask, forget
         ask(method="smallest")
 
 
-def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget):
+def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget, caplog):
     open_about_it = Method(centred, line="a weight is changed", mask=False, weights_intact=False)
     record = adaprune.adapt(ask(), method=open_about_it)
     assert record["weights_intact"] is False and record["mask"] is None
@@ -510,7 +510,17 @@ def test_what_a_method_says_of_itself_is_held_against_what_it_leaves(ask, forget
         adaprune.adapt(ask(results_dir="other"), method=replace(open_about_it, mask=True))
     with pytest.raises(ValueError, match="method 'smallest' says mask=False and left a mask"):
         adaprune.adapt(ask(results_dir="other"), method=Method(smallest, line=LINE, mask=False))
+
+    def scaled(job):
+        for parameter in list(job.model.encoder.parameters())[:2]:
+            parameter.data *= 1.01
+        return smallest(job)
+
     assert not left_behind(ask(results_dir="other"))
+    record = adaprune.adapt(ask(results_dir="scaled"), method=Method(scaled, line=LINE))
+    assert "'scaled' says weights_intact=True and has changed 2 tensors, embeddings." in caplog.text
+    assert not record["weights_intact"] and not (Path("scaled") / "masks").exists()
+    assert record["cost"]["shipped_bytes"] == 4 * (every + 2 + 16 * 16 + 16 + 2 * 16 + 2)  # not the head alone
 
 
 def test_settings_of_ones_own_method_hold_and_what_it_does_not_read_is_refused(ask, forget):
@@ -538,10 +548,15 @@ def named_like_another() -> Method:
         (lambda: "smallest", r"method must be an adaprune.Method, got str"),
         (lambda: Method(smallest), "missing 1 required positional argument: 'line'"),
         (lambda: Method(smallest, line=" "), "method 'smallest' lacks its line: say in one line what it does, got ' '"),
+        (
+            lambda: Method(smallest, line=LINE, tuned={"alpha": 1}),
+            "sets 'alpha'; a recipe's settings are epochs",
+        ),
+        (lambda: Method(smallest, line=LINE, paper={"beta": 1}), "method 'smallest' sets 'beta'"),
         (named_like_another, r"there is a method 'magnitude' already \(one-shot .*\): give your function another name"),
         (lambda: Method(lambda job: smallest(job), line=LINE), "'<lambda>' is no name: use `def`"),
     ],
-    ids=["function", "name", "no line", "empty line", "taken", "lambda"],
+    ids=["function", "name", "no line", "empty line", "no setting", "none of the paper's", "taken", "lambda"],
 )
 def test_what_is_no_method_of_ones_own_is_refused_in_a_sentence(ask, monkeypatch, make, message):
     monkeypatch.setattr(HOUSE, "load_task", lambda *args: pytest.fail("loaded"))

@@ -34,7 +34,11 @@ def public() -> dict[str, dict[str, str]]:
     rooms = sorted(path.parent.name for path in Path(adaprune.__file__).parent.glob("*/__init__.py"))
     found = {name: importlib.import_module(name) for name in ["adaprune", *(f"adaprune.{room}" for room in rooms)]}
     return {
-        name: {public: signature(getattr(module, public)) for public in sorted(handed_on(Path(module.__file__)))}
+        name: {
+            public: signature(getattr(module, public))
+            for public in sorted(handed_on(Path(module.__file__)))
+            if not isinstance(getattr(module, public), adaprune.Method)  # those are found by name in METHODS
+        }
         for name, module in found.items()
     }
 

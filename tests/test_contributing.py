@@ -14,7 +14,7 @@ from tests import small_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
-COPIED = ("adaprune", "tests", "notebooks", "sweeps", "pyproject.toml", "ARCHITECTURE.md")
+COPIED = ("adaprune", "tests", "notebooks", "sweeps", "pyproject.toml", "ARCHITECTURE.md", "README.md")
 
 
 def blocks(kind: str) -> list[str]:
@@ -82,7 +82,7 @@ from mine import smallest
 
 assert "smallest" not in METHODS
 run = Run(task="ten", model=sys.argv[1], epochs=1, max_length=16, results_dir="out")
-record = adapt(run, method=Method(smallest, line="the smallest |w| stay, a control for magnitude"))
+record = adapt(run, method=Method(smallest, line="the smallest weights stay, a control for magnitude"))
 assert record["run"]["method"] == "smallest" and record["mask"]["sparsity"] == 0.5 and record["weights_intact"]
 """
 
@@ -92,12 +92,17 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from adaprune import Run, adapt, table
 from adaprune.report import drawings
+from tests import test_api, test_readme
 from tests.data import test_tasks
 from tests.report import test_figures, test_sweeps
+from tests.runs import test_method
 
 test_figures.test_each_method_has_one_colour_and_one_marker_which_it_says_itself()
 test_figures.test_colours_differ_in_greyscale()
 test_sweeps.test_committed_tables_hold_what_they_promise()
+test_method.test_every_method_of_the_suite_says_all_about_itself()
+test_api.test_names_and_signatures_are_those_written_down()
+test_readme.test_the_table_of_methods_is_what_they_say_of_themselves()
 test_tasks.test_glue_has_the_nine_tasks_with_official_metrics()
 
 rows = {"sentence1": [f"a film {n}" for n in range(40)], "sentence2": ["a movie", "a cat"] * 20, "label": [1, 0] * 20}

@@ -9,8 +9,9 @@ import torch
 
 import adaprune
 from adaprune import evaluate_at
+from adaprune.masks import ranks
 from adaprune.masks.cuts import keep_top
-from adaprune.masks.ranks import ranks, read_ranks
+from adaprune.nested import _read_ranks
 from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record, write_record
@@ -58,7 +59,7 @@ def test_a_run_is_cut_at_every_sparsity(ask, scope):
     assert own["kept"] == record["mask"]["kept"]
     assert list(found["kept"]) == [round((1 - level) * record["mask"]["total"]) for level in found["sparsity"]]
     masks = adaprune.load_mask(f"out/masks/{run.name}.safetensors").masks
-    scores = read_ranks(paths_of(record_path(run)).theta, masks)
+    scores = _read_ranks(paths_of(record_path(run)).theta, masks)
     half, tenth = keep_top(scores, 0.5), keep_top(scores, 0.1)
     assert all(torch.equal(half[name], masks[name]) and not (tenth[name] & ~half[name]).any() for name in masks)
 

@@ -43,7 +43,7 @@ def decode(coding: str, data: bytes, size: int, kept: int) -> np.ndarray:
         if rare:
             mask[_positions(data, size, rare)] = rare == kept
     else:
-        packed = np.frombuffer(data if coding == "bits" else _inflate(data, -(-size // 8)), np.uint8)
+        packed = np.frombuffer(data if coding == "bits" else inflate(data, -(-size // 8)), np.uint8)
         if len(packed) != -(-size // 8) or (size % 8 and packed[-1] >> size % 8):
             raise ValueError(f"{len(packed)} bytes, or bits beyond the last entry, for a mask of {size} entries")
         mask = np.unpackbits(packed, count=size, bitorder="little").view(bool)
@@ -68,7 +68,7 @@ def _gaps(positions: np.ndarray, size: int) -> bytes:
 def _positions(data: bytes, size: int, rare: int) -> np.ndarray:
     low = _low_bits(size, rare)
     head = -(-rare * low // 8)
-    symbols = np.frombuffer(_inflate(data[head:], rare + size // _MORE), np.uint8)
+    symbols = np.frombuffer(inflate(data[head:], rare + size // _MORE), np.uint8)
     ends = np.flatnonzero(symbols != _MORE)
     if len(data) < head or len(ends) != rare or ends[-1] != len(symbols) - 1:
         raise ValueError(f"the gaps are not {rare}")
@@ -93,7 +93,7 @@ def _huffman(data: bytes) -> bytes:
     return coder.compress(data) + coder.flush()
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
+def inflate(data: bytes, limit: int) -> bytes:
     """What a zlib stream holds, at most ``limit`` bytes; ValueError where it holds more, or is damaged."""
     stream = zlib.decompressobj()
     try:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaprune.deploy.mask_file import Mask
+from adaprune.deploy.mask import Mask
 from adaprune.deploy.sparse import PlacedLinear, SparseLinear
 from adaprune.masks import component_of
 

@@ -19,14 +19,16 @@ from huggingface_hub import errors as hub_errors
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaprune.deploy.mask_file import Mask, fitting_head, load_mask, save_mask
+from adaprune.deploy.mask import Mask, base_of, fitting_head, given
+from adaprune.deploy.mask_file import load_mask, save_mask
 from adaprune.deploy.served_layers import Kept, ServedEmbedding, ServedLinear, Task
 from adaprune.deploy.sparse import check_runtime
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.masks import maskable
 from adaprune.training import MINILM, Encoder, load_encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it
-_NAME = r"[A-Za-z0-9][\w-]{0,99}"
+_NAME = r"[A-Za-z0-9][\w.-]{0,99}"
 
 
 class MaskedEncoder(nn.Module):
@@ -80,12 +82,11 @@ class MaskedEncoder(nn.Module):
         if folder is None:
             return cls(load_encoder(name, revision), keep, runtime)
         tasks = {task: load_mask(folder / f"{task}.safetensors") for task in _index(folder)}
-        card = next(iter(tasks.values())).card
-        if not isinstance(card.get("model"), str):
-            raise ValueError(f"{name}: the card of its masks names no base model; load that, and add_task one by one")
-        commit = str(card.get("revision"))
-        base = load_encoder(card["model"], commit if re.fullmatch("[0-9a-f]{40}", commit) else None)
-        served = cls(base, keep, runtime)
+        try:
+            base = base_of(next(iter(tasks.values())).card)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; load the base model, and add_task one by one") from None
+        served = cls(load_encoder(*base), keep, runtime)
         for task, mask in tasks.items():
             served.add_task(task, mask)
         return served
@@ -93,7 +94,7 @@ class MaskedEncoder(nn.Module):
     @property
     def tasks(self) -> list[str]:
         """The tasks' names, in the order they were added."""
-        return [name.removeprefix("task ") for name in self._tasks]
+        return [name.removeprefix("task ").replace(",", ".") for name in self._tasks]
 
     @property
     def config(self):
@@ -103,9 +104,10 @@ class MaskedEncoder(nn.Module):
     device = property(lambda self: next(self.encoder.parameters()).device)
     dtype = property(lambda self: next(self.encoder.parameters()).dtype)
 
-    def add_task(self, name: str, source: str | Path | Mask, revision: str | None = None) -> None:
-        """Adds a task under ``name``: a mask file's path, a folder or hub repository of tasks, or a loaded mask.
+    def add_task(self, name: str, source: str | Path | Mask | None = None, revision: str | None = None) -> None:
+        """Adds a task under ``name``: the zoo's mask of that name, or what ``source`` is.
 
+        A ``source`` is a mask file's path, a folder or hub repository of tasks, a name of the `zoo`, or a loaded mask.
         Of several tasks in a folder or repository, the one called ``name`` is taken.
 
         Raises:
@@ -114,13 +116,14 @@ class MaskedEncoder(nn.Module):
             OSError: no such file or repository.
         """
         if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-            raise ValueError(f"a task's name has letters, digits, - and _, at most 100, got {name!r}")
+            raise ValueError(f"a task's name has letters, digits, - _ and ., at most 100, got {name!r}")
         if f"{name}.json".lower() == INDEX:  # some file systems know no capitals
             raise ValueError(f"task {name!r} would have its card in {INDEX}, the index of tasks: choose another name")
         if name in self.tasks:
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
+        source = name if source is None else source
         mask = source if isinstance(source, Mask) else load_mask(_mask_file(name, source, revision))
-        self._tasks[f"task {name}"] = Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
+        self._tasks[_key(name)] = Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 
     def set_task(self, name: str) -> None:
@@ -131,7 +134,7 @@ class MaskedEncoder(nn.Module):
     def delete_task(self, name: str) -> None:
         """Forgets a task; if it was the active one, none is."""
         self._kept.forget(self.task(name))
-        del self._tasks[f"task {name}"]
+        del self._tasks[_key(name)]
         self.active_task = None if self.active_task == name else self.active_task
 
     @torch.no_grad()
@@ -178,18 +181,17 @@ class MaskedEncoder(nn.Module):
             raise ValueError(
                 f"unknown task {name!r}: the tasks are {', '.join(self.tasks) or 'none yet, add_task one'}"
             )
-        return self._tasks[f"task {name}"]
+        return self._tasks[_key(name)]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named."""
         if not self.tasks:
             raise ValueError("there is no task to save: add_task one")
         folder = Path(folder)
-        own = ("format", "base", "tensors", "head")
         for name in self.tasks:
             task = self.task(name)
-            card = {key: value for key, value in task.card.items() if key not in own}
-            save_mask(folder / f"{name}.safetensors", task.masks(), task.head.state_dict(), card, self.encoder)
+            path = folder / f"{name}.safetensors"
+            save_mask(path, task.masks(), task.head.state_dict(), given(task.card), self.encoder)
         base = "sentence-transformers/all-MiniLM-L6-v2" if self.base.id == MINILM else self.base.id
         data = ModelCardData(
             library_name="adaprune",
@@ -209,6 +211,11 @@ class MaskedEncoder(nn.Module):
             api = HfApi(token=token)
             repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
+
+
+def _key(name: str) -> str:
+    """The module of a task: torch allows no dots there, and no name has a comma."""
+    return f"task {name.replace('.', ',')}"
 
 
 def _folder(name: str | Path, revision: str | None) -> Path | None:
@@ -237,6 +244,8 @@ def _index(folder: Path) -> list[str]:
 def _mask_file(name: str, source: str | Path, revision: str | None) -> Path:
     if str(source).endswith(".safetensors"):
         return Path(source)
+    if is_zoo_name(source) and not Path(source).is_dir():
+        return zoo_file(source)
     folder = _folder(source, revision)
     if folder is None:
         raise FileNotFoundError(f"{source} is neither a mask file nor a folder or repository with {INDEX}")

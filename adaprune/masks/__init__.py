@@ -19,7 +19,7 @@ from adaprune.masks.layers import (
     threshold_of,
 )
 from adaprune.masks.optim import AdaPrune
-from adaprune.masks.ranks import ranks, read_ranks
+from adaprune.masks.ranks import ranks
 from adaprune.masks.schedules import ControlOfUnits, SparsityControl, cubic_sparsity, slanted_triangular, warmup_linear
 from adaprune.masks.steps import RULES
 from adaprune.masks.surrogate import relaxed_mask, surrogate_gradient, surrogate_slope

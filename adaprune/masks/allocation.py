@@ -34,9 +34,8 @@ def shares(thetas: Mapping[str, Tensor], density: float, kind: str) -> list[floa
     found: dict[str, float] = {}
     for names in components.values():
         strengths = [float(thetas[name].detach().sigmoid().mean()) for name in names]
-        found.update(
-            zip(names, proportional(strengths, [thetas[name].numel() for name in names], density), strict=True)
-        )
+        sizes = [thetas[name].numel() for name in names]
+        found.update(zip(names, proportional(strengths, sizes, density), strict=True))
     return [found[name] for name in thetas]
 
 

@@ -46,11 +46,12 @@ def count_kept(masks: Mapping[str, Tensor]) -> dict[str, int | float]:
     return {"sparsity": (total - kept) / total if total else 0.0, "kept": kept, "total": total}
 
 
-def summary(encoder: nn.Module, masks: Mapping[str, Tensor]) -> dict:
+def summary(encoder: nn.Module, masks: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None) -> dict:
     """The record's account of ``masks``: in scope, under both denominators, by component and by layer.
 
     ``encoder`` counts the linear layers of all Transformer layers, ``all_weights`` those and the word embeddings
-    (the paper's count); what is out of scope is kept whole.
+    (the paper's count); what is out of scope is kept whole. ``seen`` tells of an embedding table which of its rows
+    occur in training: those and the others are then counted apart, ``seen_rows`` and ``unseen_rows``.
     """
 
     def under(scope: str) -> dict[str, int | float]:
@@ -67,10 +68,15 @@ def summary(encoder: nn.Module, masks: Mapping[str, Tensor]) -> dict:
 
     layers = grouped(layer_of)
     layers.pop("None", None)
+    parts = {}
+    for table in (seen or {}).keys() & masks:
+        for label, rows in {"seen_rows": seen[table], "unseen_rows": ~seen[table]}.items():
+            parts[label] = {"rows": int(rows.sum()), **count_kept({table: masks[table][rows]})}
     return {
         **count_kept(masks),
         "encoder": under("encoder"),
         "all_weights": under("encoder+embeddings"),
         "per_component": grouped(component_of),
         "per_layer": layers,
+        **parts,
     }

@@ -35,11 +35,7 @@ def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
         raise ValueError(f"density must lie in [0, 1], got {density}")
     if not scores:
         raise ValueError("scores must hold at least one tensor, got none: there is nothing to keep")
-    for name, score in scores.items():
-        if score.dtype == torch.bool or score.is_complex():
-            raise ValueError(f"{name}: scores must be real numbers, got {score.dtype}")
-        if torch.isnan(score).any():
-            raise ValueError(f"{name}: a score is not a number")
+    _check(scores)
     flat = torch.cat([score.detach().flatten().cpu() for score in scores.values()])
     kept = _top(flat, round(density * flat.numel()))
     parts = kept.split([score.numel() for score in scores.values()])
@@ -47,7 +43,15 @@ def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
 
 
 def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """The masks that keep in each tensor its own ``counts[name]`` highest scores, ties by position."""
+    """The masks that keep in each tensor its own ``counts[name]`` highest scores, ties by position.
+
+    Raises:
+        ValueError: a score that is not a real number, or a count that the tensor cannot keep.
+    """
+    _check(scores)
+    for name, score in scores.items():
+        if not 0 <= counts[name] <= score.numel():
+            raise ValueError(f"{name}: cannot keep {counts[name]} of {score.numel()} connections")
     return {name: _top(s.detach().flatten().cpu(), counts[name]).view(s.shape) for name, s in scores.items()}
 
 
@@ -107,6 +111,14 @@ def _units_of(names: Iterable[str]) -> dict[str, list[str]]:
         for (layer, part), name in places.items()
         if part in _MADE_BY
     }
+
+
+def _check(scores: Mapping[str, Tensor]) -> None:
+    for name, score in scores.items():
+        if score.dtype == torch.bool or score.is_complex():
+            raise ValueError(f"{name}: scores must be real numbers, got {score.dtype}")
+        if torch.isnan(score).any():
+            raise ValueError(f"{name}: a score is not a number")
 
 
 def _top(flat: Tensor, k: int) -> Tensor:

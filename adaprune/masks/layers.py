@@ -133,9 +133,6 @@ class MaskedEmbedding(Masked, nn.Embedding):
         return _MaskedRows.apply(ids, self.weight, theta, threshold)
 
 
-_MASKED = {nn.Linear: MaskedLinear, nn.Embedding: MaskedEmbedding}
-
-
 def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]:
     """The modules of ``scope`` by the name of their weight: ``{"encoder.layer.0...query.weight": Linear}``.
 
@@ -194,8 +191,8 @@ def attach(
     detach(encoder).requires_grad_(False)
     for name, theta in thetas.items():
         module = modules[name]
-        kind = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
-        module.__class__ = MaskedUnits if theta.dim() == 1 else _MASKED[kind]
+        of_weights = MaskedLinear if isinstance(module, nn.Linear) else MaskedEmbedding
+        module.__class__ = MaskedUnits if theta.dim() == 1 else of_weights
         module.theta = nn.Parameter(theta.to(module.weight.device))
         module.recovery = recovery
     parameters = thetas_of(encoder)

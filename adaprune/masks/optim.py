@@ -24,7 +24,7 @@ class AdaPrune(torch.optim.Optimizer):
         theta <- theta - alpha d(g_theta) - gamma,    g_theta = dL/dm * t_s sigmoid'(t_s theta)   (masked groups)
         p     <- p - beta d(dL/dp)                                                                (other groups)
 
-    ``p.grad`` of a masked group is dL/dm at the hard mask, as the masked layers give it; it is read, never written.
+    The gradient of a masked group's parameter is dL/dm at the hard mask, as the masked layers give it.
     d is the identity (``rule="sgd"``, as printed and as the theorem has it) or Adam's direction (``rule="adam"``, a
     step of about alpha, which the published numbers seem to need), or the same from a factored second moment and a
     bfloat16 first one (``rule="adafactor"``, a quarter of Adam's state; groups that are not masked get Adam).
@@ -113,12 +113,26 @@ class AdaPrune(torch.optim.Optimizer):
                 group["threshold"].add_(group["penalty"])
         return loss
 
+    def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
+        """Eq. 5 (masked groups) or Eq. 6 for dense tensors of one shape."""
+        if group["masked"]:
+            grad = self._gradient(parameter, grad, group, state)
+        parameter.add_(direction(grad, state, group["betas"], group["eps"]), alpha=-group["lr"])
+
+    def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
+        """g_theta of Eq. 4. Its slope is centred at the threshold; at 0 while that is -inf, where no slope is left."""
+        threshold = float(group["threshold"])
+        return surrogate_gradient(
+            grad_mask, theta, group["temperature"], threshold if math.isfinite(threshold) else 0.0
+        )
+
+    # The rest saves memory and time: theta moved inside backward, sparse rows.
+
     def step_in_backward(self) -> list[torch.utils.hooks.RemovableHandle]:
         """From now on theta is updated inside ``backward`` and its gradient freed at once; ``step`` does the rest.
 
-        Never more than one matrix's gradient exists. Not with several backward passes a step (gradient
-        accumulation), nor where gradients are averaged between devices. Returns the hooks, to remove them.
-        (The averages are made now: made amid a step's activations, they would leave holes in the heap.)
+        Never more than one matrix's gradient exists. Not with gradient accumulation, nor with gradients averaged over
+        devices. Returns the hooks, to remove them. The averages are made now: amid activations they leave holes.
         """
 
         def hook(number: int) -> Callable[[Tensor], None]:
@@ -164,16 +178,3 @@ class AdaPrune(torch.optim.Optimizer):
             rule = "adam" if group["rule"] == "adafactor" and not factored else group["rule"]
             state.update(new_state(parameter, rule, group["betas"][0]))
         return state
-
-    def _move(self, parameter: Tensor, grad: Tensor, group: dict, state: dict) -> None:
-        """Eq. 5 (masked groups) or Eq. 6 for dense tensors of one shape."""
-        if group["masked"]:
-            grad = self._gradient(parameter, grad, group, state)
-        parameter.add_(direction(grad, state, group["betas"], group["eps"]), alpha=-group["lr"])
-
-    def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
-        """g_theta of Eq. 4, from dL/dm; around 0, as in the paper, while nothing has been pruned."""
-        threshold = float(group["threshold"])
-        return surrogate_gradient(
-            grad_mask, theta, group["temperature"], threshold if math.isfinite(threshold) else 0.0
-        )

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 LEVELS = 2**15  # for the kept weights, and as many for the removed ones
@@ -32,21 +29,3 @@ def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str
         found[part] = (lowest + below * LEVELS // max(1, count)).short()
     parts = found.split([theta.numel() for theta in thetas.values()])
     return {name: part.view(thetas[name].shape) for name, part in zip(thetas, parts, strict=True)}
-
-
-def read_ranks(path: Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ranks in a file, which must give back the ``masks`` of their run.
-
-    Raises:
-        FileNotFoundError: theta was not kept.
-        ValueError: a damaged file, or one of another mask.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: delete the record and run again with keep='theta'")
-    try:
-        found = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete the record and run again") from error
-    if found.keys() != masks.keys() or any(not torch.equal(found[name] >= 0, mask) for name, mask in masks.items()):
-        raise ValueError(f"{path} is not the theta of this run's mask: delete the record and run again")
-    return {name: found[name] for name in masks}

@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from adaprune.masks.layers import NEVER
+
 CONTROLS = ("penalty", "feedback", "cubic")
 TIES = 0.01  # share of equal theta that a threshold may prune beyond what is wanted
 _SAMPLE = 2**20  # thetas looked at when a threshold is set: sparsity is then off by about 0.0005
@@ -139,39 +141,40 @@ class SparsityControl:
             return False
         if self.kind == "penalty":  # the optimiser has moved it
             if not self.recovery:
-                self._prune(thetas, [float(threshold)] * len(thetas))
+                self._prune(thetas, threshold)
             return self.sparsity(thetas, threshold) > self.target
-        if self.allocate:
-            values = self._each(step, thetas)
-        else:
-            value = self._threshold(step, thetas, float(threshold))
-            values = None if value is None else [value]
-        if values is None:
+        found = self._each(step, thetas) if self.allocate else self._threshold(step, thetas, float(threshold))
+        if found is None:
             return False
-        moved = torch.tensor(values if self.allocate else values[0], dtype=torch.float64)
+        moved = torch.tensor(found, dtype=torch.float64)
         if not self.recovery:
-            self._prune(thetas, values if self.allocate else values * len(thetas))
+            self._prune(thetas, moved)
             moved = torch.where(moved.isinf(), threshold, moved)  # nothing to prune any more: the slope stays
         threshold.copy_(moved)
         return False
 
     @staticmethod
-    def _prune(thetas: list[Tensor], values: list[float]) -> None:
-        """Prunes for good what does not exceed the values, one for each of ``thetas``."""
-        for theta, value in zip(thetas, values, strict=True):
+    def _prune(thetas: list[Tensor], levels: Tensor) -> None:
+        """Prunes for good what does not exceed the level, one for all of ``thetas`` or one for each."""
+        for theta, value in zip(thetas, levels.expand(len(thetas)).tolist(), strict=True):
             theta.masked_fill_(theta <= value, -math.inf)
 
     def _threshold(self, step: int, thetas: list[Tensor], now: float) -> float | None:
         """The threshold after ``step``, from theta as it is (no memory, so a resumed run agrees); None = as before."""
         if self.kind == "cubic":
             return self._quantile(thetas, self._scheduled(step)) if self._looks(step) else None
+        return self._fed_back(step, thetas, now)
+
+    def _fed_back(self, step: int, thetas: list[Tensor], now: float) -> float | None:
+        """The threshold one gamma further: (quantile at the target - now) / (steps left); None where it stands."""
         goal, left = self._quantile(thetas, self.target), max(1, self.end - step + 1)
-        if not self.recovery:  # what is left of theta starts where the last cut ended, wherever it has moved since
-            if math.isinf(goal):
+        if self.recovery:
+            if goal <= now:
                 return None
-            now = min(float(alive.min()) for theta in thetas if (alive := theta[theta > -math.inf]).numel())
-        elif goal <= now:
+        elif math.isinf(goal):  # the target stands
             return None
+        else:  # what was pruned is -inf, the rest may have moved up since: begin at the lowest that is left
+            now = min(float(alive.min()) for theta in thetas if (alive := theta[theta > -math.inf]).numel())
         return goal if left == 1 else now + (goal - now) / left
 
     def _each(self, step: int, thetas: list[Tensor]) -> list[float] | None:
@@ -196,12 +199,12 @@ class SparsityControl:
 
     def sparsity(self, thetas: Iterable[Tensor], threshold: Tensor) -> float:
         """The sparsity of the mask now."""
-        return sparsity_of(thetas, threshold if self.recovery else torch.finfo(torch.float32).min)
+        return sparsity_of(thetas, threshold if self.recovery else NEVER)
 
     def kept(self, thetas: Iterable[Tensor], threshold: Tensor) -> list[Tensor]:
         """The mask now, a boolean tensor for each of ``thetas``."""
         thetas = list(thetas)
-        levels = threshold.expand(len(thetas)).tolist() if self.recovery else [-math.inf] * len(thetas)
+        levels = threshold.expand(len(thetas)).tolist() if self.recovery else [NEVER] * len(thetas)
         return [theta.detach() > level for theta, level in zip(thetas, levels, strict=True)]
 
     def check(self, thetas: Iterable[Tensor], steps: int, penalty: float, rate: float) -> None:

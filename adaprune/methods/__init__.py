@@ -1,8 +1,8 @@
 # ruff: noqa: I001
 """The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
 
-Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `fit_head`.
-Imports `masks`, `runs` and `training`.
+Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `with_head`.
+Imports `data` (for the probe), `masks`, `runs` and `training`.
 """
 
 # One line per file, in the order in which methods are listed and drawn.
@@ -24,8 +24,10 @@ from adaprune.methods.bernoulli import BERNOULLI
 from adaprune.methods.wanda import WANDA
 from adaprune.methods.snip import SNIP
 from adaprune.methods.lora import LORA
+from adaprune.methods.ia3 import IA3
+from adaprune.methods.bitfit import BITFIT
 from adaprune.methods.learning import LEARNED, SCORES, learn, optimiser_for
-from adaprune.methods.oneshot import cut
+from adaprune.methods.oneshot import cut, with_head
 from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Method, register
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from adaprune.masks import SCORED, component_of, initial_theta, maskable, sum_over_units, theta_in_order
+from adaprune.masks import SCORED, component_of, initial_theta, sum_over_units, theta_in_order
 from adaprune.methods.learning import LEARNED, learn
 from adaprune.methods.oneshot import activations, sensitivities_with_head
 from adaprune.runs import Method
@@ -29,7 +29,6 @@ def adaprune(job: Job) -> Outcome:
     Raises:
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl.check`).
     """
-    weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
     kind, before, start = job.plan.initial_theta, [], time.monotonic()
     by_weights, scores = "magnitude" if kind in SCORED else kind, None
     if kind == "gradient":
@@ -37,12 +36,12 @@ def adaprune(job: Job) -> Outcome:
         before = [first]
     elif kind == "activation":
         scores = activations(job)
-        before = [Fit([], 0, time.monotonic() - start, 0)]  # calibration is part of the seconds
+        before = [Fit(seconds=time.monotonic() - start)]  # calibration is part of the seconds
     generator = torch.Generator().manual_seed(job.run.seed)
     if job.run.pattern == "units":
-        thetas = _of_units(weights, job.model.config.num_attention_heads, by_weights, generator, scores)
+        thetas = _of_units(job.weights, job.model.config.num_attention_heads, by_weights, generator, scores)
     else:
-        thetas = initial_theta(weights, by_weights, generator)
+        thetas = initial_theta(job.weights, by_weights, generator)
         thetas = thetas if scores is None else theta_in_order(scores, thetas)
     outcome = learn(job, thetas)
     return replace(outcome, fit=together(*before, outcome.fit))

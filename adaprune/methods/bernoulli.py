@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from adaprune.masks import MaskedEmbedding, MaskedLinear, attach, maskable
+from adaprune.masks import MaskedEmbedding, MaskedLinear, attach
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
@@ -60,10 +60,9 @@ def bernoulli(job: Job) -> Outcome:
     generator = torch.Generator().manual_seed(job.run.seed)
     density = min(job.density, 1 - 1e-6)
     mean = math.log(density / (1 - density))
-    modules = maskable(job.model.encoder, job.run.scope)
     thetas = {
-        name: torch.empty(module.weight.shape).normal_(mean, SPREAD, generator=generator)
-        for name, module in modules.items()
+        name: torch.empty(weight.shape).normal_(mean, SPREAD, generator=generator)
+        for name, weight in job.weights.items()
     }
     return learn(job, start(job, thetas), attach=attach_sampled)
 

@@ -6,7 +6,6 @@ import math
 
 import torch
 
-from adaprune.masks import maskable
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
@@ -21,8 +20,8 @@ def edge_popup(job: Job) -> Outcome:
     """
     generator = torch.Generator().manual_seed(job.run.seed)
     thetas = {}
-    for name, module in maskable(job.model.encoder, job.run.scope).items():
-        scores = torch.empty(module.weight.shape)
+    for name, weight in job.weights.items():
+        scores = torch.empty(weight.shape)
         thetas[name] = torch.nn.init.kaiming_uniform_(scores, a=math.sqrt(5), generator=generator).abs()
     return learn(job, start(job, thetas), reflect=True)
 

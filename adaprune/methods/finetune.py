@@ -8,7 +8,7 @@ from adaprune.training import Job, Outcome, fit_weights
 
 def finetune(job: Job) -> Outcome:
     """Trains encoder and head with AdamW; `adapt` writes its logits on train beside the record, for pupils."""
-    return Outcome(fit_weights(job, job.model, job.settings, job.plan.learning_rate))
+    return Outcome(fit_weights(job))
 
 
 _RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
 
-from adaprune.masks import SparsityControl, cubic_sparsity, maskable, set_masks
-from adaprune.methods.oneshot import cut
+from adaprune.masks import SparsityControl, cubic_sparsity
+from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
-from adaprune.training import (
-    AdaptedModel,
-    Job,
-    Outcome,
-    Result,
-    Settings,
-    fit_head,
-    fit_weights,
-    put_zeros,
-    stage,
-    steps_in,
-    together,
-)
+from adaprune.training import Job, Outcome, Result, fit_weights, put_zeros, stage, steps_in
 
 CUTS = 50  # of a gradual schedule, at most: one every few hundred steps of a long run
 
@@ -35,9 +24,10 @@ def gmp(job: Job) -> Outcome:
 
     Then the head is trained, a fresh one. Spends 2 ``epochs`` in all: one time the copy's, one time the head's.
     """
-    masks, found = stage(job.settings, "copy", lambda settings: _prune(job, copy.deepcopy(job.model), settings))
-    set_masks(job.model.encoder, masks)
-    return Outcome(together(found, fit_head(job)), masks)
+    masks, found = stage(
+        job.settings, "copy", lambda settings: _prune(replace(job, model=copy.deepcopy(job.model), settings=settings))
+    )
+    return with_head(job, masks, found)
 
 
 def gmp_finetune(job: Job) -> Outcome:
@@ -45,17 +35,17 @@ def gmp_finetune(job: Job) -> Outcome:
 
     The schedule is that of `gmp`. Spends ``epochs`` in all.
     """
-    masks, done = _prune(job, job.model, job.settings)
+    masks, done = _prune(job)
     return Outcome(done, masks)
 
 
-def _prune(job: Job, model: AdaptedModel, settings: Settings) -> Result:
-    """Trains ``model`` and zeroes its smallest weights by the schedule; returns the masks, exactly k in all."""
-    weights = {name: module.weight for name, module in maskable(model.encoder, job.run.scope).items()}
-    steps = steps_in(len(job.sentences.splits["train"]), settings)
+def _prune(job: Job) -> Result:
+    """Trains the job's model and zeroes its smallest weights by the schedule; returns the masks, exactly k in all."""
+    weights = job.weights
+    steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(job.plan.reach * steps))
     control = GradualMagnitude(weights, partial(cut, job), job.run.sparsity, end)
-    done = fit_weights(job, model, settings, job.plan.learning_rate, weights, control)
+    done = fit_weights(job, weights, control)
     masks = cut(job, {name: weight.detach().abs() for name, weight in weights.items()})
     put_zeros(weights, masks)
     return masks, done

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from adaprune.masks import maskable, set_masks
-from adaprune.methods.oneshot import cut
+from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
-from adaprune.training import Fit, Job, Outcome, Result, Settings, fit_head, fit_weights, put_zeros, stage, together
+from adaprune.training import Fit, Job, Outcome, Result, Settings, fit_weights, put_zeros, stage, together
 
 
 def imp(job: Job) -> Outcome:
@@ -26,8 +26,7 @@ def imp(job: Job) -> Outcome:
     of 0.5 and 11 at 0.9.
     """
     masks, fits = _rounds(job)
-    set_masks(job.model.encoder, masks)
-    return Outcome(together(*fits, fit_head(job)), masks)
+    return with_head(job, masks, *fits)
 
 
 def imp_finetune(job: Job) -> Outcome:
@@ -36,10 +35,8 @@ def imp_finetune(job: Job) -> Outcome:
     Spends (R + 1) ``epochs`` in all.
     """
     masks, fits = _rounds(job)
-    weights = _weights(job)
-    put_zeros(weights, masks)
-    last = fit_weights(job, job.model, job.settings, job.plan.learning_rate, weights)
-    return Outcome(together(*fits, last), masks)
+    put_zeros(job.weights, masks)
+    return Outcome(together(*fits, fit_weights(job, job.weights)), masks)
 
 
 def sparsities(target: float) -> list[float]:
@@ -59,8 +56,7 @@ def sparsities(target: float) -> list[float]:
 
 def _rounds(job: Job) -> tuple[dict[str, Tensor], list[Fit]]:
     """The final masks, and what each round took."""
-    weights = _weights(job)
-    masks = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()}
+    masks = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in job.weights.items()}
     fits = []
     for number, sparsity in enumerate(sparsities(job.run.sparsity), 1):
         masks, done = stage(job.settings, f"round-{number}", partial(_round, job, masks, 1 - sparsity))
@@ -70,17 +66,12 @@ def _rounds(job: Job) -> tuple[dict[str, Tensor], list[Fit]]:
 
 def _round(job: Job, masks: dict[str, Tensor], density: float, settings: Settings) -> Result:
     """One round: what is left after training a copy under ``masks`` and cutting it to ``density``."""
-    trained = copy.deepcopy(job.model)
-    weights = {name: module.weight for name, module in maskable(trained.encoder, job.run.scope).items()}
-    put_zeros(weights, masks)
-    done = fit_weights(job, trained, settings, job.plan.learning_rate, weights)
+    trained = replace(job, model=copy.deepcopy(job.model), settings=settings)
+    put_zeros(trained.weights, masks)
+    done = fit_weights(trained, trained.weights)
     # what is gone scores below any weight, an original 0 included: masks of later rounds lie within earlier ones
-    scores = {name: w.detach().abs().cpu().masked_fill(~masks[name], -1.0) for name, w in weights.items()}
+    scores = {name: w.detach().abs().cpu().masked_fill(~masks[name], -1.0) for name, w in trained.weights.items()}
     return cut(job, scores, density), done
-
-
-def _weights(job: Job) -> dict[str, torch.nn.Parameter]:
-    return {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
 
 
 _RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}

@@ -17,13 +17,8 @@ from adaprune.masks import (
     SparsityControl,
     attach,
     component_of,
-    counts,
     initial_theta,
-    keep_each,
-    keep_top,
-    keep_units,
     maskable,
-    masks_of_units,
     protect,
     set_masks,
     shares,
@@ -31,6 +26,7 @@ from adaprune.masks import (
     theta_in_order,
     threshold_of,
 )
+from adaprune.methods.oneshot import cut
 from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Plan
 from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps_in, write_tensors
@@ -54,10 +50,11 @@ THETA_RATE = 1e-4  # the learning rate that the ``magnitude`` start's mean of 0.
 SNAPSHOTS = 8  # masks saved on the way, evenly spaced
 
 
-def start(job: Job, own: dict[str, Tensor]) -> dict[str, Tensor]:
+def start(job: Job, own: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The scores that a method begins with: its ``own``, or with ``initial_theta="magnitude"`` in the order of |w|.
 
-    Where all of its own are equal, |w| itself is the start, as for theta but scaled to the method's own learning rate:
+    Its own are 0 where none are given. Where all of them are equal, |w| itself is the start, as for theta but scaled to
+    the method's own learning rate:
 
         s_i = 0.01 (rate / 1e-4) |w_i| / mean |w|
 
@@ -67,16 +64,15 @@ def start(job: Job, own: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: another start, which only theta can take.
     """
-    kind = job.plan.initial_theta
+    kind, own = job.plan.initial_theta, own or {name: torch.zeros_like(weight) for name, weight in job.weights.items()}
     if kind == "own":
         return own
     if kind != "magnitude":
         raise ValueError(f"initial_theta of {job.run.method} is '' (its own start) or 'magnitude', got {kind!r}")
-    weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
     if any(value.min() != value.max() for value in own.values()):
-        return theta_in_order({name: weight.detach().abs() for name, weight in weights.items()}, own)
+        return theta_in_order({name: weight.detach().abs() for name, weight in job.weights.items()}, own)
     scaled = METHODS[job.run.method].tuned.get("learning_rate", job.plan.learning_rate) / THETA_RATE
-    return {name: theta * scaled for name, theta in initial_theta(weights, kind, torch.Generator()).items()}
+    return {name: theta * scaled for name, theta in initial_theta(job.weights, kind, torch.Generator()).items()}
 
 
 def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Callable = attach) -> Outcome:
@@ -107,13 +103,7 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
         encoder.requires_grad_(True)
     optimiser = optimiser_for(job.model, parameters, plan, ramp=end, reflect=reflect)
     learned = fit(job.model, job.sentences, optimiser, job.settings, control)
-    if run.pattern == "units":
-        weights = {name: module.weight for name, module in maskable(encoder).items()}
-        masks = masks_of_units(keep_units(parameters, job.density), weights)
-    elif plan.allocation:
-        masks = keep_each(parameters, counts(parameters, job.density, plan.allocation))
-    else:
-        masks = keep_top(parameters, job.density)
+    masks = cut(job, parameters)
     kept = {name: theta.detach().cpu() for name, theta in parameters.items()} if "theta" in run.keep else None
     set_masks(encoder, masks)
     return Outcome(learned, masks, thetas=kept)
@@ -191,12 +181,11 @@ def optimiser_for(
     """
     modules = maskable(model.encoder, "encoder+embeddings")
     tables = [name for name in thetas if component_of(name) == EMBED]
-    groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate}]
+    rule = "adam" if plan.scores else plan.step_rule
+    groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate, "rule": rule}]
     if plan.weight_learning_rate:
         weights = [weight for name, weight in model.encoder.named_parameters() if not name.endswith(".theta")]
-        groups.append({"params": weights, "lr": plan.weight_learning_rate})
-    for group in groups:
-        group["rule"] = "adam" if plan.scores else plan.step_rule
+        groups.append({"params": weights, "lr": plan.weight_learning_rate, "rule": rule})
     parts: dict[tuple, list[str]] = {}
     for name in thetas:
         level = modules[name].threshold.data_ptr()

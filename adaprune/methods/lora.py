@@ -8,21 +8,21 @@ from adaprune.masks import maskable
 from adaprune.runs import TUNED_WEIGHTS, Method
 from adaprune.training import Job, Outcome, fit
 
-RANK, ALPHA = 8, 16
+RANK, SCALE = 8, 2  # the default r, and alpha / r
 
 
 def lora(job: Job) -> Outcome:
     """Trains A, B and the head with AdamW, then adds the product to the weights; nothing is masked. A and B ship.
 
-        W = W_0 + (alpha / r) B A,   B (out, r) = 0 and A (r, in) random at the start,   r = 8, alpha = 16
+        W = W_0 + (alpha / r) B A,   B (out, r) = 0 and A (r, in) random at the start,   alpha = 2 r
 
-    Needs the package peft (extra ``methods``).
+    r is the run's ``rank``, or 8. Needs the package peft (extra ``methods``).
     """
     from peft import LoraConfig, LoraModel
 
-    model = job.model
+    model, rank = job.model, job.run.rank or RANK
     names = [name.removesuffix(".weight") for name in maskable(model.encoder)]
-    adapted = LoraModel(model.encoder, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=names), "default")
+    adapted = LoraModel(model.encoder, LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=names), "default")
     low_rank = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [
@@ -39,5 +39,5 @@ def lora(job: Job) -> Outcome:
 LORA = Method(
     lora, line="low-rank updates of the weights, by peft", source="Hu et al. 2022", mask=False,
     weights_intact=False, tuned={**TUNED_WEIGHTS, "learning_rate": 1e-3}, paper={"learning_rate": 1e-3},
-    reads=("learning_rate", "head_learning_rate"), colour="#11F3C1", marker=(6, 1, 0),
+    reads=("learning_rate", "head_learning_rate", "rank"), colour="#11F3C1", marker=(6, 1, 0),
 )  # fmt: skip

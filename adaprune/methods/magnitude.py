@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from adaprune.masks import maskable, set_masks
-from adaprune.methods.oneshot import cut, cut_layers
+from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import Method
-from adaprune.training import Job, Outcome, fit_head
+from adaprune.training import Job, Outcome
 
 
 def magnitude(job: Job) -> Outcome:
@@ -21,11 +20,7 @@ def magnitude(job: Job) -> Outcome:
     """
     if job.plan.allocation not in ("", "equal"):
         raise ValueError(f"allocation of magnitude is 'global' (one cut) or 'equal', got {job.run.allocation!r}")
-    modules = maskable(job.model.encoder, job.run.scope)
-    scores = {name: module.weight.detach().abs() for name, module in modules.items()}
-    masks = (cut_layers if job.plan.allocation == "equal" else cut)(job, scores)
-    set_masks(job.model.encoder, masks)
-    return Outcome(fit_head(job), masks)
+    return with_head(job, cut(job, {name: weight.detach().abs() for name, weight in job.weights.items()}))
 
 
 MAGNITUDE = Method(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from adaprune.masks import maskable
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
@@ -19,7 +15,7 @@ def movement(job: Job) -> Outcome:
     (Sanh et al. 2020, Eq. 4 and section 4, but for W, which stays; dL/dm = W dL/dW.) v_t falls by the cubic schedule.
     The rule is SGD, as derived; its rate alters no order.
     """
-    return learn(job, start(job, _zeros(job)))
+    return learn(job, start(job))
 
 
 def soft_movement(job: Job) -> Outcome:
@@ -31,7 +27,7 @@ def soft_movement(job: Job) -> Outcome:
     here tau_t is set so that the sparsity follows the schedule, and the rule is Adam. (Published too: each matrix
     keeps 0.5 %.)
     """
-    return learn(job, start(job, _zeros(job)))
+    return learn(job, start(job))
 
 
 def movement_finetune(job: Job) -> Outcome:
@@ -40,12 +36,7 @@ def movement_finetune(job: Job) -> Outcome:
     dL/dW is that of the masked product: pruned weights rest until they return. The weights take Adam, without weight
     decay, the scores SGD as in `movement`.
     """
-    return learn(job, start(job, _zeros(job)))
-
-
-def _zeros(job: Job) -> dict[str, Tensor]:
-    modules = maskable(job.model.encoder, job.run.scope)
-    return {name: torch.zeros_like(module.weight) for name, module in modules.items()}
+    return learn(job, start(job))
 
 
 _SGD = {**SCORES, "learning_rate": 1e-2, "step_rule": "sgd", "allocation": "equal"}

@@ -1,4 +1,4 @@
-"""One-shot pruning: which sentences scores are computed on, scores from activations and gradients, and their cuts."""
+"""Fixed masks: which sentences scores are computed on, scores from activations and gradients, cuts, and the head."""
 
 from __future__ import annotations
 
@@ -11,8 +11,20 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from adaprune.masks import EMBED, attach, component_of, counts, keep_each, keep_top, maskable, protect
-from adaprune.training import AdaptedModel, Job, Result, Settings, fit_head, stage
+from adaprune.masks import (
+    EMBED,
+    attach,
+    component_of,
+    counts,
+    keep_each,
+    keep_top,
+    keep_units,
+    maskable,
+    masks_of_units,
+    protect,
+    set_masks,
+)
+from adaprune.training import AdaptedModel, Fit, Job, Outcome, Result, Settings, fit_head, stage, together
 
 CALIBRATION = 1024  # training sentences
 
@@ -29,10 +41,9 @@ def calibration(job: Job) -> Iterator[tuple[dict[str, Tensor], float]]:
 
 def activations(job: Job) -> dict[str, Tensor]:
     """|w_ij| ||x_j||_2 of every weight in scope (Sun et al. 2023), x_j input j over the calibration tokens."""
-    modules = maskable(job.model.encoder, job.run.scope)
-    norms = input_norms(job, modules)
-    norms = {name: n[:, None] if isinstance(modules[name], nn.Embedding) else n for name, n in norms.items()}
-    return {name: module.weight.detach().abs() * norms[name] for name, module in modules.items()}
+    norms = input_norms(job, maskable(job.model.encoder, job.run.scope))
+    norms = {name: norm[:, None] if component_of(name) == EMBED else norm for name, norm in norms.items()}
+    return {name: weight.detach().abs() * norms[name] for name, weight in job.weights.items()}
 
 
 @torch.no_grad()
@@ -81,8 +92,7 @@ def sensitivities_with_head(job: Job) -> Result:
 def sensitivities(job: Job) -> dict[str, Tensor]:
     """|w dL/dw| of every weight in scope; leaves masks of ones attached to the job's encoder."""
     model: AdaptedModel = job.model.to(PartialState().device)
-    weights = {name: module.weight for name, module in maskable(model.encoder, job.run.scope).items()}
-    thetas = attach(model.encoder, {name: torch.ones_like(weight) for name, weight in weights.items()})
+    thetas = attach(model.encoder, {name: torch.ones_like(weight) for name, weight in job.weights.items()})
     model.eval()
     for batch, share in calibration(job):
         batch = {name: tensor.to(next(model.parameters()).device) for name, tensor in batch.items()}
@@ -91,19 +101,17 @@ def sensitivities(job: Job) -> dict[str, Tensor]:
 
 
 def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) -> dict[str, Tensor]:
-    """The masks that keep the highest scores of all matrices together: exactly k = round(density n).
+    """The masks that keep the highest scores: exactly k = round(density n), by default the run's density.
 
-    Embedding rows that training never shows are kept (see `masks.protect`). ``density`` is the run's where none is
-    given.
+    One cut goes through all matrices together, or under the plan's ``allocation`` one through each. Embedding rows that
+    training never shows are kept (see `masks.protect`). Scores of units: round(density n) of all heads, and of all FFN
+    neurons.
     """
-    density = job.density if density is None else density
-    return keep_top(protect(_here(scores), job.seen, density), density)
-
-
-def cut_layers(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks that keep the same share of every matrix, exactly k = round(density n) in all."""
-    scores = protect(_here(scores), job.seen, job.density, each=True)
-    return keep_each(scores, counts(scores, job.density, "equal"))
+    density, kind = job.density if density is None else density, job.plan.allocation
+    if job.run.pattern == "units":
+        return masks_of_units(keep_units(scores, density), job.weights)
+    scores = protect(_here(scores), job.seen, density, each=bool(kind))
+    return keep_each(scores, counts(scores, density, kind)) if kind else keep_top(scores, density)
 
 
 def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,6 +134,12 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         kept.scatter_(1, order, torch.arange(score.shape[1]) < quota[:, None])
         masks[name] = kept.t().contiguous() if table else kept
     return masks
+
+
+def with_head(job: Job, masks: dict[str, Tensor], *before: Fit) -> Outcome:
+    """Fixed ``masks`` over the job's weights, and a head trained on what they leave; ``before``: what they took."""
+    set_masks(job.model.encoder, masks)
+    return Outcome(together(*before, fit_head(job)), masks)
 
 
 def _here(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

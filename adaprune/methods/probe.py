@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from adaprune.data import tokenize
 from adaprune.runs import Method
-from adaprune.training import Fit, Job, Outcome, Sentences, bar, read
+from adaprune.training import Fit, Job, Outcome, bar, read
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression; the ridge's alpha is 1 / C
 UNSEEN = -1e4  # the logit of a class that no training row has
@@ -40,7 +41,7 @@ def probe(job: Job) -> Outcome:
     weights = [
         torch.from_numpy(np.atleast_1d(part).astype(np.float32)) for part in (fitted[-1].coef_, fitted[-1].intercept_)
     ]
-    done = Fit([], 0, time.monotonic() - start, len(labels["train"]) * len(STRENGTHS))
+    done = Fit(seconds=time.monotonic() - start, examples=len(labels["train"]) * len(STRENGTHS))
     return Outcome(done, updates=weights, answer=lambda split: _logits(fitted, rows[split], job))
 
 
@@ -60,7 +61,7 @@ def text_vectors(job: Job, split: str) -> list[np.ndarray]:
     for name in texts:
         column = data.select_columns([name, "label"]).rename_columns({name: "text"} if name != "text" else {})
         tokens = tokenize(column, job.sentences.tokenizer, job.run.max_length)
-        sentences = Sentences({split: tokens}, job.sentences.tokenizer, job.sentences.metrics, job.sentences.primary)
+        sentences = replace(job.sentences, splits={split: tokens})
         found.append(read(job.model.encoder, job.model.head.pooling, sentences, split, job.settings, last=True))
     return found
 

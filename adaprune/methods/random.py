@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from adaprune.masks import keep_top, maskable, protect, set_masks
+from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import Method
-from adaprune.training import Job, Outcome, fit_head
+from adaprune.training import Job, Outcome
 
 
 def random(job: Job) -> Outcome:
     """Keeps k connections drawn without replacement from all in scope, by the run's seed."""
     generator = torch.Generator().manual_seed(job.run.seed)
-    modules = maskable(job.model.encoder, job.run.scope)
-    scores = {name: torch.rand(module.weight.shape, generator=generator) for name, module in modules.items()}
-    masks = keep_top(protect(scores, job.seen, job.density), job.density)
-    set_masks(job.model.encoder, masks)
-    return Outcome(fit_head(job), masks)
+    scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in job.weights.items()}
+    return with_head(job, cut(job, scores))
 
 
 RANDOM = Method(

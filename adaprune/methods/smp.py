@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from adaprune.masks import maskable
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
@@ -21,8 +18,7 @@ def smp(job: Job) -> Outcome:
     other matrices (published: they are lost), and the total is exact. Chosen here: the common head in place of the
     frozen language-model head with label words, sigmoid(S) undivided at all sparsities, and a warm-up of the rate.
     """
-    modules = maskable(job.model.encoder, job.run.scope)
-    return learn(job, start(job, {name: torch.zeros_like(module.weight) for name, module in modules.items()}))
+    return learn(job, start(job))
 
 
 _SETTINGS = {**SCORES, "learning_rate": 2e-2, "penalty": 400.0, "allocation": "scores"}

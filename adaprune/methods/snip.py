@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from adaprune.masks import set_masks
-from adaprune.methods.oneshot import cut, sensitivities_with_head
+from adaprune.methods.oneshot import cut, sensitivities_with_head, with_head
 from adaprune.runs import Method
-from adaprune.training import Job, Outcome, fit_head, together
+from adaprune.training import Job, Outcome
 
 
 def snip(job: Job) -> Outcome:
@@ -18,9 +17,7 @@ def snip(job: Job) -> Outcome:
     stays starts fresh under the mask, as for all fixed masks. Spends ``epochs`` + min(1, ``epochs``) epochs in all.
     """
     scores, first = sensitivities_with_head(job)
-    masks = cut(job, scores)
-    set_masks(job.model.encoder, masks)
-    return Outcome(together(first, fit_head(job)), masks)
+    return with_head(job, cut(job, scores), first)
 
 
 SNIP = Method(

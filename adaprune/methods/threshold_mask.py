@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adaprune.masks import keep_top, maskable
+from adaprune.masks import keep_top
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
@@ -23,8 +23,7 @@ def threshold_mask(job: Job) -> Outcome:
     quantile, so that it stays q.
     """
     generator = torch.Generator().manual_seed(job.run.seed)
-    modules = maskable(job.model.encoder, job.run.scope)
-    shapes = {name: module.weight.shape for name, module in modules.items()}
+    shapes = {name: weight.shape for name, weight in job.weights.items()}
     return learn(job, start(job, uniform_scores(shapes, job.run.sparsity, generator)))
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
-from adaprune.masks import set_masks
-from adaprune.methods.oneshot import activations, cut_outputs
+from adaprune.methods.oneshot import activations, cut_outputs, with_head
 from adaprune.runs import Method
-from adaprune.training import Job, Outcome, fit_head
+from adaprune.training import Fit, Job, Outcome
 
 
 def wanda(job: Job) -> Outcome:
@@ -23,10 +21,7 @@ def wanda(job: Job) -> Outcome:
     """
     start = time.monotonic()
     masks = cut_outputs(job, activations(job))
-    calibrated = time.monotonic() - start
-    set_masks(job.model.encoder, masks)
-    done = fit_head(job)
-    return Outcome(replace(done, seconds=done.seconds + calibrated), masks)
+    return with_head(job, masks, Fit(seconds=time.monotonic() - start))
 
 
 WANDA = Method(

@@ -35,7 +35,7 @@ def zero_shot(job: Job) -> Outcome:
         cut, side = _cut(job, cosines["train"])
         weights = [torch.tensor([cut, side], dtype=torch.float32)]
         answers = {split: side * np.stack([cut - values, values - cut], axis=1) for split, values in cosines.items()}
-    done = Fit([], 0, time.monotonic() - start, len(cosines["train"]))
+    done = Fit(seconds=time.monotonic() - start, examples=len(cosines["train"]))
     return Outcome(done, updates=weights, answer=answers.__getitem__)
 
 

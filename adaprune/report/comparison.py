@@ -73,7 +73,7 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and interval for each setting, task, way, sparsity: ``epochs``, ``mean``, ``low``, ``high``, ``seeds``."""
     keys = [*SETTING, "task", "way", "method", "sparsity", "epochs"]  # a way has one number of epochs
     rows = [
-        (*key, group["score"].mean(), *interval([group["score"]], _generator()), len(group))
+        (*key, group["score"].mean(), *interval([group["score"]]), len(group))
         for key, group in runs.groupby(keys, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
@@ -115,7 +115,7 @@ def retained(runs: pd.DataFrame) -> pd.DataFrame:
             strata = [share for _, share in group.groupby("task")["share"]]
             if len(strata) == len(parts):
                 means, fewest = [share.mean() for share in strata], min(map(len, strata))
-                spread = interval(strata, _generator())
+                spread = interval(strata)
                 rows.append((model, *key, np.mean(means), *spread, min(means), len(strata), fewest))
     columns = ["model", "way", "method", "sparsity", "mean", "low", "high", "worst", "tasks", "seeds"]
     return pd.DataFrame(rows, columns=columns)
@@ -140,7 +140,9 @@ def against_adaprune(part: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["task", "way", "difference", "pairs", "p"]
     ours = sorted(part.loc[part["method"] == "adaprune", "way"].unique())
-    seeds = {key: group.set_index("seed")["score"] for key, group in part[_intact(part)].groupby(["task", "way"])}
+    seeds = {
+        key: group.set_index("seed")["score"] for key, group in part[part["weights_intact"]].groupby(["task", "way"])
+    }
     rows = []
     for (task, way), theirs in seeds.items():
         if ours and way != ours[0] and (task, ours[0]) in seeds:
@@ -187,20 +189,11 @@ def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
     return settings.where(settings == "", TAUGHT) if (taught.groupby(tasks).nunique() <= 1).all() else settings
 
 
-def _generator() -> np.random.Generator:
-    """A new one for each interval, so that it depends on its own scores only."""
-    return np.random.default_rng(0)
-
-
-def _intact(part: pd.DataFrame) -> pd.Series:
-    return part["weights_intact"]
-
-
 def _ranked(part: pd.DataFrame) -> list[tuple[str, str]]:
     """Ways with what a table calls them: weights intact first, the best mean over tasks at the top."""
     means = part.groupby(["way", "task"])["score"].mean().groupby("way").mean()
-    first = part.assign(intact=_intact(part)).groupby("way")[["intact", "noise"]].first()
-    intact, noise = first["intact"], first["noise"]
+    first = part.groupby("way")[["weights_intact", "noise"]].first()
+    intact, noise = first["weights_intact"], first["noise"]
     order = sorted(means.index, key=lambda way: (not intact[way], -means[way], way))
     changed = {way: f"{way} (weights {'noised' if noise[way] else 'trained'})" for way in order if not intact[way]}
     return [(way, changed.get(way, way)) for way in order]
@@ -223,7 +216,7 @@ def _scores(part: pd.DataFrame, found: pd.DataFrame) -> list[str]:
 
 def _winner(part: pd.DataFrame, found: pd.DataFrame) -> str | None:
     """The way to print bold in one task's column, if there is one (see READING)."""
-    means = part[_intact(part)].groupby("way")["score"].mean()
+    means = part[part["weights_intact"]].groupby("way")["score"].mean()
     if found.empty:
         return None
     best = means.idxmax()
@@ -233,7 +226,7 @@ def _winner(part: pd.DataFrame, found: pd.DataFrame) -> str | None:
 
 def _cell(strata: list[pd.Series], bold: bool = False) -> str:
     mean = f"{np.mean([scores.mean() for scores in strata]):.3f}"
-    low, high = interval(strata, _generator())
+    low, high = interval(strata)
     seeds = sorted({len(scores) for scores in strata})
     spread = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
     return f"{f'**{mean}**' if bold else mean}{spread} ({'-'.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))})"

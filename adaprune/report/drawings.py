@@ -18,7 +18,6 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
     """Means over runs with the standard deviation as a bar, side by side for each method in each group (Fig. 3).
 
     Args:
-        ax: the panel.
         rows: a run's value for one group each: ``method`` and the columns named by ``group`` and ``value``.
         group, value: names of columns.
         order: the groups, left to right; others are left out.
@@ -42,7 +41,6 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
     """Share of units with a degree below x, a line a method, and the binomial of a random mask as a grey line.
 
     Args:
-        ax: the panel.
         samples: method -> degrees of units, (units,).
         most: the degree of a unit with nothing pruned.
         density: of the matrices that the degrees are from, for the random one.
@@ -135,6 +133,32 @@ def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
     ax.set_yticks(range(len(lines)), [name if at == usual else f"{name}, {at:g}" for name, at in lines])
     where = f"at sparsity {usual:g} where none is named"
     ax.set(xlabel=f"difference in the main metric on the dev split,\n{where}", ylim=(len(lines) - 0.5, -0.5))
+    return dress(ax, grid="both")
+
+
+def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
+    """The share of the gain kept against the bytes that ship per task (log), a point for each way; means over tasks.
+
+    Bars: 95 % over seeds. The line joins the ways that no other beats in both, with their names. Hollow points
+    have a linear head.
+
+    ``points``: of `gains.frontier`.
+    """
+    for method in in_order(points["method"]):
+        some = points[points["method"] == method]
+        colour, marker = style_of(method)
+        for row in some.itertuples():
+            spread = np.nan_to_num([[row.share - row.seeds_low], [row.seeds_high - row.share]])
+            fill = "white" if "linear head" in row.way else colour
+            look = {"color": colour, "marker": marker, "mfc": fill, "ms": 7, "ls": "", "capsize": 2, "elinewidth": 0.8}
+            ax.errorbar([row.bytes], [row.share], spread, **look, label=method if row.Index == some.index[0] else None)
+    first = points[points["first"]].sort_values("bytes")
+    ax.step(first["bytes"], first["share"], where="post", color=INK, lw=0.8, ls="--", zorder=1)
+    for row in first.itertuples():
+        place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
+        ax.annotate(row.way, (row.bytes, row.share), **place)
+    ax.axhline(1, color=LINES, lw=0.8)
+    ax.set(xscale="log", xlabel="bytes that ship per task", ylabel="share of fine-tuning's gain that is kept")
     return dress(ax, grid="both")
 
 

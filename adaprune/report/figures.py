@@ -46,10 +46,10 @@ def style_of(method: str) -> Style:
     return OTHER if known is None else Style(known.colour, known.marker)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Each method once, in the methods' order; those that nobody knows come last."""
+def in_order(ways: Iterable[str]) -> list[str]:
+    """Each method, or way that begins with one, once and in the methods' order; what nobody knows comes last."""
     order = {method: place for place, method in enumerate(STYLES)}
-    return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
+    return sorted(set(ways), key=lambda way: (order.get(way.split()[0], len(order)), way))
 
 
 def draw_learning(ax: Axes, record: dict[str, Any]) -> Axes:
@@ -106,7 +106,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     """One dot a run on a line for each `way_of` adapting, the best at the top, with the mean of the line's dots.
 
     Args:
-        ax: the panel; one task and one model each, or the dots do not compare.
+        ax: a panel of one task and one model, or the dots do not compare.
         rows: of `adaprune.runs.records.table`, one or more.
     """
     rows = rows.assign(way=[way_of(row) for row in rows.to_dict("records")])
@@ -160,10 +160,9 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
 
 def share_legend(fig: Figure) -> None:
     """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
-    order = {method: place for place, method in enumerate(STYLES)}  # what is no method comes last
     pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     found = {label: handle for handle, label in pairs}
-    labels = sorted(found, key=lambda label: (order.get(label.split()[0], len(order)), label))
+    labels = in_order(found)
     handles = [found[label] for label in labels]
     fig.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=4)  # so long, dashes can be told
 

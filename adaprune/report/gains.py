@@ -48,7 +48,7 @@ def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
         ``tuned``, ``tuned_var`` (of its mean over seeds), ``tuned_rows``, ``tuned_seeds``; ``room``, their
         distance. Of several ways to fine-tune, the one with the best mean on held-out rows.
     """
-    found = {}
+    rows = []
     for setting, group in runs[runs["ablation"] == ""].groupby(SETTING):
         floors = group[group["method"].isin(["probe", "majority"])].sort_values("selection_score")
         tuned = group[group["method"] == "finetune"]
@@ -57,14 +57,13 @@ def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
         floor = floors.iloc[-1]
         ways = tuned.groupby(["epochs", "learning_rate", "batch_size", "teacher"])
         tuned = max((way for _, way in ways), key=lambda way: way["selection_score"].mean())
-        found[setting] = {
-            "floor": floor["score"], "floor_rows": floor["resampled"], "floor_is": floor["method"],
-            "tuned": tuned["score"].mean(), "tuned_var": _variance(tuned["score"]), "tuned_seeds": len(tuned),
-            "tuned_rows": np.mean(np.stack(tuned["resampled"]), axis=0), "room": tuned["score"].mean() - floor["score"],
-        }  # fmt: skip
-    index = pd.MultiIndex.from_arrays(list(zip(*found, strict=True)) or [[]] * 3, names=SETTING)
+        mean, of_rows = tuned["score"].mean(), np.mean(np.stack(tuned["resampled"]), axis=0)
+        rows.append([
+            *setting, floor["score"], floor["resampled"], floor["method"],
+            mean, _variance(tuned["score"]), len(tuned), of_rows, mean - floor["score"],
+        ])  # fmt: skip
     columns = ["floor", "floor_rows", "floor_is", "tuned", "tuned_var", "tuned_seeds", "tuned_rows", "room"]
-    return pd.DataFrame([list(values.values()) for values in found.values()], index=index, columns=columns)
+    return pd.DataFrame(rows, columns=[*SETTING, *columns]).set_index(SETTING)
 
 
 def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -111,18 +110,53 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
             float((means / ends["tuned"]).mean()), each.min(), each.idxmin()[1], len(parts), min(seeds),
         ])  # fmt: skip
     columns = [
-        "share",
-        "seeds_low",
-        "seeds_high",
-        "rows_low",
-        "rows_high",
-        "retention",
-        "lowest",
-        "lowest_task",
-        "tasks",
-        "seeds",
+        *by, "share", "seeds_low", "seeds_high", "rows_low", "rows_high",
+        "retention", "lowest", "lowest_task", "tasks", "seeds",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def frontier(runs: pd.DataFrame) -> pd.DataFrame:
+    """What each way of adapting ships, and the share of the gain that it keeps, from the fewest bytes on.
+
+    A way is a method with its sparsity, rank and head. Where it was run with several rates, batches or numbers of
+    epochs, the one with the best mean on held-out rows of a task is that task's.
+
+    Args:
+        runs: of `with_rows`, of one model, with probe, majority and finetune among them.
+
+    Returns:
+        The columns of `shares`, and: ``method``; ``bytes``, the mean over tasks and seeds; ``first``, whether no other
+        way keeps as much with as few bytes.
+    """
+    named = runs[runs["ablation"] == ""].assign(
+        way=[_way(row) for row in runs[runs["ablation"] == ""].to_dict("records")]
+    )
+    best = []
+    for _, group in named.groupby(["way", "task", "max_train_examples"]):
+        settings = group.groupby(["learning_rate", "head_learning_rate", "batch_size", "epochs"])
+        best.append(max((part for _, part in settings), key=lambda part: part["selection_score"].mean()))
+    best = pd.concat(best)
+    found = shares(best, landmarks(best), ["way", "method"]).dropna(subset="share")
+    found = found[~found["method"].isin(["probe", "majority"])]
+    sizes = best.groupby("way")["shipped_bytes"].mean()
+    found = found.assign(bytes=found["way"].map(sizes)).sort_values(["bytes", "share"], ignore_index=True)
+    beaten = [
+        ((found["bytes"] <= row.bytes) & (found["share"] >= row.share) & (found["way"] != row.way)).any()
+        for row in found.itertuples()
     ]
-    return pd.DataFrame(rows, columns=[*by, *columns])
+    return found.assign(first=~np.array(beaten, bool))
+
+
+def _way(row: dict) -> str:
+    """A method with its sparsity, LoRA's rank, and the head where it is linear.
+
+    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "rank": 1, "head": "linear"})
+    'lora r = 1, linear head'
+    """
+    masked = "" if math.isnan(row["mask_sparsity"]) else f" {row['sparsity']:g}"
+    rank = f" r = {row['rank'] or 8}" if row["method"] == "lora" else ""
+    return f"{row['method']}{masked}{rank}{', linear head' if row['head'] == 'linear' else ''}"
 
 
 def _variance(scores: pd.Series) -> float:

@@ -17,5 +17,5 @@ def paper_results() -> pd.DataFrame:
 
 
 def paper_ablations() -> pd.DataFrame:
-    """The published ablations (Tables 3 and 4): ablation, task, sparsity, score, and what the paper says of each."""
+    """The published ablations (Tables 3 and 4): ablation, task, metric, sparsity, score, delta (to no ablation)."""
     return pd.read_csv(_FOLDER / "ablations.csv", comment="#")

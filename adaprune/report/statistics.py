@@ -13,7 +13,9 @@ SIGNIFICANT = 0.05  # a corrected p below it
 NO_SPREAD = 1e-12  # differences that vary by less differ by rounding
 
 
-def interval(strata: Sequence[ArrayLike], generator: np.random.Generator, resamples: int = 2000) -> tuple[float, float]:
+def interval(
+    strata: Sequence[ArrayLike], generator: np.random.Generator | int = 0, resamples: int = 2000
+) -> tuple[float, float]:
     """The stratified bootstrap 95 % percentile interval of the mean over strata of the mean over seeds.
 
     Seeds are drawn with replacement within each stratum, that is each task, and never across. Few seeds give too
@@ -21,13 +23,13 @@ def interval(strata: Sequence[ArrayLike], generator: np.random.Generator, resamp
 
     Args:
         strata: for each task, its scores over seeds, (seeds,); one task is one stratum.
-        generator: source of the resamples; equal states give equal intervals.
+        generator: source of the resamples, or its seed: so an interval depends on its own scores only.
         resamples: how many.
 
     Raises:
         ValueError: no stratum, or an empty one.
 
-    >>> interval([[0.7, 0.7]], np.random.default_rng(0))
+    >>> interval([[0.7, 0.7]])
     (0.7, 0.7)
     """
     samples = [np.asarray(scores, dtype=float) for scores in strata]
@@ -82,16 +84,32 @@ def within_cells_test(differences: ArrayLike, cells: ArrayLike) -> float:
     >>> round(within_cells_test([0.1, 0.2, 0.7, 0.8], ["a", "a", "b", "b"]), 4)
     0.0061
     """
+    mean, error, freedom = _within_cells(differences, cells)
+    return float(2 * stats.t.sf(abs(mean) / error, freedom)) if error > 0 else float("nan")
+
+
+def within_cells_interval(differences: ArrayLike, cells: ArrayLike) -> tuple[float, float]:
+    """The 95 % interval of the mean over cells of the mean difference in each, by the same t.
+
+    >>> [round(end, 4) for end in within_cells_interval([0.1, 0.2, 0.7, 0.8], ["a", "a", "b", "b"])]
+    [0.2979, 0.6021]
+    """
+    mean, error, freedom = _within_cells(differences, cells)
+    half = stats.t.ppf(0.5 + LEVEL / 2, freedom) * error if error > 0 else float("nan")
+    return float(mean - half), float(mean + half)
+
+
+def _within_cells(differences: ArrayLike, cells: ArrayLike) -> tuple[float, float, int]:
+    """Mean over cells, its standard error (NaN: nothing known of it) and the degrees of freedom."""
     d, cells = np.asarray(differences, dtype=float), np.asarray(cells)
     if d.shape != cells.shape:
         raise ValueError(f"every difference is of one cell, got {d.shape} and {cells.shape}")
     groups = [d[cells == cell] for cell in np.unique(cells)]
-    freedom = d.size - len(groups)
+    mean, freedom = float(np.mean([group.mean() for group in groups])), d.size - len(groups)
     if freedom < 1 or max(np.ptp(group) for group in groups) < NO_SPREAD:
-        return float("nan")
+        return mean, float("nan"), freedom
     variance = sum(((group - group.mean()) ** 2).sum() for group in groups) / freedom
-    error = np.sqrt(variance * sum(1 / group.size for group in groups)) / len(groups)
-    return float(2 * stats.t.sf(abs(np.mean([group.mean() for group in groups])) / error, freedom))
+    return mean, float(np.sqrt(variance * sum(1 / group.size for group in groups)) / len(groups)), freedom
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

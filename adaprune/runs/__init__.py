@@ -1,14 +1,14 @@
 """What is asked of a run and what is kept of it: `Run`, recipes, records and their schema, refusals, whole files.
 
 Take from here `Run`, `plan_for`, and the reading and writing of records.
-Imports `data`, for the metrics.
+Imports `data`: tasks, metrics and the resampled dev rows.
 """
 
 from adaprune.runs.answers import read_answers, write_answers
 from adaprune.runs.files import read_bytes, write_bytes
-from adaprune.runs.method import METHODS, SELECTIVE, Method, register
+from adaprune.runs.method import METHODS, SELECTIVE, Method, Plan, register
 from adaprune.runs.paths import Paths, mask_path, paths_of, record_path
-from adaprune.runs.recipes import FINETUNE_RATE, TUNED, TUNED_WEIGHTS, Plan, plan_for
+from adaprune.runs.recipes import FINETUNE_RATE, TUNED, TUNED_WEIGHTS, plan_for
 from adaprune.runs.records import (
     check_writable,
     environment,

@@ -1,16 +1,55 @@
-"""What a method says of itself, and the table of all methods."""
+"""What a method says of itself, the settings that a recipe gives it, and the table of all methods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # The fields of a run that only some methods read; every other field is for all.
 SELECTIVE = (
     "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "surrogate", "reach", "recovery",
-    "allocation", "keep", "pattern",
+    "allocation", "keep", "rank", "pattern",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a run once its recipe has filled in what the run leaves open.
+
+    ``learning_rate`` is alpha for theta (its mean starts at 0.01), or that of the weights in ``finetune``;
+    ``least_steps``: ``epochs`` are more where the rows are too few for so many steps, see `lasting`.
+    ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the asked sparsity
+    stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices together.
+
+    ``initial_theta`` is "own" for scores that start as their method has it. ``surrogate`` is the mask's slope:
+    "sigmoid" (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
+    sentence's vector: "cls", "mean", or "own", as the checkpoint was made.
+
+    ``scores`` is True for methods that learn scores in another way, where ``penalty`` is lambda of the penalty on
+    mean sigmoid(scores); ``fixed`` where the asked sparsity holds from the first step on, unless the run names a
+    ``reach``; ``weight_learning_rate`` is that of weights trained beside the scores, 0 where they are frozen.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    schedule: str
+    initial_theta: str
+    step_rule: str
+    control: str
+    reach: float
+    penalty: float
+    least_steps: int = 0
+    temperature: float = 1.0
+    allocation: str = ""
+    surrogate: str = "sigmoid"
+    dropout: float = -1.0
+    pooling: str = "cls"
+    scores: bool = False
+    fixed: bool = False
+    weight_learning_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,9 +92,11 @@ class Method:
             raise ValueError(f"method {name!r} lacks its line: say in one line what it does, got {self.line!r}")
         if unknown := [read for read in self.reads if read not in SELECTIVE]:
             raise ValueError(f"method {name!r} reads {unknown[0]!r}; fields to name there are {', '.join(SELECTIVE)}")
-
         if self.paper is None:
             object.__setattr__(self, "paper", self.tuned)
+        settings = [setting.name for setting in fields(Plan)]
+        if unknown := [setting for setting in (*self.tuned, *self.paper) if setting not in settings]:
+            raise ValueError(f"method {name!r} sets {unknown[0]!r}; a recipe's settings are {', '.join(settings)}")
 
     @property
     def name(self) -> str:

@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
-from adaprune.runs.method import METHODS, SELECTIVE
+from adaprune.runs.method import METHODS, SELECTIVE, Plan
 from adaprune.runs.run import Run, default_of
 
 PAPER_EPOCHS = {"mnli": 2.0, "sst2": 3.0, "stsb": 5.0}  # other tasks: 3, our choice
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The settings of a run once its recipe has filled in what the run leaves open.
-
-    ``learning_rate`` is alpha for theta (its mean starts at 0.01), or that of the weights in ``finetune``;
-    ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the asked sparsity
-    stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices together.
-
-    ``initial_theta`` is "own" for scores that start as their method has it. ``surrogate`` is the mask's slope:
-    "sigmoid" (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
-    sentence's vector: "cls", "mean", or "own", as the checkpoint was made.
-
-    ``scores`` is True for methods that learn scores in another way, where ``penalty`` is lambda of the penalty on
-    mean sigmoid(scores); ``fixed`` where the asked sparsity holds from the first step on, unless the run names a
-    ``reach``; ``weight_learning_rate`` is that of weights trained beside the scores, 0 where they are frozen.
-    """
-
-    epochs: float
-    batch_size: int
-    learning_rate: float
-    head_learning_rate: float
-    schedule: str
-    initial_theta: str
-    step_rule: str
-    control: str
-    reach: float
-    penalty: float
-    temperature: float = 1.0
-    allocation: str = ""
-    surrogate: str = "sigmoid"
-    dropout: float = -1.0
-    pooling: str = "cls"
-    scores: bool = False
-    fixed: bool = False
-    weight_learning_rate: float = 0.0
 
 
 # As printed: batch, alpha, beta, gamma's order, t_s, schedule, normal start with mean 0.01. Chosen, because the

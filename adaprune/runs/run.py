@@ -80,6 +80,7 @@ class Run(BaseModel):
     reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
     head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
     pooling: Literal["", "cls", "mean"] = Field("", description="a sentence's vector: cls, mean; empty: the recipe's")
+    rank: int = Field(0, ge=0, description="of lora's updates; 0: 8")
     recovery: bool = Field(True, description="may a pruned connection come back")
     allocation: Allocation = Field(
         "", description="one cut (global), or each matrix's share: equal, scores; empty: recipe"

@@ -62,12 +62,8 @@ def reveal(prediction: Any, told: str, runs: int = 1, sweep: str = "") -> None:
     You predicted nothing. What surprises is remembered: try it first.
     No record yet says anything of this. The runs would be those of sweeps/topology.tsv.
     """
-    asked = prediction is not ... and prediction is not None
-    print(
-        f"You predicted {prediction}."
-        if asked
-        else "You predicted nothing. What surprises is remembered: try it first."
-    )
+    nothing = prediction is ... or prediction is None
+    print("You predicted", "nothing. What surprises is remembered: try it first." if nothing else f"{prediction}.")
     print(told if runs else f"No record yet says anything of this. The runs would be those of {sweep}.")
 
 

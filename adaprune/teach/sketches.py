@@ -11,10 +11,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from scipy.special import expit
 
-from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress
+from adaprune.report import figures
 
-OURS, OTHER = STYLES["adaprune"].colour, STYLES["magnitude"].colour
-COLOURS = [STYLES[name].colour for name in ("adaprune", "magnitude", "gmp", "random")]
+INK, LINES, LINE_STYLES = figures.INK, figures.LINES, figures.LINE_STYLES
+OURS, OTHER = figures.STYLES["adaprune"].colour, figures.STYLES["magnitude"].colour
+COLOURS = [figures.STYLES[name].colour for name in ("adaprune", "magnitude", "gmp", "random")]
 PALE = "#CFE3F1"  # behind what is kept
 MANY = 40  # units in a row, which are then drawn small
 
@@ -40,12 +41,12 @@ def draw_chances(ax: Axes, rows: pd.DataFrame, label: str) -> Axes:
     ``rows``: ``way`` (the first at the top), ``method``, ``chance``.
     """
     for height, (method, chance) in enumerate(zip(rows["method"], rows["chance"], strict=True)):
-        colour, marker = STYLES[method]
+        colour, marker = figures.STYLES[method]
         ax.plot([chance], [height], marker, color=colour, ms=10, mec="white", mew=0.7, clip_on=False)
     ax.axvline(0.5, color=INK, lw=1, ls="--")
     ax.set_yticks(range(len(rows)), rows["way"])
     ax.set(xlabel=f"probability of {label!r}", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
-    return dress(ax, grid="both")
+    return figures.dress(ax, grid="both")
 
 
 def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) -> Axes:
@@ -61,7 +62,7 @@ def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) 
         ax.set(yscale="log", ylim=(1e-4, 100))
     else:
         ax.legend(frameon=False, loc="upper left")
-    return dress(ax)
+    return figures.dress(ax)
 
 
 def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[float]) -> Axes:
@@ -76,7 +77,7 @@ def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[f
     ax.plot(steps, level, color=INK, lw=1.2, ls="--", label="threshold")
     ax.set(xlabel="step", ylabel="theta")
     ax.legend(frameon=False, loc="best")
-    return dress(ax)
+    return figures.dress(ax)
 
 
 def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
@@ -85,14 +86,14 @@ def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
     ``rows``: ``step`` (in order of appearance, the first at the top), ``task``, ``distance``.
     """
     kinds, tasks = list(dict.fromkeys(rows["step"])), list(dict.fromkeys(rows["task"]))
-    for task, (colour, marker) in zip(tasks, list(STYLES.values())[:8:2], strict=False):
+    for task, (colour, marker) in zip(tasks, list(figures.STYLES.values())[:8:2], strict=False):
         some = rows[rows["task"] == task]
         ax.plot(some["distance"], some["step"].map(kinds.index), marker, color=colour, ms=8, label=task)
     ax.axvline(needed, color=INK, lw=1.2, ls="--", label=f"needed: {needed:g}")
     ax.set_yticks(range(len(kinds)), kinds)
     ax.set(xscale="log", xlabel="how far theta can go in all steps", ylim=(len(kinds) - 0.5, -0.5))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return dress(ax, grid="both")
+    return figures.dress(ax, grid="both")
 
 
 def draw_gap(ax: Axes, steps: Sequence[int], gaps: np.ndarray, limit: np.ndarray) -> Axes:
@@ -103,19 +104,26 @@ def draw_gap(ax: Axes, steps: Sequence[int], gaps: np.ndarray, limit: np.ndarray
     ax.plot(steps, limit, color=INK, ls="--", label="bound of Theorem 1")
     ax.set(xscale="log", yscale="log", xlabel="T, steps", ylabel="loss above the optimum")
     ax.legend(frameon=False, loc="best")
-    return dress(ax, grid="both")
+    return figures.dress(ax, grid="both")
 
 
 def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray], vacuous: float) -> Axes:
     """C of Theorem 1 over t_l, a line for each t_s; above the dashed line the bound says nothing. Log axes."""
     for number, (t_s, values) in enumerate(curves.items()):
         shade = str(round(0.65 * (1 - number / max(1, len(curves) - 1)), 2))
-        ax.plot(t_l, values, color=shade, ls=LINE_STYLES[number % len(LINE_STYLES)], lw=1.6, label=f"t_s = {t_s:g}")
+        ax.plot(
+            t_l,
+            values,
+            color=shade,
+            ls=LINE_STYLES[number % len(LINE_STYLES)],
+            lw=1.6,
+            label=f"t_s = {t_s:g}",
+        )
     ax.axhline(vacuous, color=OTHER, lw=1.2, ls="--")
     ax.text(t_l[0], vacuous * 1.5, "says nothing", color=OTHER, va="bottom")
     ax.set(xscale="log", yscale="log", xlabel="t_l", ylabel="C")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return dress(ax, grid="both")
+    return figures.dress(ax, grid="both")
 
 
 def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
@@ -127,7 +135,7 @@ def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
     ax.scatter(places, ends, sizes, color=OURS, edgecolors="white", zorder=3, label=f"where {len(found)} runs ended")
     ax.set(xscale="log", xlabel="rank of the mask", ylabel="loss")
     ax.legend(frameon=False, loc="upper left", markerscale=0.6)
-    return dress(ax)
+    return figures.dress(ax)
 
 
 def draw_wires(
@@ -150,7 +158,10 @@ def draw_wires(
             alive[above] = alive[above] & paths[above].any(axis=0)
     width = 0.5 if max(sizes) > MANY else 1.6
     for height, (layer, path) in enumerate(zip(layers, paths, strict=True)):
-        for some, colour, style, thick in ((layer & path, INK, "-", width), (layer & ~path, OTHER, ":", width + 0.4)):
+        for some, colour, style, thick in (
+            (layer & path, INK, "-", width),
+            (layer & ~path, OTHER, ":", width + 0.4),
+        ):
             ends = [[(_place(i, sizes[height]), height), (_place(o, sizes[height + 1]), height + 1)]
                     for o, i in np.argwhere(some)]  # fmt: skip
             ax.add_collection(LineCollection(ends, colors=colour, lw=thick, ls=style, zorder=1))

@@ -19,7 +19,7 @@ from scipy.sparse import csgraph
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from adaprune.masks import COMPONENTS, EMBED, component_of, layer_of
+from adaprune.masks import EMBED, component_of, layer_of
 from adaprune.topology.spectra import composed, degrees, spectrum
 from adaprune.training import bar
 
@@ -164,12 +164,11 @@ def report(
     """Every statistic of a mask, by matrix, by head and by FFN block; shows a bar.
 
     Args:
-        mask: the mask; word embeddings may be among it.
+        mask: word embeddings may be among it.
         heads: attention heads of a layer; a mask file's card knows.
         weights: w0 by name, for the persistence; NaN without.
         seen: which words occur in training, boolean (words,): the table's rows are then reported in two parts,
             components ``embed_seen`` and ``embed_unseen``.
-        progress: show the bar.
 
     Raises:
         ValueError: see `arrays`, `blocks` and `heads_of`; weights or words seen that do not fit the mask.
@@ -200,14 +199,6 @@ def report(
             of_heads.append({"layer": layer, "head": head, **_of_block(*spans), **_of_head(*spans)})
         ffn.append({"layer": layer, **_of_block(inner(parts, FFN), inner(through[layer], FFN))})
     return Report(pd.DataFrame(rows), pd.DataFrame(of_heads), pd.DataFrame(ffn))
-
-
-def sparsity_by(matrices: pd.DataFrame, key: str) -> pd.Series:
-    """Sparsity of groups of a report's matrices: of each ``component``, in the paper's order, or ``layer``."""
-    sums = matrices.groupby(key)[["kept", "total"]].sum()
-    rank = {component: place for place, component in enumerate(COMPONENTS)}
-    order = sorted(sums.index, key=lambda group: rank.get(group, -1))  # layers stay as they are
-    return (1 - sums["kept"] / sums["total"])[order]
 
 
 def _check_weights(found: Mapping[str, np.ndarray], weights: Mapping[str, Tensor] | None) -> None:

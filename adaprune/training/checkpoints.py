@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -45,6 +46,16 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str)
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
 
 
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[safe_open]:
+    """A safetensors file to read from; ValueError that ends in ``remedy`` where it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+
+
 def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
     """Copies the tensors of ``save_trained`` back into ``model``; returns the facts.
 
@@ -52,32 +63,23 @@ def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
         ValueError: the file is damaged, or holds other tensors than the model trains.
     """
     expected = trained_tensors(model)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(expected):
-                raise ValueError(
-                    f"{path} holds other tensors than this run trains: {sorted(names ^ set(expected))[:3]}"
-                )
-            with torch.no_grad():
-                for name in names:
-                    expected[name].copy_(file.get_tensor(name))
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
+    with reading(path, f"delete the folder {path.parent} to start over") as file:
+        names = set(file.keys())
+        if names != set(expected):
+            raise ValueError(f"{path} holds other tensors than this run trains: {sorted(names ^ set(expected))[:3]}")
+        for name in names:
+            expected[name].copy_(file.get_tensor(name))
+        return file.metadata() or {}
 
 
 def facts_of(path: Path) -> dict[str, str]:
     """The facts in the header of a file of ``save_trained``."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete the folder {path.parent} to start over") from error
+    with reading(path, f"delete the folder {path.parent} to start over") as file:
+        return file.metadata() or {}
 
 
-def claim(folder: Path, **origin: str | int) -> None:
-    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: its data, its model, its processes.
+def claim(folder: Path, **origin: str | int | None) -> None:
+    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: data, model, processes, teacher or None.
 
     Raises:
         ValueError: there are checkpoints or finished stages of another origin, which this run must not continue; or
@@ -104,11 +106,6 @@ def seal(folder: Path) -> None:
     """Marks a finished checkpoint folder with the size of every file in it."""
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != SEAL}
     write_bytes(folder / SEAL, json.dumps(sizes).encode())
-
-
-def drop(folder: Path, step: int) -> None:
-    """Removes the checkpoint of ``step`` below ``folder``, if there is one."""
-    shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
 
 
 def last_whole(folder: Path) -> Path | None:

@@ -52,7 +52,9 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     source = _minilm_folder() if model == MINILM else model
     try:
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-        _switch_off_attention_dropout(config)
+        for name in ("attention_probs_dropout_prob", "attention_dropout"):  # by whichever name the family calls it
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
         encoder, report = AutoModel.from_pretrained(
             source, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
@@ -172,10 +174,3 @@ def _text(source: str, name: str, revision: str | None) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except (OSError, hub_errors.EntryNotFoundError):
         return ""
-
-
-def _switch_off_attention_dropout(config: AutoConfig) -> None:
-    """Sets attention dropout to 0 under whichever name the family uses."""
-    for name in ("attention_probs_dropout_prob", "attention_dropout"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0)

@@ -22,7 +22,7 @@ class _Reader(nn.Module):
         super().__init__()
         self.encoder, self.pooling, self.last = encoder, pooling, last
 
-    def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
+    def forward(self, labels=None, teacher_logits=None, **inputs: Tensor) -> SequenceClassifierOutput:
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
         found = pooled(states[-1:] if self.last else states[1:], inputs.get("attention_mask"), self.pooling)
         return SequenceClassifierOutput(loss=found.new_zeros(()), logits=found[..., 0] if self.last else found)
@@ -34,9 +34,7 @@ def read(encoder: nn.Module, pooling: str, sentences: Sentences, split: str, set
     (rows, width, L) of all layers, or with ``last`` (rows, width) of the last one.
     """
     encoder.requires_grad_(False).eval()
-    plain = {name: rows.remove_columns("teacher_logits") if "teacher_logits" in rows.column_names else rows
-             for name, rows in sentences.splits.items()}  # fmt: skip
-    return predict(_Reader(encoder, pooling, last), replace(sentences, splits=plain), split, settings)
+    return predict(_Reader(encoder, pooling, last), sentences, split, settings)
 
 
 class _OnVectors(nn.Module):

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adaprune.data import TaskData
+from adaprune.masks import maskable
 from adaprune.runs import Paths, Plan, Run
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and in what manner to train.
-
-    ``folder`` holds the checkpoints of this run; ``max_grad_norm`` 0 switches clipping off.
-    """
+    """How long and in what manner to train; ``folder`` holds the checkpoints."""
 
     folder: Path
     epochs: float = 3.0
@@ -30,7 +28,6 @@ class Settings:
     schedule: str = "warmup_linear"
     precision: str = "auto"
     checkpoint_steps: int = 100
-    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,15 +76,20 @@ class Job:
         """Fraction of the weights in scope to keep: 1 - sparsity."""
         return 1 - self.run.sparsity
 
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights in scope by name."""
+        return {name: module.weight for name, module in maskable(self.model.encoder, self.run.scope).items()}
+
 
 @dataclass(frozen=True)
 class Fit:
     """What training leaves besides the model: the logged curve, and its cost."""
 
-    curve: list[dict]
-    steps: int
-    seconds: float
-    examples: int
+    curve: list[dict] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    examples: int = 0
 
 
 @dataclass(frozen=True)

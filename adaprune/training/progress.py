@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer
 
 
 def show_progress(trainer: Trainer) -> Trainer:
@@ -21,48 +21,26 @@ def bar(iterable: Iterable | None = None, **settings) -> tqdm:
     return tqdm(iterable, position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)
 
 
-class _Bars(TrainerCallback):
+class _Bars(ProgressCallback):
     """A bar for training, and one that goes away again for each evaluation; the main process shows them."""
 
     def __init__(self):
-        self.training: tqdm | None = None
-        self.evaluation: tqdm | None = None
+        super().__init__()
         self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        hidden = not state.is_world_process_zero
-        self.training = bar(
-            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=hidden
-        )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.training.update(state.global_step - self.training.n)
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = bar(total=state.max_steps, initial=self.current_step, desc="training", unit="step")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training is not None:
+        if self.training_bar is not None:
             kept = {"loss": "loss", "sparsity": "sparsity", "eval_loss": "selection loss"}
             self.shown |= {label: f"{logs[name]:.3f}" for name, label in kept.items() if name in logs}
-            self.training.set_postfix(self.shown, refresh=False)
+            self.training_bar.set_postfix(self.shown, refresh=False)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        if self.evaluation is None:
-            hidden = not state.is_world_process_zero
-            self.evaluation = bar(
-                total=len(eval_dataloader), desc="evaluating", unit="batch", leave=False, disable=hidden
-            )
-        self.evaluation.update()
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self._end_evaluation()
-
-    def on_predict(self, args, state, control, metrics, **kwargs):
-        self._end_evaluation()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.training.close()
-        self.training = None
-
-    def _end_evaluation(self) -> None:
-        if self.evaluation is not None:
-            self.evaluation.close()
-            self.evaluation = None
+        if state.is_world_process_zero:
+            if self.prediction_bar is None:
+                self.prediction_bar = bar(total=len(eval_dataloader), desc="evaluating", unit="batch", leave=False)
+            self.prediction_bar.update()

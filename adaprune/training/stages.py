@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from accelerate import PartialState
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaprune.training.checkpoints import write_tensors
+from adaprune.training.checkpoints import reading, write_tensors
 from adaprune.training.job import Fit, Settings
 
 Result = tuple[dict[str, Tensor], Fit]
@@ -36,12 +35,9 @@ def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> 
             write_tensors(file, tensors, fit=json.dumps(asdict(done)))
             shutil.rmtree(folder, ignore_errors=True)
         processes.wait_for_everyone()
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-            return tensors, Fit(**json.loads(stored.metadata()["fit"]))
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}): delete it to do that stage again") from error
+    with reading(file, "delete it to do that stage again") as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        return tensors, Fit(**json.loads(stored.metadata()["fit"]))
 
 
 def together(*fits: Fit) -> Fit:

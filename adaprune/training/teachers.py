@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adaprune.data import TaskData
 from adaprune.runs import Run, paths_of, read_record
-from adaprune.training.checkpoints import write_tensors
+from adaprune.training.checkpoints import reading, write_tensors
 from adaprune.training.job import Job
 
 
@@ -65,11 +64,8 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
     file = paths_of(run.teacher).logits
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")
-    try:
-        with safe_open(file, framework="pt") as stored:
-            logits, origin = stored.get_tensor("logits"), (stored.metadata() or {}).get("data")
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged ({error}): delete it and {run.teacher}, run the teacher again") from error
+    with reading(file, f"delete it and {run.teacher}, run the teacher again") as stored:
+        logits, origin = stored.get_tensor("logits"), (stored.metadata() or {}).get("data")
     expected = (len(task.splits["train"]), task.num_labels)
     if origin != task.fingerprint or tuple(logits.shape) != expected:
         raise ValueError(f"{file} is not of {run.teacher}'s data, or not of shape {expected}: run the teacher again")

@@ -7,6 +7,7 @@ that a resumed run repeats; checkpoints hold only what is trained; a loss that i
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -20,20 +21,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from adaprune.data import GroupedByLength
-from adaprune.masks import (
-    AdaPrune,
-    SparsityControl,
-    slanted_triangular,
-    thetas_of,
-    threshold_of,
-    warmup_linear,
-)
-from adaprune.training.checkpoints import drop, facts_of, last_whole, load_trained, save_trained, seal
-from adaprune.training.job import Fit, Sentences, Settings
+from adaprune.masks import AdaPrune, SparsityControl, slanted_triangular, thetas_of, threshold_of, warmup_linear
+from adaprune.training.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
+from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
 from adaprune.training.progress import show_progress
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
+LOOKS = 20  # at the selection split; more would pick the luckiest state of a small split
 AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
 
 
@@ -52,9 +47,10 @@ def fit(
 ) -> Fit:
     """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
 
-    The state with the best primary metric on the selection split is put back at the end; of a model that is being
-    pruned only states within 0.005 of the target sparsity compete. Theta is updated inside backward where that gives
-    the same result: one process, no fp16 loss scaling.
+    The selection split is scored after each epoch; of many epochs about `LOOKS` times. The state with the best primary
+    metric there is put back at the end, of equal ones the last; of a model that is being pruned only states within
+    0.005 of the target sparsity compete. Theta is updated inside backward where that gives the same result: one
+    process, no fp16 loss scaling.
 
     Raises:
         FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
@@ -97,6 +93,18 @@ def evaluate(model: nn.Module, sentences: Sentences, split: str, settings: Setti
     return sentences.metrics(predict(model, sentences, split, settings), np.array(sentences.splits[split]["labels"]))
 
 
+def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
+    """The record's metrics, and the logits on the dev split, which is looked at here and nowhere before."""
+    answer = outcome.answer or (lambda split: predict(job.model, job.sentences, split, job.settings))
+    task, validation = job.task, {}
+    dev = [name for name in task.splits if name.startswith("validation")]
+    logits = {split: answer(split) for split in [*dev, "selection"]}
+    for split in dev:
+        validation |= task.metrics(logits[split], task.splits[split]["label"], split)
+    selection = task.metrics(logits["selection"], task.splits["selection"]["label"])
+    return {"validation": validation, "selection": selection, "primary": task.primary}, logits[dev[0]]
+
+
 def _arguments(settings: Settings, **more) -> TrainingArguments:
     """TrainingArguments for ``settings``; half precision where asked for, or where the device has it.
 
@@ -112,7 +120,6 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
-        max_grad_norm=settings.max_grad_norm or math.inf,
         use_cpu=half == "bf16" and not torch.cuda.is_available(),
         bf16=half == "bf16",
         fp16=half == "fp16",
@@ -154,7 +161,8 @@ class _EachStep(TrainerCallback):
                 control.should_training_stop = True
         # Evaluated here and not after the epoch, so that a checkpoint of this step has the evaluation behind it.
         over = control.should_training_stop or state.global_step == state.max_steps
-        control.should_evaluate = over or math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
+        epoch, every = round(state.epoch), math.ceil(args.num_train_epochs / LOOKS)
+        control.should_evaluate = over or (epoch % every == 0 and math.isclose(state.epoch, epoch, abs_tol=1e-9))
 
 
 class _Trainer(Trainer):
@@ -195,7 +203,8 @@ class _Trainer(Trainer):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         value = loss[0] if isinstance(loss, tuple) else loss
         if not torch.isfinite(value):
-            drop(self.folder, self.state.global_step)  # what was saved then leads here
+            led_here = self.folder / f"checkpoint-{self.state.global_step}"  # a step more from it is not finite
+            shutil.rmtree(led_here, ignore_errors=True)
             raise FloatingPointError(
                 f"the loss is {value.item()} at step {self.state.global_step + 1}: lower the learning rate. "
                 f"Last good checkpoint: {last_whole(self.folder) or 'none'}"
@@ -229,18 +238,17 @@ class _Trainer(Trainer):
 
     def curve(self) -> list[dict]:
         """The logged points: step, epoch, loss, sparsity, seconds, and metrics on the selection split."""
-        renamed = {
-            "eval_loss": "selection_loss",
-            **{f"eval_{m}": f"selection_{m}" for m in self._metric_names()},
-        }
-        kept = {"step", "epoch", "loss", "learning_rate", "sparsity", "elapsed", *renamed.values()}
-        points = [{renamed.get(key, key): value for key, value in point.items()} for point in self.state.log_history]
-        return [{key: value for key, value in point.items() if key in kept} for point in points if "step" in point]
-
-    def _metric_names(self) -> set[str]:
-        skipped = ("runtime", "per_second", "model_preparation_time")
-        names = {key.removeprefix("eval_") for point in self.state.log_history for key in point if "eval_" in key}
-        return {name for name in names if not name.endswith(skipped)}
+        kept = {"step", "epoch", "loss", "learning_rate", "sparsity", "elapsed"}
+        costs = ("runtime", "per_second", "model_preparation_time")
+        return [
+            {
+                key.replace("eval_", "selection_"): value
+                for key, value in point.items()
+                if key in kept or (key.startswith("eval_") and not key.endswith(costs))
+            }
+            for point in self.state.log_history
+            if "step" in point
+        ]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Only what is trained, never the frozen weights; the Trainer calls this in every process."""
@@ -268,7 +276,8 @@ class _Trainer(Trainer):
         competes = self.pruning is None or abs(self.sparsity() - self.pruning.target) <= AT_TARGET
         if not (competes and self.args.should_save):
             return metrics
-        if score > (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
+        # of equal scores, which are many where the split is small, the state that was trained longer
+        if score >= (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
             levels = " ".join(level.hex() for level in self.threshold().flatten().tolist())
             facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
             save_trained(self.model, self.best_file, **facts)

@@ -8,37 +8,29 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import SparsityControl
-from adaprune.training.heads import AdaptedModel
-from adaprune.training.job import Fit, Job, Settings
+from adaprune.training.job import Fit, Job
 from adaprune.training.trainer import fit
 
 
-def fit_weights(
-    job: Job,
-    model: AdaptedModel,
-    settings: Settings,
-    rate: float,
-    held: Mapping[str, Tensor] | None = None,
-    control: SparsityControl | None = None,
-) -> Fit:
-    """Trains all weights of ``model`` with AdamW (Loshchilov and Hutter 2019), weight decay 0.01 on matrices.
+def fit_weights(job: Job, held: Mapping[str, Tensor] | None = None, control: SparsityControl | None = None) -> Fit:
+    """Trains encoder and head of ``job`` with AdamW (Loshchilov and Hutter 2019), weight decay 0.01 on matrices.
+
+    Both at the plan's ``learning_rate``, in place.
 
     Args:
-        job: the run, for its sentences.
-        model: what is trained, in place; encoder and head alike at the learning rate ``rate``.
-        settings: how long, and where checkpoints go.
-        rate: learning rate.
+        job: the run; to train a copy, with checkpoints of its own, give ``replace(job, model=..., settings=...)``.
         held: weights of which the entries that are 0 stay 0, by name.
         control: see `training.fit`.
     """
+    model = job.model
     model.encoder.requires_grad_(True)
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=rate)
+    optimiser = torch.optim.AdamW(groups, lr=job.plan.learning_rate)
     if held:
         hold_zeros(optimiser, list(held.values()))
-    return fit(model, job.sentences, optimiser, settings, control)
+    return fit(model, job.sentences, optimiser, job.settings, control)
 
 
 def hold_zeros(optimiser: torch.optim.Optimizer, weights: list[Tensor]) -> None:

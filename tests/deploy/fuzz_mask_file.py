@@ -1,7 +1,8 @@
-"""Fuzzes the reader of mask files: python -m tests.fuzz_mask_file --minutes 10
+"""Fuzzes the reader of mask files: python -m tests.deploy.fuzz_mask_file --minutes 10
 
 A file is changed at random, in its bytes and behind its seals, and must then be refused with its name or hold exactly
-the original, within a second and in bounded memory. What breaks that becomes a test in test_mask_format.py.
+the original, within a second and in bounded memory; so must a file of flips once its base is known. What breaks that
+becomes a test in test_mask_format.py.
 """
 
 import argparse
@@ -18,12 +19,17 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from adaprune.deploy.mask_file import load_mask, save_mask
+from adaprune.deploy import Mask, load_mask, save_mask
+from adaprune.masks import keep_top
 from tests.deploy.test_mask_file import CARD, Odd, head_of, same
+
+KINDS = 7  # of original files
+SHAPES = [(16, 24), (30, 30)], [(64, 64), (40, 90)]  # without flips, with
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 70), st.sampled_from([2**31, 2**40, 2**63, 10**30, -(2**40), 0.5, 1e308]),
-    st.text(max_size=5), st.lists(st.integers(-3, 2**40), max_size=9), st.sampled_from(["bits", "bytes", "gaps", {}]),
+    st.text(max_size=5), st.lists(st.integers(-3, 2**40), max_size=9),
+    st.sampled_from(["bits", "bytes", "gaps", "flips", {}]),
 )  # fmt: skip
 CHANGES = st.lists(
     st.one_of(
@@ -43,15 +49,34 @@ MEMORY = 300 * 2**20
 
 
 @functools.cache
-def original(number: int) -> tuple[bytes, object]:
-    """A small valid file, plain or coded, and what it holds."""
-    shapes, density = [(16, 24), (30, 30)], [0.5, 0.3, 0.03, 0.97][number]
+def original(number: int) -> tuple[bytes, Mask, Odd, bytes]:
+    """A small valid file, what it holds, its base, and the file beside it: 0 to 3 without flips, then with.
+
+    4 and 5 differ from the largest weights (5 in many places near the cut), 6 from the file beside it.
+    """
+    shapes, density = SHAPES[number > 3], [0.5, 0.3, 0.03, 0.97, 0.5, 0.3, 0.5][number]
     generator = torch.Generator().manual_seed(number)
-    masks = {f"layer.{i}.weight": torch.rand(shape, generator=generator) < density for i, shape in enumerate(shapes)}
+    torch.manual_seed(0)
+    base = Odd(shapes)
+    names = [f"layer.{i}.weight" for i in range(len(shapes))]
+    masks = {name: torch.rand(shape, generator=generator) < density for name, shape in zip(names, shapes, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        path = save_mask(Path(folder, "a.safetensors"), masks, head_of(3, 2, 5), CARD, Odd(shapes))
-        return path.read_bytes(), load_mask(path)
+        beside = save_mask(Path(folder, "b.safetensors"), masks, head_of(3, 2, 5), CARD, base)
+        if number > 3:
+            chances = {name: torch.full(mask.shape, 0.03) for name, mask in masks.items()}
+            if number < 6:
+                sizes = {name: base.get_parameter(name).detach().abs() for name in names}
+                masks = keep_top(sizes, density)
+                cut = min(size[masks[name]].min() for name, size in sizes.items())
+                if number == 5:
+                    chances = {name: 0.5 * torch.exp(-20 * (size / cut - 1).abs()) for name, size in sizes.items()}
+            drawn = {name: torch.rand(mask.shape, generator=generator) for name, mask in masks.items()}
+            masks = {name: mask ^ (drawn[name] < chances[name]) for name, mask in masks.items()}
+        path = Path(folder, "a.safetensors")
+        save_mask(path, masks, head_of(3, 2, 5), CARD, base, reference=beside if number == 6 else None)
+        mask = load_mask(path, base=base)
+        assert (mask.card["format"] == 3) == (number > 3)
+        return path.read_bytes(), mask, base, beside.read_bytes()
 
 
 def places(value, way=()) -> list[tuple]:
@@ -87,12 +112,14 @@ def changed(content: bytes, kind: str, place: int, what) -> bytes:
         else:
             names = sorted(set(header) - {"__metadata__"})
             name = names[place % len(names)]
-            begin, end = header[name]["data_offsets"]
+            begin, end = (min(place, len(data)) for place in header[name]["data_offsets"])  # of a changed header
             data[begin:end] = (what * (end - begin))[: end - begin] if place % 2 else data[begin:end][::-1]
             part, _, weight = name.partition(".")
             dtype = {"U8": "torch.uint8", "F32": "torch.float32"}[header[name]["dtype"]]
             text = f"{dtype} {tuple(header[name]['shape'])} ".encode() + bytes(data[begin:end])
-            sealed["card"]["tensors" if part == "mask" else "head"][weight]["sha256"] = hashlib.sha256(text).hexdigest()
+            card = sealed["card"]
+            said = card["flips"] if part == "flips" else card["tensors" if part == "mask" else "head"][weight]
+            said["sha256"] = hashlib.sha256(text).hexdigest()
         if kind != "header":
             card = json.dumps(sealed["card"], sort_keys=True, separators=(",", ":"))
             sealed["sha256"] = hashlib.sha256(card.encode()).hexdigest()
@@ -105,16 +132,20 @@ def changed(content: bytes, kind: str, place: int, what) -> bytes:
 
 def judge(path: Path, changes: list[tuple], number: int) -> str:
     """ "refused", "the same" or "another" (sealed anew, and sound); AssertionError for anything else."""
-    content, mask = original(number)
+    content, mask, base, beside = original(number)
     for change in changes:
         content = changed(content, *change)
     path.write_bytes(content)
+    path.with_name("b.safetensors").write_bytes(beside)
     tracemalloc.start()
     start = time.process_time()
+    found = None
     try:
         found = load_mask(path)
-    except ValueError as error:
-        assert str(path) in str(error) and "\n" not in str(error)[:20]
+        found = found.resolve(base)
+    except (ValueError, FileNotFoundError) as error:  # once it is read, "another base" can be its fault too
+        said = str(error)
+        assert str(path) in said or (found is not None and "another base" in said), said
         found = None
     seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -140,7 +171,7 @@ def main() -> None:
             @seed(rounds)
             @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck),
                       phases=[Phase.generate, Phase.shrink])  # fmt: skip
-            @given(changes=CHANGES, number=st.integers(0, 3))
+            @given(changes=CHANGES, number=st.integers(0, KINDS - 1))
             def one(changes, number):
                 said = judge(Path(folder, "a.safetensors"), changes, number)
                 counts[said] = counts.get(said, 0) + 1

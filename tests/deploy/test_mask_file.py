@@ -6,6 +6,7 @@ import os
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -401,7 +402,9 @@ HOSTILE = {
     "stranger": lambda card, tensors: replaced(tensors, "other", torch.zeros(1)),
     "no base": lambda card, tensors: card.update(base={}),
     "base is a list": lambda card, tensors: card.update(base=list(card["base"])),
-    "format": lambda card, tensors: card.update(format=3),
+    "format of the future": lambda card, tensors: card.update(format=4),
+    "format is 0": lambda card, tensors: card.update(format=0),
+    "format is no number": lambda card, tensors: card.update(format=3.0),
     "labels": lambda card, tensors: card.update(labels=["a"]),
     "labels are numbers": lambda card, tensors: card.update(labels=[1, 2, 3]),
     "labels are missing": lambda card, tensors: card.__delitem__("labels"),
@@ -717,7 +720,7 @@ def test_a_card_with_a_nonsense_pooling_is_neither_written_nor_read(tmp_path, po
         pooled_file(tmp_path, pooling=pooling)
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as a stranger might have written it, with a fitting seal
-        patch.setattr(mask_file, "_decode", lambda path, content: None)
+        patch.setattr(mask_file, "read_mask", lambda path, content: SimpleNamespace(resolve=lambda base: None))
         path = pooled_file(tmp_path, pooling=pooling)
     with pytest.raises(ValueError, match="a.safetensors is not a whole mask file.*pooling must be one of cls, mean"):
         load_mask(path)

@@ -1,9 +1,12 @@
 """Mask files near the entropy bound, read by a reader that was written from docs/mask_format.md alone, and fuzzed."""
 
+import hashlib
 import json
 import struct
 import time
+import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,30 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adaprune import load_mask, save_mask
+from adaprune.deploy.bins import Frame
 from adaprune.deploy.coding import decode, encode
+from adaprune.training import tensor_hash, tensor_hashes
 from benchmarks.switch_cost import entropy_bytes
-from tests.deploy import fuzz_mask_file
-from tests.deploy.test_mask_file import CARD, HOSTILE, Odd, encoder_of, head_of, masks_of, replaced, rewritten, same
+from tests.deploy import fuzz_mask_file, samples
+from tests.deploy.test_flips import near
+from tests.deploy.test_mask_file import (
+    CARD,
+    HOSTILE,
+    QUERY,
+    Odd,
+    assert_refused,
+    bits_of,
+    encoder_of,
+    head_of,
+    masks_of,
+    replaced,
+    rewritten,
+    same,
+)
 
 
-def read_file(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Card, masks and head of a mask file, as the page says."""
+def read_file(path: Path, weights: dict | None = None) -> tuple[dict, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Card, masks and head of a mask file, as the page says; ``weights`` of the base, float32, where it has flips."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -31,7 +50,9 @@ def read_file(path: Path) -> tuple[dict, dict[str, np.ndarray], dict[str, np.nda
         begin, end = entry["data_offsets"]
         data = content[8 + length + begin : 8 + length + end]
         part, _, name = name.partition(".")
-        if part == "head":
+        if part == "flips":
+            masks = read_flips(data, card, weights, path)
+        elif part == "head":
             head[name] = np.frombuffer(data, "<f4").reshape(entry["shape"])
         else:
             masks[name] = read_mask(data, **{key: card["tensors"][name][key] for key in ("shape", "kept", "coding")})
@@ -60,6 +81,45 @@ def read_mask(data: bytes, shape: list[int], kept: int, coding: str) -> np.ndarr
     return mask.reshape(shape)
 
 
+def read_flips(data: bytes, card: dict, weights: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    said, names = card["flips"], sorted(card["tensors"])
+    bins, matrices, start = said["bins"], len(names), said["frame"]
+    frame = zlib.decompress(data[:start])
+    edges = struct.unpack_from(f"<{bins - 1}h", frame)
+    cuts = struct.unpack_from(f"<{matrices}I", frame, 2 * (bins - 1))
+    ties_of = struct.unpack_from(f"<{matrices}I", frame, 2 * (bins - 1) + 4 * matrices)
+    classes = frame[2 * (bins - 1) + 8 * matrices :]
+    assert len(classes) == 2 * bins * matrices
+    vectors = []
+    for coding, n, k, size in [*said["rows"], *said["classes"]]:
+        vectors.append(iter(read_mask(data[start : start + size], [n], k, coding).tolist()))
+        start += size
+    assert start == len(data)
+    whole, whole_kept, *flips = vectors
+    other = None if said["reference"] is None else read_file(path.with_name(said["reference"]["file"]), weights)[1]
+    masks, bits = {}, hashlib.sha256()
+    for number, name in enumerate(names):
+        mask, cut, ties = np.zeros(card["tensors"][name]["shape"], bool), cuts[number], ties_of[number]
+        for row in range(len(mask)):
+            if next(whole):
+                mask[row] = next(whole_kept)
+                continue
+            for column in range(mask.shape[1]):
+                u = struct.unpack("<I", struct.pack("<f", weights[name][row, column]))[0] & 0x7FFFFFFF
+                if other is not None:
+                    r = bool(other[name][row, column])
+                else:
+                    r = u > cut or (u == cut and ties > 0)
+                    ties -= u == cut and ties > 0
+                place = sum(edge <= (u >> 16) - (cut >> 16) for edge in edges)
+                mask[row, column] = r ^ next(flips[classes[(2 * number + r) * bins + place]])
+        bits.update(np.packbits(mask, bitorder="little").tobytes())
+        masks[name] = mask
+        assert mask.sum() == card["tensors"][name]["kept"]
+    assert all(next(vector, None) is None for vector in vectors) and bits.hexdigest() == said["masks"]
+    return masks
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 60), st.integers(1, 70)),
@@ -76,6 +136,40 @@ def test_a_stranger_reads_what_is_written(tmp_path_factory, shape, density, plai
     assert torch.equal(load_mask(path).masks["layer.0.weight"], mask)
     assert all(np.array_equal(head[name], tensor.numpy()) for name, tensor in head_of(1).items())
     assert card["tensors"]["layer.0.weight"]["coding"] == "bits" or not plain
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=3),
+    density=st.sampled_from([0.4, 0.5]),
+    few=st.booleans(),
+    unseen=st.booleans(),
+    reference=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_stranger_reads_flips(tmp_path_factory, shapes, density, few, unseen, reference, seed):
+    """Masks near the largest weights, or near another mask; weights with ties; rows that stay whole."""
+    folder, draw = tmp_path_factory.mktemp("m"), np.random.default_rng(seed)
+    shapes = [*shapes, (70, 90)]  # large enough that flips pay
+    base, masks, others = Odd(shapes), {}, {}
+    for number, module in enumerate(base.layer):
+        size = draw.integers(-3, 4, module.weight.shape) / 4 if few else draw.standard_normal(module.weight.shape)
+        module.weight.data = torch.from_numpy(size.astype(np.float32))
+        name, near = f"layer.{number}.weight", np.sqrt(np.abs(size)) > np.quantile(np.sqrt(np.abs(size)), 1 - density)
+        others[name] = torch.from_numpy(draw.random(size.shape) < density)
+        masks[name] = (others[name] if reference else torch.from_numpy(near)) ^ torch.from_numpy(
+            draw.random(size.shape) < 0.02
+        )
+        masks[name][: len(size) // 2] |= unseen
+    rest = (head_of(1), {"labels": []}, base)
+    one = save_mask(folder / "one.safetensors", others, *rest)
+    path = save_mask(folder / "two.safetensors", masks, *rest, reference=one if reference else None)
+    weights = {name: weight.detach().numpy() for name, weight in base.named_parameters()}
+    card, found, head = read_file(path, weights)
+    assert card["format"] == 3
+    assert found.keys() == masks.keys()
+    assert all(np.array_equal(found[name], mask.numpy()) for name, mask in masks.items())
+    assert same(load_mask(path, base=base).masks, masks)
 
 
 @settings(max_examples=60, deadline=None)
@@ -125,19 +219,15 @@ def test_a_whole_file_is_near_the_bound(tmp_path):
     assert same(load_mask(path).masks, masks)
 
 
-def test_files_of_format_1_are_read(tmp_path):
-    """They have plain bits and no coding in the card."""
-    encoder = encoder_of()
-    path = save_mask(tmp_path / "a.safetensors", masks_of(encoder), head_of(), CARD, encoder, plain=True)
-    path.with_suffix(".json").unlink()
-
-    def older(card, tensors):
-        card["format"] = 1
-        for said in card["tensors"].values():
-            del said["coding"]
-
-    rewritten(path, older)
-    assert same(load_mask(path).masks, masks_of(encoder))
+@pytest.mark.parametrize("number", [1, 2])
+def test_files_of_older_formats_load_for_ever(number):
+    """Written when those formats were the newest; format 1 has plain bits only, and no coding in its card."""
+    mask = load_mask(samples.FOLDER / f"format_{number}.safetensors")
+    assert same(mask.masks, samples.masks()) and same(mask.head, samples.head())
+    assert mask.card["format"] == number and {key: mask.card[key] for key in samples.CARD} == samples.CARD
+    assert mask.card["base"] == tensor_hashes(samples.Base())
+    codings = [said.get("coding") for said in mask.card["tensors"].values()]
+    assert codings == [[None] * 4, ["bits", "bytes", "gaps", "gaps"]][number - 1]
 
 
 # ---- damaged and hostile coded masks
@@ -204,8 +294,171 @@ def test_hostile_cards_of_coded_masks(coded, trick):
         load_mask(coded)
 
 
-@settings(max_examples=15, deadline=None)
-@given(changes=fuzz_mask_file.CHANGES, seed=st.integers(0, 3))
-def test_fuzzed_files_load_whole_or_are_refused(tmp_path_factory, changes, seed):
-    found = fuzz_mask_file.judge(tmp_path_factory.mktemp("f") / "a.safetensors", changes, seed)
+# ---- damaged and hostile flips
+
+
+@pytest.fixture
+def flipped(tmp_path) -> Path:
+    """A mask file of the tiny BERT whose masks are flips, without the card beside it."""
+    encoder = encoder_of()
+    path = save_mask(tmp_path / "a.safetensors", near(encoder, 0.5, 0.02), head_of(), CARD, encoder)
+    path.with_suffix(".json").unlink()
+    assert load_mask(path).card["format"] == 3
+    return path
+
+
+def frame_of(**changed):
+    """A change of the frame's arrays, with every length and hash made to fit."""
+
+    def change(card, tensors):
+        said, data = card["flips"], tensors["flips"].numpy().tobytes()
+        frame = Frame.unpack(data[: said["frame"]], len(card["tensors"]), said["bins"])
+        packed = replace(frame, **{name: to(getattr(frame, name).copy()) for name, to in changed.items()}).pack()
+        resealed(card, tensors, packed + data[said["frame"] :])
+        said["frame"] = len(packed)
+
+    return change
+
+
+def three_bins(*edges: int):
+    """The same classes for three bins with these edges."""
+
+    def change(card, tensors):
+        assert card["flips"]["bins"] == 1
+        frame_of(edges=lambda _: np.int16(edges), classes=lambda classes: classes.repeat(3, axis=2))(card, tensors)
+        card["flips"]["bins"] = 3
+
+    return change
+
+
+def resealed(card, tensors, data: bytes):
+    tensors["flips"] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    card["flips"]["sha256"] = tensor_hash(tensors["flips"])
+
+
+def said_of(**said):
+    return lambda card, tensors: card["flips"].update(said)
+
+
+def part_of(kind: str, number: int, place: int, value):
+    def change(card, tensors):
+        card["flips"][kind][number][place] = value
+
+    return change
+
+
+def endless(card, tensors):
+    """Rows without end in matrices without columns: no entries, but a vector of 2^33 rows."""
+    for said in card["tensors"].values():
+        said.update(shape=[2**33, 0], kept=0)
+    rows = 2**33 * len(card["tensors"])
+    card["flips"].update(rows=[["gaps", rows, 0, 0], ["gaps", 0, 0, 0]], classes=[["gaps", 0, 0, 0]])
+
+
+def swapped(card, tensors):
+    """The same flips in another order: as many, so that each matrix is another one that keeps as many."""
+    data = tensors["flips"].numpy().tobytes()
+    start = card["flips"]["frame"] + sum(part[3] for part in card["flips"]["rows"])
+    coding, n, k, size = max(card["flips"]["classes"], key=lambda part: part[2])
+    for part in card["flips"]["classes"]:
+        if part == [coding, n, k, size]:
+            break
+        start += part[3]
+    part[3] = len(turned := encode(decode(coding, data[start : start + size], n, k)[::-1])[1])
+    resealed(card, tensors, data[:start] + turned + data[start + size :])
+
+
+def bomb(card, tensors):
+    """A frame that inflates to a gigabyte."""
+    packed = zlib.compress(bytes(2**30), 1)
+    resealed(card, tensors, packed + tensors["flips"].numpy().tobytes()[card["flips"]["frame"] :])
+    card["flips"]["frame"] = len(packed)
+
+
+FLIPS = {
+    "rows without end": endless,
+    "a frame that is a bomb": bomb,
+    "no bins": said_of(bins=0),
+    "too many bins": said_of(bins=10**9),
+    "bins of another number": said_of(bins=2),
+    "bins are true": said_of(bins=True),
+    "frame is negative": said_of(frame=-1),
+    "frame beyond the end": said_of(frame=10**9),
+    "frame is text": said_of(frame="9"),
+    "no classes": said_of(classes=[]),
+    "too many classes": said_of(classes=[["gaps", 0, 0, 0]] * 256),
+    "classes are text": said_of(classes="abcd"),
+    "one part for rows": said_of(rows=[["gaps", 0, 0, 0]]),
+    "rows are null": said_of(rows=None),
+    "a part of two": part_of("classes", 0, slice(2, 4), []),
+    "a coding of the future": part_of("classes", 0, 0, "flips"),
+    "more entries than weights": part_of("classes", 0, 1, 2**40),
+    "negative entries": part_of("classes", 0, 1, -1),
+    "more flips than entries": part_of("classes", 0, 2, 2**40),
+    "a part beyond the end": part_of("classes", 0, 3, 2**40),
+    "a part too short": part_of("classes", 0, 3, 1),
+    "entries are half": part_of("classes", 0, 1, 0.5),
+    "another number of rows": part_of("rows", 0, 1, 3),
+    "edges that fall": three_bins(9, -9),
+    "edges that stay": three_bins(9, 9),
+    "a class that is not there": frame_of(classes=lambda classes: classes | 128),
+    "flips of other bytes": lambda card, tensors: tensors.update(flips=tensors["flips"].flip(0)),
+    "bytes behind the last": lambda card, tensors: resealed(card, tensors, tensors["flips"].numpy().tobytes() + b"x"),
+    "flips of floats": lambda card, tensors: replaced(tensors, "flips", torch.zeros(9)),
+    "flips are gone": lambda card, tensors: tensors.__delitem__("flips"),
+    "flips only in the file": lambda card, tensors: card.__delitem__("flips"),
+    "masks beside them": lambda card, tensors: replaced(tensors, f"mask.{QUERY}", torch.zeros(9, dtype=torch.uint8)),
+    "format 2": lambda card, tensors: card.update(format=2),
+    "a mask of another coding": lambda card, tensors: bits_of(card, tensors, coding="bits"),
+    "a mask of its own hash": lambda card, tensors: bits_of(card, tensors, sha256="0" * 64),
+    "a shape of the same size": lambda card, tensors: bits_of(card, tensors, shape=[64, 16]),
+    "three dimensions": lambda card, tensors: bits_of(card, tensors, shape=[2, 16, 32]),
+    "a reference above": said_of(reference={"file": "../a.safetensors", "sha256": "0" * 64}),
+    "a reference of no suffix": said_of(reference={"file": "a.json", "sha256": "0" * 64}),
+    "a reference is text": said_of(reference="a.safetensors"),
+    "its own reference": said_of(reference={"file": "a.safetensors", "sha256": "0" * 64}),
+}
+UNFIT = {  # that only the base shows
+    "no ties": frame_of(ties=lambda ties: ties * 0),
+    "cuts of zero": frame_of(cuts=lambda cuts: cuts * 0),
+    "cuts beyond any number": frame_of(cuts=lambda cuts: cuts | 2**31),
+    "classes that are one": frame_of(classes=lambda classes: classes * 0),
+    "flips in another order": swapped,
+    "another digest": said_of(masks="0" * 64),
+    "no digest": said_of(masks=None),
+    "kept is another number": lambda card, tensors: bits_of(card, tensors, kept=3),
+}
+
+
+def test_what_the_tricks_change_is_what_they_say(flipped):
+    """Three bins of one class are one bin: with edges that rise, and all hashes made to fit, the masks are the same."""
+    masks = load_mask(flipped, base=encoder_of()).masks
+    rewritten(flipped, three_bins(-9, 9))
+    assert same(load_mask(flipped, base=encoder_of()).masks, masks)
+
+
+@pytest.mark.parametrize("trick", FLIPS)
+def test_hostile_flips_are_refused_at_once(flipped, trick):
+    rewritten(flipped, FLIPS[trick])
+    tracemalloc.start()
+    start = time.process_time()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"a\.safetensors"):
+        load_mask(flipped)
+    assert time.process_time() - start < 1 and tracemalloc.get_traced_memory()[1] < fuzz_mask_file.MEMORY
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("trick", UNFIT)
+def test_flips_that_do_not_fit_the_base_are_not_applied(flipped, trick):
+    rewritten(flipped, UNFIT[trick])
+    mask = load_mask(flipped)
+    assert_refused(encoder_of(), mask, r"a\.safetensors does not fit its own base")
+    with pytest.raises(ValueError, match=r"a\.safetensors does not fit its own base"):
+        load_mask(flipped, base=encoder_of())
+
+
+@settings(max_examples=25, deadline=None)
+@given(changes=fuzz_mask_file.CHANGES, kind=st.integers(0, fuzz_mask_file.KINDS - 1))
+def test_fuzzed_files_load_whole_or_are_refused(tmp_path_factory, changes, kind):
+    found = fuzz_mask_file.judge(tmp_path_factory.mktemp("f") / "a.safetensors", changes, kind)
     assert found in ("refused", "the same", "another")  # judge itself asserts what each must mean

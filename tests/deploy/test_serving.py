@@ -170,11 +170,23 @@ def test_a_pipeline_serves_the_active_task(served):
                 assert scores[label] == pytest.approx(score, rel=1e-4, abs=1e-5)  # padded to other lengths
 
 
+def test_names_may_have_dots(served, paths, tmp_path):
+    """As those of the zoo have, "sst2-0.9"; torch's own modules may not."""
+    served.add_task("two-0.9", paths["two"])
+    batch = read(served)
+    assert torch.equal(served(**batch, tasks=["two-0.9"] * 4).logits, served(**batch, tasks=["two"] * 4).logits)
+    served.save_pretrained(tmp_path / "all")
+    again = MaskedEncoder.from_pretrained(str(tmp_path / "all"))
+    assert again.tasks == served.tasks == [*TASKS, "two-0.9"]
+    served.delete_task("two-0.9")
+    assert served.tasks == list(TASKS)
+
+
 def test_bad_input(served, paths, tmp_path, tiny_model_dir):
     batch = read(served)
     with pytest.raises(ValueError, match="'two' is there already"):
         served.add_task("two", paths["two"])
-    for unfit in ("", "a.b", "../up", "a b", "x" * 101, 3, None):
+    for unfit in ("", ".b", "../up", "a,b", "a b", "x" * 101, 3, None):
         with pytest.raises(ValueError, match="letters, digits"):
             served.add_task(unfit, paths["two"])
     for taken in ("adaprune", "AdaPrune"):

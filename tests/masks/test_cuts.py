@@ -1,5 +1,7 @@
 """Cuts of exact size: against sorting, against torch's own global pruning, and where scores tie."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,3 +94,17 @@ def test_magnitude_agrees_with_torch_global_pruning(sparsity):
     prune.global_unstructured(pairs, prune.L1Unstructured, amount=round(sparsity * 14_336))
     for name, module in modules.items():
         assert torch.equal(ours[name], module.weight_mask.bool()), name
+
+
+@pytest.mark.parametrize(
+    ("score", "count", "message"),
+    [
+        ([1.0, math.nan, 2.0], 1, "w: a score is not a number"),
+        ([1.0, 2.0], 3, "w: cannot keep 3 of 2 connections"),
+        ([1.0, 2.0], -1, "w: cannot keep -1 of 2 connections"),
+        ([True, False], 1, "w: scores must be real numbers, got torch.bool"),
+    ],
+)
+def test_a_cut_of_each_matrix_refuses_what_it_cannot_cut(score, count, message):
+    with pytest.raises(ValueError, match=message):
+        keep_each({"w": torch.tensor(score)}, {"w": count})

@@ -104,10 +104,10 @@ def test_every_round_starts_from_the_original_weights(ask, monkeypatch):
     starts, heads, masks = [], [], []
     fit_weights, real_round = IMP.fit_weights, IMP._round
 
-    def watch(job, model, *args):
-        starts.append({name: module.weight.detach().clone() for name, module in maskable(model.encoder).items()})
-        heads.append(tensor_hashes(model.head))
-        return fit_weights(job, model, *args)
+    def watch(job, *args):
+        starts.append({name: module.weight.detach().clone() for name, module in maskable(job.model.encoder).items()})
+        heads.append(tensor_hashes(job.model.head))
+        return fit_weights(job, *args)
 
     def remember(*args):
         result = real_round(*args)
@@ -233,7 +233,7 @@ def test_a_stopped_run_ends_as_if_nothing_had_happened(ask, monkeypatch, method,
 def test_a_finished_stage_of_other_data_is_not_taken_over(ask, monkeypatch):
     run = ask(method="gmp", checkpoint_steps=0)
     with monkeypatch.context() as patch:
-        patch.setattr(GMP, "fit_head", lambda job: (_ for _ in ()).throw(Killed()))
+        patch.setattr(GMP, "with_head", lambda *args: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             adaprune.adapt(run)
     folder = Path("out", ".checkpoints", run.name)

@@ -16,6 +16,7 @@ from torch import nn
 import adaprune
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.allocation import counts, proportional, shares
+from adaprune.masks.counting import component_of
 from adaprune.masks.cuts import keep_each
 from adaprune.masks.layers import attach, maskable, thetas_of, threshold_of
 from adaprune.masks.schedules import SparsityControl
@@ -413,37 +414,79 @@ def test_settings_that_do_not_fit_are_refused(ask, fields, message):
         adaprune.adapt(ask(**fields))
 
 
-# ---------------------------------------------------------------- lora
+# ---------------------------------------------------------------- lora, ia3, bitfit
 
 
-def test_lora_without_peft_names_the_package(ask, monkeypatch):
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_without_peft_the_package_is_named(ask, monkeypatch, method):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"method='lora' needs the package peft: pip install peft"):
-        adaprune.adapt(ask(method="lora"))
+    with pytest.raises(ValueError, match=f"method='{method}' needs the package peft: pip install peft"):
+        adaprune.adapt(ask(method=method))
     assert not Path("out").exists()
 
 
-def test_lora_adds_a_product_of_rank_8_to_every_linear_weight(ask, monkeypatch):
+@pytest.fixture
+def trained(ask, monkeypatch):
+    """Runs a method; the record, and the encoder's tensors before and after."""
+
+    def run(**fields):
+        after, real = {}, HOUSE.score
+
+        def remember(job, outcome):
+            after.update({name: tensor.clone() for name, tensor in job.model.encoder.state_dict().items()})
+            return real(job, outcome)
+
+        monkeypatch.setattr(HOUSE, "score", remember)
+        record = adaprune.adapt(ask(**fields))
+        before = load_encoder("tiny").model.state_dict()
+        assert set(after) == set(before) and record["weights_intact"] is False and record["mask"] is None
+        return record, before, after
+
+    return run
+
+
+HEAD = 2 + 16 * 16 + 16 + 2 * 16 + 2  # the layers' mix, hidden layer, output
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_lora_adds_a_product_of_its_rank_to_every_linear_weight(trained, rank):
     pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
-    after, real = {}, HOUSE.score
-
-    def remember(job, outcome):
-        after.update({name: tensor.clone() for name, tensor in job.model.encoder.state_dict().items()})
-        return real(job, outcome)
-
-    monkeypatch.setattr(HOUSE, "score", remember)
-    record = adaprune.adapt(ask(method="lora", learning_rate=1e-2))
-    assert record["weights_intact"] is False and record["mask"] is None
-    encoder = load_encoder("tiny").model
-    factors = sum(8 * sum(module.weight.shape) for module in maskable(encoder).values())
-    head = 2 + 16 * 16 + 16 + 2 * 16 + 2  # the layers' mix, hidden layer, output
-    assert record["cost"]["shipped_bytes"] == 4 * (factors + head)
-    before, linear = encoder.state_dict(), set(maskable(encoder))
-    assert set(after) == set(before)
+    record, before, after = trained(method="lora", learning_rate=1e-2, rank=rank)
+    linear, rank = maskable(load_encoder("tiny").model), rank or 8
+    factors = sum(rank * sum(module.weight.shape) for module in linear.values())
+    assert record["cost"]["shipped_bytes"] == 4 * (factors + HEAD)
     for name, tensor in before.items():
         if name not in linear:
             assert torch.equal(tensor, after[name])
         else:
             change = torch.linalg.svdvals((after[name] - tensor).double())
             assert change[0] > 1e-4
-            assert change[8:].max() < 1e-5 * max(1.0, float(change[0]))
+            assert change[rank:].max() < 1e-5 * max(1.0, float(change[0]))
+
+
+def test_ia3_rescales_keys_values_and_what_the_ffn_writes(trained):
+    """Each row of a key or value by one factor, each column of the FFN's second matrix; biases are 0 here."""
+    pytest.importorskip("peft", reason="ia3 needs peft, of the extra adaprune[methods]")
+    record, before, after = trained(method="ia3", learning_rate=1e-2)
+    assert record["cost"]["shipped_bytes"] == 4 * (2 * (16 + 16 + 32) + HEAD)  # two layers: k, v and FFN units
+    axis = {"key": 1, "value": 1, "ffn_out": 0}  # along which a factor is the same
+    scaled = {
+        name: axis[component_of(name)] for name in maskable(load_encoder("tiny").model) if component_of(name) in axis
+    }
+    assert len(scaled) == 6
+    for name, tensor in before.items():
+        if name not in scaled:
+            assert torch.equal(tensor, after[name]), name
+        else:
+            factors = after[name] / tensor
+            assert (factors - 1).abs().max() > 1e-3
+            one = factors.select(scaled[name], 0).unsqueeze(scaled[name])
+            torch.testing.assert_close(factors, one.expand_as(factors), rtol=1e-4, atol=1e-5)
+
+
+def test_bitfit_trains_every_bias_and_nothing_else(trained):
+    record, before, after = trained(method="bitfit", learning_rate=1e-2)
+    biases = [name for name in before if name.endswith("bias")]
+    assert record["cost"]["shipped_bytes"] == 4 * (sum(before[name].numel() for name in biases) + HEAD)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) != (name in biases), name

@@ -15,11 +15,12 @@ from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.layers import maskable
 from adaprune.methods import oneshot
-from adaprune.methods.oneshot import CALIBRATION, calibration, cut, cut_layers, cut_outputs
+from adaprune.methods.oneshot import CALIBRATION, calibration, cut, cut_outputs
 from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
 from adaprune.training.encoders import load_encoder
+from adaprune.training.job import Job
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,8 @@ class Small(torch.nn.Module):
 @pytest.fixture
 def small_job(monkeypatch):
     monkeypatch.setattr(oneshot, "calibration", lambda job: [(BATCH, 1.0)])
-    return SimpleNamespace(model=Small(), run=Run(), density=0.5, seen={})
+    run = Run(method="magnitude")
+    return Job(run, Small(), task=None, sentences=None, settings=None, plan=plan_for(run), paths=None)
 
 
 def test_wanda_by_hand(small_job):
@@ -99,8 +101,7 @@ def test_snip_by_hand(small_job):
     """dL/dw_ij = sum of x_j over words = 7, 2, 1."""
     scores = oneshot.sensitivities(small_job)
     torch.testing.assert_close(scores[NAME], torch.tensor([[7.0, 6.0, 4.0], [3.5, 0.2, 1.5]]))
-    small_job.density = 1 / 3
-    assert cut(small_job, scores)[NAME].tolist() == [[True, True, False], [False, False, False]]
+    assert cut(small_job, scores, 1 / 3)[NAME].tolist() == [[True, True, False], [False, False, False]]
 
 
 def test_snip_is_the_weight_times_its_gradient(ask):
@@ -162,13 +163,11 @@ def test_unseen_words_are_kept_by_wanda(ask):
 @pytest.mark.parametrize("allocation", ["", "equal"])
 def test_magnitude_agrees_with_torch_pruning(ask, allocation):
     job = job_of(ask(method="magnitude", sparsity=0.75, allocation=allocation))
-    modules = maskable(copy.deepcopy(job.model.encoder), "encoder")
+    modules, masks = maskable(copy.deepcopy(job.model.encoder), "encoder"), cut(job, magnitudes(job))
     if allocation:
-        masks = cut_layers(job, magnitudes(job))
         for module in modules.values():
             prune.l1_unstructured(module, "weight", amount=0.75)
     else:
-        masks = cut(job, magnitudes(job))
         pairs = [(module, "weight") for module in modules.values()]
         prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=0.75)
     for name, module in modules.items():

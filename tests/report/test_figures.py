@@ -125,7 +125,7 @@ def test_lightness_of_known_colours():
 
 
 def test_colours_differ_in_greyscale():
-    """The paper's methods and magnitude by 6 of L*; all cannot (22 * 6 > 100), so for all it is 2."""
+    """The paper's methods and magnitude by 6 of L*; all cannot (24 * 6 > 100), so for all it is 2."""
     few = ("adaprune", "finetune", "features", "random", "magnitude", "gmp", "imp")
     for (first, one), (second, other) in itertools.combinations(figures.STYLES.items(), 2):
         apart = 6 if first in few and second in few else 2

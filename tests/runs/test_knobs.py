@@ -179,6 +179,7 @@ KNOBS = {
     ],
     "head": [("linear", {}, "head losses", "steps")],
     "pooling": [("mean", {}, "head losses masks", "steps"), ("cls", {"model": "other"}, "head losses masks", "steps")],
+    "rank": [(2, {"method": "lora"}, "losses head", "rows steps")],
     "recovery": [(False, {"learning_rate": 1e-2}, "losses masks", "steps sparsities")],
     "allocation": [
         ("equal", {}, "masks counts", "steps"),
@@ -570,6 +571,7 @@ def changes(method, field):
         "recovery": False,
         "allocation": "equal",
         "pattern": "units",
+        "rank": 2,
     }[field]
     return value, {}
 
@@ -580,8 +582,8 @@ BASES = {}
 
 @pytest.mark.parametrize(("method", "field"), READ)
 def test_what_a_method_says_it_reads_changes_what_it_does(method, field):
-    if method == "lora":
-        pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
+    if method in ("lora", "ia3"):
+        pytest.importorskip("peft", reason="lora and ia3 need peft, of the extra adaprune[methods]")
     value, others = changes(method, field)
     kept = {"keep": "theta"} if "keep" in METHODS[method].reads and field != "pattern" else {}
     common = {"method": method, "epochs": 1, **kept, **others}

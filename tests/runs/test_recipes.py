@@ -183,6 +183,7 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
     )
     asked = {
         "initial_theta": "uniform", "surrogate": "identity", "allocation": "equal", "recovery": False, "keep": "theta",
+        "rank": 2,
     }  # fmt: skip
     for name in SELECTIVE:
         run = Run(method=method, recipe=recipe, **{name: asked.get(name, 0.25)})
@@ -194,10 +195,10 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
                 plan_for(run)
         else:
             found = plan_for(run)
-            assert name in ("recovery", "keep") or getattr(found, name) == getattr(run, name)
+            assert name in ("recovery", "keep", "rank") or getattr(found, name) == getattr(run, name)
 
 
-@pytest.mark.parametrize("method", ["finetune", "gmp", "imp", "gmp_finetune", "imp_finetune", "lora"])
+@pytest.mark.parametrize("method", ["finetune", "gmp", "imp_finetune", "lora", "ia3", "bitfit"])
 def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
     """Under the tuned recipe; the paper's has its own batch for all."""
     tuned, paper = (plan_for(Run(method=method, recipe=recipe)) for recipe in ("tuned", "paper"))

@@ -61,10 +61,10 @@ def test_a_small_mask_by_hand():
     assert found.heads["effective_sparsity"].tolist() == [1 - 6 / 8, 1.0]
     assert found.heads["dead_query_key_units"].tolist() == [0, 1]
     assert found.ffn.loc[0, ["kept", "dead_units", "units", "dead"]].tolist() == [5, 1, 2, False]
-    assert topology.sparsity_by(found.matrices, "component").to_dict() == {
+    assert table["sparsity"].to_dict() == {
         "query": 0.5, "key": 0.5, "value": 0.25, "attention_output": 0.5, "ffn_in": 0.5, "ffn_out": 0.25
     }  # fmt: skip
-    assert topology.sparsity_by(found.matrices, "layer").to_dict() == {0: 1 - 14 / 24}
+    assert table["kept"].sum() == 14 and table["total"].sum() == 24
 
 
 def test_spectra_by_hand():
@@ -176,8 +176,6 @@ def test_a_report_counts_every_connection_and_shows_a_bar(capsys):
     assert table.loc["embed_seen", "kept"] == words[:5].sum() and table.loc["embed_unseen", "kept"] == words[5:].sum()
     assert table.loc["embed_seen", ["inputs", "outputs"]].tolist() == [5, 8]
     assert found.matrices["persistence"].between(0, 1).all()
-    per_component = topology.sparsity_by(found.matrices, "component")
-    assert list(per_component.index)[:3] == ["embed_seen", "embed_unseen", "query"]
     whole = report(mask, heads=2, seen=np.ones(20, bool), progress=False)  # no unseen row: no such part
     assert "embed_unseen" not in set(whole.matrices["component"]) and whole.matrices["persistence"].isna().all()
 

@@ -17,7 +17,6 @@ from adaprune.masks.optim import AdaPrune
 from adaprune.training import checkpoints
 from adaprune.training.checkpoints import (
     claim,
-    drop,
     facts_of,
     last_whole,
     load_trained,
@@ -160,14 +159,6 @@ def test_the_seal_lists_every_other_file(tmp_path):
     assert json.loads((place / "whole.json").read_text()) == {"a": 1, "b": 2}
     seal(place)  # again, as a resumed run that saves the same step
     assert json.loads((place / "whole.json").read_text()) == {"a": 1, "b": 2}
-
-
-def test_drop_takes_one_step_and_minds_no_absence(tmp_path):
-    for step in (1, 2):
-        seal(checkpoint(tmp_path, step))
-    drop(tmp_path, 2)
-    drop(tmp_path, 7)
-    assert last_whole(tmp_path) == tmp_path / "checkpoint-1"
 
 
 def test_checkpoints_of_other_data_are_not_continued(tmp_path):

@@ -28,7 +28,7 @@ def test_a_prediction_alone_has_its_own_bar_and_other_processes_none(capsys):
     for main in (True, False):
         bars, state = _Bars(), SimpleNamespace(max_steps=4, global_step=0, is_world_process_zero=main)
         bars.on_prediction_step(None, state, None, [0])
-        bars.on_predict(None, state, None, {})
+        bars.on_predict(None, state, None, metrics={})
         assert ("evaluating" in capsys.readouterr().err) == main
 
 

@@ -1,0 +1,203 @@
+"""A mask with its head and its card, and the base model that it belongs to."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaprune.deploy.flips import Flips, decode_flips
+from adaprune.masks import count_kept, maskable, thetas_of
+from adaprune.training import AdaptationHead, load_encoder, tensor_hash
+
+OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # what only `save_mask` writes into a card
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Masks of which a file says only where they differ from a reference: known once the base's weights are.
+
+    ``reference`` is another mask of the same base, or None for the base's own largest weights; ``sha256`` the `digest`
+    that the masks must have in the end. ``path`` names the file in messages.
+    """
+
+    path: Path
+    flips: Flips
+    sha256: str
+    reference: Mask | None
+
+
+class Mask:
+    """What a mask file holds: ``masks`` (base tensor's name -> boolean, True = kept), the head's tensors, the card.
+
+    A file says where its masks differ from the base model's largest weights, so to know them takes that model. Where
+    the mask is applied, or a base was given to `load_mask`, that is the one; else the one that the card names is loaded
+    when ``masks`` is first asked for (OSError where it is not at hand, ValueError where it is another). To count takes
+    no model.
+    """
+
+    def __init__(self, masks: dict[str, Tensor], head: dict[str, Tensor], card: dict[str, Any]) -> None:
+        self._masks: dict[str, Tensor] | Differences = masks
+        self.head, self.card = head, card
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        if isinstance(self._masks, Differences):
+            self.resolve(_at_hand(self._masks.path, self.card))
+        return self._masks
+
+    def resolve(self, base: nn.Module) -> Mask:
+        """Makes ``masks`` known from the weights of ``base``, once it is seen to be the right one; returns the mask.
+
+        Raises:
+            ValueError: another base (names the tensor), or a file that does not fit it.
+        """
+        check_base(base, self)
+        if isinstance(self._masks, Differences):
+            self._masks = _found(self._masks, self.card, base)
+        return self
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        if not isinstance(self._masks, Differences):
+            return count_kept(self._masks)
+        said = self.card["tensors"].values()
+        return {"kept": sum(one["kept"] for one in said), "total": sum(math.prod(one["shape"]) for one in said)}
+
+    kept = property(lambda self: self._counts["kept"], doc="Number of weights in scope that stay.")
+    total = property(lambda self: self._counts["total"], doc="Number of weights in scope.")
+    sparsity = property(lambda self: (self.total - self.kept) / self.total, doc="The share removed, 1 - kept / total.")
+    density = property(lambda self: self.kept / self.total, doc="The share kept.")
+
+
+def digest(masks: Mapping[str, np.ndarray]) -> str:
+    """sha256, in hexadecimal, of the plain bits of each mask, in the order of their names."""
+    found = hashlib.sha256()
+    for name in sorted(masks):
+        found.update(np.packbits(masks[name], bitorder="little").tobytes())
+    return found.hexdigest()
+
+
+def weights_of(encoder: nn.Module, names: Iterable[str]) -> dict[str, np.ndarray] | None:
+    """These weights as float32 arrays on the CPU; None where one has another dtype."""
+    modules = maskable(encoder, "encoder+embeddings")
+    found = {name: modules[name].weight.detach().cpu() for name in names}
+    if any(weight.dtype != torch.float32 for weight in found.values()):
+        return None
+    return {name: weight.numpy() for name, weight in found.items()}
+
+
+def given(card: Mapping) -> dict[str, Any]:
+    """The part of a card that the caller of `save_mask` gave."""
+    return {key: value for key, value in card.items() if key not in OWN}
+
+
+def base_of(card: Mapping) -> tuple[str, str | None]:
+    """Name and commit of the base model by the card; ValueError where it names none."""
+    if not isinstance(card.get("model"), str):
+        raise ValueError("the card names no base model")
+    commit = str(card.get("revision"))
+    return card["model"], commit if re.fullmatch("[0-9a-f]{40}", commit) else None
+
+
+def check_base(encoder: nn.Module, mask: Mask) -> None:
+    """ValueError, with what differs, where ``encoder`` is not the base that the mask was made for."""
+    card, state = mask.card, encoder.state_dict()
+    named = ", ".join(str(card[key]) for key in ("model", "revision") if card.get(key))
+    way = f"Load the model and revision of its card ({named or 'none named'}), in float32 and with no mask applied yet"
+    if (expected := card.get("heads")) is not None and (heads := encoder.config.num_attention_heads) != expected:
+        many = f"one of {expected} attention heads a layer, this one has {heads}"  # no tensor tells them apart
+        raise ValueError(f"mask made for another base: {many}. {way}")
+    for name, expected in card["base"].items():
+        if name in state and tensor_hash(state[name]) == expected:
+            continue
+        how = "differs" if name in state else "is missing"
+        if name in state and state[name].is_floating_point() and state[name].dtype != torch.float32:
+            how = f"differs, it is {str(state[name].dtype).removeprefix('torch.')} here"
+        raise ValueError(f"mask made for another base: {name} {how}. {way}")
+
+
+def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
+    """ValueError, with the name, where a mask is no boolean tensor of a maskable weight's shape."""
+    modules = maskable(encoder, "encoder+embeddings")
+    for name, mask in masks.items():
+        if name not in modules:
+            raise ValueError(f"{name} cannot be masked in {type(encoder).__name__}")
+        expected = tuple(modules[name].weight.shape)
+        if mask.dtype != torch.bool or mask.shape != expected:
+            raise ValueError(f"{name}: the mask must be boolean {expected}, got {mask.dtype} {tuple(mask.shape)}")
+
+
+def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
+    """The mask's head, on the encoder's device, once all of the mask is known to fit the encoder; changes nothing.
+
+    Raises:
+        ValueError: another base (names the tensor), masked layers still attached, a mask or head that does not fit.
+    """
+    if thetas_of(encoder):
+        raise ValueError("the encoder has masked layers attached: adaprune.masks.detach(encoder) first")
+    check_masks(mask.resolve(encoder).masks, encoder)
+    head = head_of(mask.head, mask.card).to(next(encoder.parameters()).device)
+    if (head.mix.numel(), head.output.in_features) != (encoder.config.num_hidden_layers, encoder.config.hidden_size):
+        raise ValueError(
+            f"the mask's head reads {head.mix.numel()} layers of width {head.output.in_features}, the "
+            f"encoder has {encoder.config.num_hidden_layers} of width {encoder.config.hidden_size}"
+        )
+    return head
+
+
+def head_of(tensors: Mapping[str, Tensor], card: Mapping) -> AdaptationHead:
+    """The head with copies of these tensors; ValueError where they are not those of an AdaptationHead in float32."""
+    try:
+        if any(tensor.dtype != torch.float32 or not tensor.numel() for tensor in tensors.values()):
+            raise ValueError("not all are float32, or one is empty")
+        outputs, width = tensors["output.weight"].shape
+        with torch.device("meta"):  # draws no random numbers
+            kind = "mlp" if "hidden.weight" in tensors else "linear"
+            head = AdaptationHead(len(tensors["mix"]), width, outputs, kind, card.get("pooling", "cls"))
+        head.load_state_dict({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, assign=True)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the head's tensors are not those of an AdaptationHead: {error}") from None
+    return head
+
+
+def _found(stored: Differences, card: Mapping, base: nn.Module) -> dict[str, Tensor]:
+    """The masks, from the weights of a base that is known to be theirs; ValueError where card or file do not fit it."""
+    shapes = {name: said["shape"] for name, said in card["tensors"].items()}
+    try:
+        check_masks({name: torch.empty(shape, dtype=torch.bool, device="meta") for name, shape in shapes.items()}, base)
+        if (weights := weights_of(base, shapes)) is None:
+            raise ValueError("its masks are differences from the largest of float32 weights, and the base has others")
+        others = None if stored.reference is None else stored.reference.resolve(base).masks
+        masks = decode_flips(stored.flips, weights, others and {name: others[name].numpy() for name in shapes})
+        wrong = [name for name, said in card["tensors"].items() if np.count_nonzero(masks[name]) != said["kept"]]
+        if wrong or digest(masks) != stored.sha256:
+            raise ValueError("its masks are not those that were written")
+    except ValueError as error:
+        raise ValueError(f"{stored.path} does not fit its own base: {error}") from None
+    return {name: torch.from_numpy(masks[name]) for name in shapes}
+
+
+def _at_hand(path: Path, card: Mapping) -> nn.Module:
+    """The base model that the card names; OSError, with its name and the way out, where it cannot be loaded."""
+    way = "give the base: load_mask(path, base=encoder)"
+    try:
+        return _loaded(*base_of(card))
+    except OSError as error:
+        raise OSError(f"{path} has masks as differences from {card['model']!r}, and {error} Or {way}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} has masks as differences from its base, but {error}: {way}") from error
+
+
+@functools.lru_cache(maxsize=1)  # many masks are mostly of one base; nobody else holds this copy, or changes it
+def _loaded(model: str, commit: str | None) -> nn.Module:
+    return load_encoder(model, commit).model

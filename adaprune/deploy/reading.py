@@ -1,0 +1,162 @@
+"""Mask files read: from bytes of anybody to a mask, or a clear refusal, in memory bound by the file's real size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from adaprune.deploy.coding import decode
+from adaprune.deploy.flips import read_flips
+from adaprune.deploy.mask import Differences, Mask, head_of
+from adaprune.runs import read_bytes
+from adaprune.training import tensor_hash
+
+FORMAT = 3  # the newest that is read: with flips; 2 is without
+MAX_FILE = 2**30  # bytes; what is larger is not read
+MAX_WEIGHTS = 2**33  # and so many for each byte of the file, or in all where that is more:
+WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
+MAX_HEADER = 2**23  # bytes, for the header and for the card beside the file
+HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_FILE = r"[^/\\\x00]{1,240}\.safetensors"  # a name that leads to no other folder
+
+
+def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
+    """The mask in a file's bytes; its reference, if it has one, is read from the same folder.
+
+    Args:
+        path: names the file in messages, and says where a reference lies.
+        content: the file's bytes.
+        alone: the mask may have no reference: it is one itself.
+
+    Raises:
+        ValueError: anything disagrees; a format newer than this reader; a reference that is another file.
+        FileNotFoundError: no reference.
+    """
+    try:
+        card, tensors = _opened(content)
+        shapes, said = card["tensors"], card.get("flips")
+        head = _head(tensors, card)
+        if said is None:
+            masks: Any = {name: _mask(name, tensors[f"mask.{name}"], one) for name, one in shapes.items()}
+        elif alone and said["reference"] is not None:
+            raise ValueError("a mask that is a reference to others can have no reference itself")
+        else:
+            stored, sizes = tensors["flips"], [_matrix(shapes[name]) for name in sorted(shapes)]
+            if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
+                raise ValueError("flips are not what the card says")
+            flips = read_flips(said, stored.numpy().tobytes(), sizes)
+    except HOSTILE as error:
+        raise ValueError(f"{path} is not a whole mask file: {error}") from None
+    if said is not None:
+        reference = None if said["reference"] is None else _reference(path, card)
+        masks = Differences(path, flips, str(said["masks"]), reference)
+    return Mask(masks, head, card)
+
+
+def sha256_of(content: bytes | dict) -> str:
+    """sha256 in hexadecimal: of bytes, or of the canonical form of JSON values."""
+    if not isinstance(content, bytes):
+        content = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_reference(reference: Mask, base: Mapping, shapes: Mapping[str, Any]) -> None:
+    """ValueError where another mask cannot be the reference of masks of these shapes and this base."""
+    if reference.card["base"] != base:
+        raise ValueError("the reference was made for another base")
+    others = reference.card["tensors"]
+    if lacking := [name for name, shape in shapes.items() if name not in others or others[name]["shape"] != [*shape]]:
+        raise ValueError(f"the reference has no mask of {lacking[0]} in that shape")
+
+
+def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
+    """Card and tensors, once they are known to belong together and to claim no more than the file can hold."""
+    if (size := int.from_bytes(content[:8], "little")) > min(MAX_HEADER, len(content) - 8):
+        raise ValueError(f"the header claims {size} bytes")
+    sealed = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adaprune"])
+    card = sealed["card"]
+    if sha256_of(card) != sealed["sha256"] or type(card["format"]) is not int or card["format"] < 1:
+        raise ValueError("the card's sha256 or format does not fit")
+    if card["format"] > FORMAT:
+        raise ValueError(f"it is of format {card['format']}, newer than this adaprune reads: pip install -U adaprune")
+    if (card.get("flips") is not None) != (card["format"] == FORMAT):
+        raise ValueError(f"flips belong to format {FORMAT}, and to no other")
+    tensors = load(content)  # finds out whether header and length fit before anything is allocated
+    names = {f"mask.{name}" for name in card["tensors"]} if card.get("flips") is None else {"flips"}
+    names |= {f"head.{name}" for name in card["head"]}
+    if names != tensors.keys() or not card["tensors"] or card["tensors"].keys() - card["base"].keys():
+        raise ValueError(f"its tensors are not those of its card: {sorted(names ^ tensors.keys())[:3]}")
+    limit = min(MAX_WEIGHTS, max(FEW_WEIGHTS, WEIGHTS_A_BYTE * len(content)))
+    if sum(_entries(name, said) for name, said in card["tensors"].items()) > limit:
+        raise ValueError(f"its {len(content)} bytes claim to hold the masks of more than {limit} weights")
+    return card, tensors
+
+
+def _head(tensors: Mapping[str, Tensor], card: dict) -> dict[str, Tensor]:
+    """The head's tensors, known to be the card's and to fit its labels."""
+    head, labels = {name: tensors[f"head.{name}"] for name in card["head"]}, card["labels"]
+    for name, said in card["head"].items():
+        if said != {"shape": [*head[name].shape], "sha256": tensor_hash(head[name])}:
+            raise ValueError(f"{name} is not what the card says")
+    outputs = head_of(head, card).output.out_features
+    if not isinstance(labels, list) or outputs != (len(labels) or 1) or {type(label) for label in labels} - {str}:
+        raise ValueError(f"the head has {outputs} outputs, the card's labels are {labels}")
+    return head
+
+
+def _entries(name: str, said: dict) -> int:
+    """How many entries a mask has by the card; ValueError where that is no count."""
+    shape, kept = said["shape"], said["kept"]
+    if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, kept]):
+        raise ValueError(f"{name} is not what the card says: shape or kept are no counts")
+    if any(n > MAX_WEIGHTS for n in shape) or kept > (total := math.prod(shape)):
+        raise ValueError(f"{name} is not what the card says: too many entries, or more kept than there are")
+    return total
+
+
+def _mask(name: str, stored: Tensor, said: dict) -> Tensor:
+    """One mask, decoded once its bytes are known to be the card's."""
+    if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
+        raise ValueError(f"{name} is not what the card says")
+    try:
+        entries = decode(said.get("coding", "bits"), stored.numpy().tobytes(), _entries(name, said), said["kept"])
+    except ValueError as error:
+        raise ValueError(f"{name} is not what the card says: {error}") from None
+    return torch.from_numpy(entries.reshape(said["shape"]))
+
+
+def _matrix(said: dict) -> tuple[int, int]:
+    """Rows and columns of a mask that is stored as flips."""
+    if said.keys() != {"shape", "kept", "coding"} or said["coding"] != "flips" or len(said["shape"]) != 2:
+        raise ValueError("a mask of flips is a matrix with shape, kept and coding")
+    if not all(said["shape"]):  # no entries, but rows without end
+        raise ValueError("a mask of flips is not empty")
+    return tuple(said["shape"])
+
+
+def _reference(path: Path, card: dict) -> Mask:
+    """The mask file in the same folder that ``path`` is stored against; errors name both."""
+    named, whole = card["flips"]["reference"], f"{path} is stored by where it differs from"
+    if not isinstance(named, dict) or not isinstance(name := named.get("file"), str) or not re.fullmatch(_FILE, name):
+        raise ValueError(f"{path} is not a whole mask file: its reference is no file beside it")
+    beside = path.with_name(name)
+    if not beside.exists():
+        raise FileNotFoundError(f"{whole} {name}, which must lie beside it and does not")
+    if sha256_of(content := read_bytes(beside, MAX_FILE)) != named.get("sha256"):
+        raise ValueError(f"{whole} {name}, but {beside} is another file: its sha256 is not {named.get('sha256')!s:.64}")
+    try:
+        mask = read_mask(beside, content, alone=True)
+        check_reference(mask, card["base"], {name: said["shape"] for name, said in card["tensors"].items()})
+    except ValueError as error:
+        raise ValueError(f"{whole} {name}: {error}") from None
+    return mask

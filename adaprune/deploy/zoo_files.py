@@ -1,0 +1,77 @@
+"""The zoo: mask files that come with the package, each with its card. `adaprune.make_zoo` fills it from a sweep.
+
+A mask is called <task>, then -<model> unless that is MiniLM, then -<sparsity> unless that is 0.5: ``sst2``,
+``sst2-0.9``, ``stsb-all-mpnet-base-v2``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from adaprune.runs import Run
+from adaprune.training import MINILM
+
+ZOO = Path(__file__).parents[1] / "zoo"
+_NAME = r"(?!.*\.safetensors$)[A-Za-z0-9][\w.-]{0,99}"
+_COLUMNS = ["task", "sparsity", "model", "metric", "score", "mean", "seeds", "bytes", "head_bytes", "licence"]
+
+
+def zoo(folder: str | Path = "") -> pd.DataFrame:
+    """The masks that come with the package, a row each: ``load_mask`` and ``add_task`` take their names.
+
+    Columns: ``task``, ``sparsity``, ``model`` (the base); ``score`` on the dev split by the task's ``metric``, and its
+    ``mean`` over ``seeds`` runs of which the first is the one here; ``bytes`` of the file, ``head_bytes`` among
+    them; ``licence`` of the base model, which binds its mask too. The rest: ``load_mask(name).card["zoo"]``.
+
+    Args:
+        folder: another one, as `adaprune.make_zoo` fills it; empty: the package's own.
+    """
+    rows = {path.stem: _row(path) for path in sorted(Path(folder or ZOO).glob("*.safetensors"))}
+    return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
+
+
+def zoo_name(run: Run) -> str:
+    """What the mask of ``run`` is called in the zoo.
+
+    >>> zoo_name(Run(task="sst2", sparsity=0.9))
+    'sst2-0.9'
+    """
+    model = "" if run.model == MINILM else f"-{Path(run.model).name}"
+    return f"{run.task}{model}{'' if run.sparsity == 0.5 else f'-{run.sparsity:g}'}"
+
+
+def is_zoo_name(source: object) -> bool:
+    """Whether this is a name as the zoo's are: no path, and no name of a mask file."""
+    return isinstance(source, str) and re.fullmatch(_NAME, source) is not None
+
+
+def zoo_file(name: str) -> Path:
+    """The file of the zoo's mask ``name``; ValueError, with the names there are, for another."""
+    names = sorted(path.stem for path in ZOO.glob("*.safetensors"))
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        raise ValueError(
+            f"the zoo has no mask {name!r}{f', did you mean {close[0]!r}?' if close else '.'} It has "
+            f"{', '.join(names) or 'none'}. A mask file is given by a path that ends in .safetensors"
+        )
+    return ZOO / f"{name}.safetensors"
+
+
+def _row(path: Path) -> dict:
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    metric, scores = card["metrics"]["primary"], card["zoo"]["scores"].values()
+    head = sum(4 * pd.Series(said["shape"], dtype=int).prod() for said in card["head"].values())
+    return {
+        **{name: card[name] for name in ("task", "sparsity", "model", "licence")},
+        "metric": metric,
+        "score": card["metrics"]["validation"][metric],
+        "mean": sum(scores) / len(scores),
+        "seeds": len(scores),
+        "bytes": path.stat().st_size,
+        "head_bytes": int(head),
+    }

@@ -1,0 +1,133 @@
+"""Fills the zoo from the finished runs of a table: each mask again, with a card that says all about it.
+
+    python -m adaprune.make_zoo RESULTS [--table sweeps/zoo.tsv] [--data DIR] [--zoo adaprune/zoo]
+
+The first run of each name in the table ships, whatever it scores; further seeds give its card their scores. A card
+has, beside what every mask file's has, ``zoo``: what data it is of, and under which terms; the rows and their
+fingerprint; the dev scores by seed; the base model's other name; the commands and the commit that make it again. Masks
+that are no longer in the table go. Nothing is written before all records, masks and rows are seen to belong together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from adaprune.data import load_task
+from adaprune.deploy import ZOO, given, load_mask, save_mask, zoo, zoo_name
+from adaprune.report.sweeps import read_sweep
+from adaprune.runs import RESULT_NEUTRAL, Run, default_of, find_record, mask_path, read_record, record_path
+from adaprune.training import MINILM, bar, load_encoder
+
+MOST_BYTES = 6_000_000
+BASES = {  # a model, or the last part of its path: its name on the hub, and its licence there
+    MINILM: ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+    "all-mpnet-base-v2": ("sentence-transformers/all-mpnet-base-v2", "apache-2.0"),
+}
+# Each corpus keeps its own terms; as far as known to us.
+DATA = {
+    "cola": "CoLA (Warstadt et al. 2019), sentences from published linguistics; no explicit licence, research use",
+    "sst2": "SST-2 (Socher et al. 2013), film reviews; no explicit licence, research use",
+    "mrpc": "MRPC (Dolan and Brockett 2005), news; licence terms of Microsoft Research",
+    "stsb": "STS-B (Cer et al. 2017), news, captions, forums; mixed source licences, SemEval data CC BY-SA 4.0",
+    "qqp": "QQP, questions from Quora; terms of Quora",
+    "mnli": "MNLI (Williams et al. 2018); mostly the OANC licence, fiction CC BY, CC BY-SA 3.0 and public domain",
+    "qnli": "QNLI (Rajpurkar et al. 2016, Wang et al. 2019), from SQuAD; CC BY-SA 4.0",
+    "rte": "RTE 1, 2, 3 and 5 (Dagan et al. 2006 and others), news and Wikipedia; no explicit licence",
+    "wnli": "WNLI (Levesque et al. 2012), Winograd schemas; CC BY 4.0",
+    "movie_reviews": "film reviews with the ratings of vaderSentiment (Hutto and Gilbert 2014); MIT",
+}
+
+
+def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
+    """Writes the mask of each name among the ``runs``, and removes what else is in ``folder``; returns the files.
+
+    Raises:
+        ValueError: a run that ships is not finished, or changed weights; rows that are not those of its record; a task
+            of nobody's data. Nothing has been written then.
+        OSError: data or a base model is not at hand.
+    """
+    named: dict[str, list[Run]] = {}
+    for run in runs:
+        named.setdefault(zoo_name(run), []).append(run)
+    ship = {name: some[0] for name, some in named.items()}
+    if lacking := [run.name for run in ship.values() if find_record(run) is None or not mask_path(run).exists()]:
+        raise ValueError(f"{len(lacking)} runs that ship lack their record or mask: {', '.join(lacking)}")
+    cards = {name: _about(name, some) for name, some in bar(named.items(), desc="cards", unit="mask")}
+    encoders = {model: load_encoder(model).model for model in {run.model for run in ship.values()}}
+    masks = {name: load_mask(mask_path(run), base=encoders[run.model]) for name, run in ship.items()}
+    made = []
+    for name, mask in masks.items():
+        path, base = Path(folder, f"{name}.safetensors"), encoders[ship[name].model]
+        card = {**given(mask.card), "zoo": cards[name]}
+        if card.get("licence", "unknown") == "unknown":  # of a folder without the model's README
+            card["licence"] = BASES.get(Path(ship[name].model).name, ("", "unknown"))[1]
+        made.append(save_mask(path, mask.masks, mask.head, card, base))
+    for old in set(Path(folder).glob("*.safetensors")) - set(made):
+        old.unlink()
+        old.with_suffix(".json").unlink(missing_ok=True)
+    return made
+
+
+def _about(name: str, runs: list[Run]) -> dict[str, Any]:
+    """What a zoo's card says beside a mask file's own."""
+    run, records = runs[0], {run.seed: record for run in runs if (record := find_record(run)) is not None}
+    if run.task not in DATA:
+        raise ValueError(f"task {run.task!r}: the zoo holds masks of {', '.join(DATA)}, whose terms are known")
+    record = records[run.seed]
+    if not record["weights_intact"]:
+        raise ValueError(f"{run.name} changed weights: its mask is of no use to others")
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    if (was := record["environment"]["data_fingerprint"]) != task.fingerprint:
+        raise ValueError(f"{run.name} saw other rows of {run.task} than data_dir has now ({was} was its fingerprint)")
+    metric = record["metrics"]["primary"]
+    return {
+        "name": name,
+        "data": DATA[run.task],
+        "rows": {split: len(rows) for split, rows in task.splits.items()},
+        "fingerprint": task.fingerprint,
+        "scores": {str(seed): found["metrics"]["validation"][metric] for seed, found in records.items()},
+        "base": BASES.get(Path(run.model).name, (run.model, ""))[0],
+        "commands": _commands(run),
+        "commit": record["environment"]["git_commit"],
+    }
+
+
+def _commands(run: Run) -> list[str]:
+    """The lines that make the run again, its teacher's before its own."""
+    before, asked = [], _changed(run)
+    if run.teacher:
+        teacher = Run(**read_record(run.teacher)["run"])
+        before, asked["teacher"] = _commands(teacher), record_path(Run(**_changed(teacher))).as_posix()
+    asked = ", ".join(f"{name}={value!r}" for name, value in asked.items())
+    return [*before, f'python -c "from adaprune import Run, adapt; adapt(Run({asked}))"']
+
+
+def _changed(run: Run) -> dict[str, Any]:
+    """The fields that decide the result and are not the default."""
+    changed = {name: value for name, value in run if name not in RESULT_NEUTRAL and value != default_of(name)}
+    return {name: getattr(run, name) for name in ("task", "method", "sparsity", "seed")} | changed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 1 where the zoo has grown too large to ship."""
+    parser = argparse.ArgumentParser(prog="python -m adaprune.make_zoo", description=__doc__.splitlines()[0])
+    parser.add_argument("results", help="folder with the records, and the mask files in masks/")
+    parser.add_argument("--table", type=Path, default=Path("sweeps/zoo.tsv"), help="the runs, one row each")
+    parser.add_argument("--data", default="", help="folder with <task>/{train,validation}.parquet; empty: the hub")
+    parser.add_argument("--zoo", type=Path, default=ZOO, help="where the masks go")
+    asked = parser.parse_args(arguments)
+    try:
+        made = make_zoo(read_sweep(asked.table, results_dir=asked.results, data_dir=asked.data), asked.zoo)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    size = sum(path.stat().st_size + path.with_suffix(".json").stat().st_size for path in made)
+    print(zoo(asked.zoo).round(4).to_string(), f"{size:,} bytes of at most {MOST_BYTES:,}", sep="\n")
+    return int(size > MOST_BYTES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

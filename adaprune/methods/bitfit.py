@@ -1,0 +1,30 @@
+"""bitfit: only biases are trained (Ben Zaken et al. 2022). The weights do NOT stay intact."""
+
+from __future__ import annotations
+
+import torch
+
+from adaprune.runs import TUNED_WEIGHTS, Method
+from adaprune.training import Job, Outcome, fit
+
+
+def bitfit(job: Job) -> Outcome:
+    """Trains every bias of the encoder, those of its layer norms among them, and the head, with AdamW."""
+    biases = [parameter for name, parameter in job.model.encoder.named_parameters() if name.endswith("bias")]
+    for bias in biases:
+        bias.requires_grad_(True)
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": biases, "lr": job.plan.learning_rate},
+            {"params": list(job.model.head.parameters()), "lr": job.plan.head_learning_rate, "weight_decay": 0.01},
+        ],
+        weight_decay=0.0,
+    )
+    return Outcome(fit(job.model, job.sentences, optimiser, job.settings), updates=biases)
+
+
+BITFIT = Method(
+    bitfit, line="only the biases are trained", source="Ben Zaken et al. 2022", mask=False, weights_intact=False,
+    tuned={**TUNED_WEIGHTS, "learning_rate": 1e-3}, paper={"learning_rate": 1e-3},
+    reads=("learning_rate", "head_learning_rate"), colour="#967708", marker=(6, 2, 0),
+)  # fmt: skip

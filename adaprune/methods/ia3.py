@@ -1,0 +1,43 @@
+"""ia3: keys, values and FFN activations rescaled (Liu et al. 2022), by the peft library. Weights do NOT stay intact."""
+
+from __future__ import annotations
+
+import torch
+
+from adaprune.masks import component_of, maskable
+from adaprune.runs import TUNED_WEIGHTS, Method
+from adaprune.training import Job, Outcome, fit
+
+
+def ia3(job: Job) -> Outcome:
+    """Trains one factor for each key, value and FFN unit, and the head, with AdamW; the factors ship.
+
+        k = l_k * (W_k x),   v = l_v * (W_v x),   y = W_out (l_ff * h),   l = 1 at the start
+
+    In the end they are multiplied into the weights. Needs the package peft (extra ``methods``).
+    """
+    from peft import IA3Config, IA3Model
+
+    model = job.model
+    names = {name.removesuffix(".weight"): component_of(name) for name in maskable(model.encoder)}
+    scaled = [name for name, part in names.items() if part in ("key", "value", "ffn_out")]
+    inside = [name for name, part in names.items() if part == "ffn_out"]
+    adapted = IA3Model(model.encoder, IA3Config(target_modules=scaled, feedforward_modules=inside), "default")
+    factors = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": factors, "lr": job.plan.learning_rate},
+            {"params": list(model.head.parameters()), "lr": job.plan.head_learning_rate, "weight_decay": 0.01},
+        ],
+        weight_decay=0.0,  # which would pull the factors to 0, away from the model as it was
+    )
+    learned = fit(model, job.sentences, optimiser, job.settings)
+    adapted.merge_and_unload()
+    return Outcome(learned, updates=factors)
+
+
+IA3 = Method(
+    ia3, line="keys, values and FFN activations rescaled, by peft", source="Liu et al. 2022", mask=False,
+    weights_intact=False, tuned={**TUNED_WEIGHTS, "learning_rate": 3e-3}, paper={"learning_rate": 3e-3},
+    reads=("learning_rate", "head_learning_rate"), colour="#142AF3", marker=(6, 1, 30),
+)  # fmt: skip
