@@ -1,14 +1,16 @@
 """What a mask buys at inference on a CPU, beside what a user would pick instead: seconds of a forward pass.
 
-    python -m benchmarks.inference [--json FILE] [--shapes NAME ...] [--threads N ...] [--rounds N] [--check]
+    python -m benchmarks.inference [--json FILE] [--shapes NAME ...] [--threads N ...] [--zoo NAME ...] [--rounds N]
 
 Rivals: the dense model in float32 and bfloat16, torch's dynamic int8, and onnxruntime in float32 and int8 where that is
 installed (pip install adaprune[onnx]). Ours, at each sparsity: `apply_mask` with the runtimes ``sparse`` and ``auto``,
-the compact model, and the compact model made sparse. All have the fused attention that is transformers' default. The
+the compact model, and the compact model made sparse; at 0.5 also ``units``, the compact model of a mask that removes
+whole heads and neurons, in torch and in onnxruntime. All have the fused attention that is transformers' default. The
 rivals are one group, ours at one sparsity another. Within a group the ways take turns, round after round, and the dense
 float32 model with them: a ratio is formed within each round, and its median is reported with the extremes. Masks are of
 the largest |w| of all layers (``magnitude``), or at random (``random``, in which hardly a unit is dead: the worst case
-for compact). Before anything is timed, the logits of ours are compared with those of the masked dense model.
+for compact), and ``--zoo`` adds learned ones. Before anything is timed, the logits of ours are compared with those of
+the masked dense model.
 """
 
 from __future__ import annotations
@@ -32,14 +34,15 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from adaprune.deploy import compact, set_runtime
-from adaprune.masks import keep_top, maskable
+from adaprune.deploy import apply_mask, compact, export, load_mask, set_runtime
+from adaprune.masks import keep_top, keep_units, maskable, masks_of_units, sum_over_units
 from adaprune.runs import environment
 from adaprune.training import AdaptedModel, load_encoder
 
 REFERENCE = "dense float32"
 INT8 = ("int8, torch", "int8, onnxruntime")
 OURS = ("sparse", "auto", "compact", "compact, sparse")
+UNITS, UNITS_ONNX, UNITS_AT = "units", "units, onnxruntime", 0.5
 SPARSITIES = (0.5, 0.8, 0.9, 0.97, 0.99)
 TOLERANCE = 1e-4  # of logits
 SHAPES = {  # a random BERT's config; None means the real MiniLM
@@ -79,25 +82,29 @@ def dense(shape: str) -> AdaptedModel:
 
 @torch.no_grad()
 def pruned(shape: str, sparsity: float, kind: str) -> AdaptedModel:
-    """The model of a shape with its masks applied: ``magnitude`` or ``random``."""
+    """The model of a shape with its masks applied: ``magnitude``, ``random``, or ``units`` by their norms."""
     model, generator = dense(shape), torch.Generator().manual_seed(1)
     weights = {name: module.weight for name, module in maskable(model.encoder).items()}
     scores = {
         name: weight.abs() if kind == "magnitude" else torch.rand(weight.shape, generator=generator)
         for name, weight in weights.items()
     }
-    for name, mask in keep_top(scores, 1 - sparsity).items():
+    if kind == UNITS:
+        norms = sum_over_units({n: w.square() for n, w in weights.items()}, model.config.num_attention_heads)
+        masks = masks_of_units(keep_units(norms, 1 - sparsity), weights)
+    else:
+        masks = keep_top(scores, 1 - sparsity)
+    for name, mask in masks.items():
         weights[name].mul_(mask)
     return model
 
 
-def ours(shape: str, sparsity: float, kind: str) -> dict[str, AdaptedModel]:
-    """Ours at a sparsity by way, their logits checked; one embedding table for all.
+def ours(masked: AdaptedModel) -> dict[str, AdaptedModel]:
+    """Ours by way, of one masked model, their logits checked; one embedding table for all.
 
     Raises:
         AssertionError: logits that are not those of the masked dense model.
     """
-    masked = pruned(shape, sparsity, kind)
     small = compact(masked)
     made = {
         "sparse": set_runtime(copy.deepcopy(masked), "sparse"),
@@ -111,7 +118,16 @@ def ours(shape: str, sparsity: float, kind: str) -> dict[str, AdaptedModel]:
         model.encoder.embeddings = masked.encoder.embeddings
         with torch.inference_mode():
             gap = float((model(**inputs).logits - masked(**inputs).logits).abs().max())
-        assert gap <= TOLERANCE, f"{way} at {sparsity}: logits differ by {gap}"
+        assert gap <= TOLERANCE, f"{way}: logits differ by {gap}"
+    return made
+
+
+def units(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
+    """The compact model of a mask of whole units at ``UNITS_AT``, in torch and where asked for in onnxruntime."""
+    small = compact(pruned(shape, UNITS_AT, UNITS))
+    made: dict[str, object] = {UNITS: small}
+    if onnx:
+        made[UNITS_ONNX] = session(export(small, folder / f"{shape}-units.onnx"), threads)
     return made
 
 
@@ -126,15 +142,6 @@ def rivals(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, obje
     return made
 
 
-class _Logits(nn.Module):
-    def __init__(self, model: AdaptedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-
 def has_onnx() -> bool:
     """Whether all that is needed for onnxruntime is installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
@@ -142,36 +149,30 @@ def has_onnx() -> bool:
 
 def onnx_sessions(shape: str, threads: int, folder: Path) -> dict[str, object]:
     """The model in onnxruntime, in float32 and in int8; the file is written once for each shape."""
-    import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     whole, small = folder / f"{shape}.onnx", folder / f"{shape}-int8.onnx"
     if not whole.exists():
-        model = _Logits(dense(shape)).eval()
-        inputs = batch_of(Batch(2, 16, 1), model.model)
-        inputs["attention_mask"][1, 9:] = 0  # with no padding the trace would lose its mask
-        sizes = {0: torch.export.Dim("rows", max=64), 1: torch.export.Dim("tokens", min=2, max=512)}
-        torch.onnx.export(
-            model, tuple(inputs.values()), whole, dynamo=True, input_names=[*inputs], output_names=["logits"],
-            dynamic_shapes=(sizes, sizes), verbose=False,
-        )  # fmt: skip
-        quantize_dynamic(whole, small, weight_type=QuantType.QInt8)
+        quantize_dynamic(export(dense(shape), whole), small, weight_type=QuantType.QInt8)
+    return {"float32, onnxruntime": session(whole, threads), INT8[1]: session(small, threads)}
+
+
+def session(file: Path, threads: int) -> object:
+    """onnxruntime's model of a file."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # idle threads that spin take the cores from whoever's turn it is
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    files = {"float32, onnxruntime": whole, INT8[1]: small}
-    return {
-        way: onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        for way, file in files.items()
-    }
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def batch_of(batch: Batch, model: AdaptedModel) -> dict[str, Tensor]:
     """Random tokens without padding."""
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(5, model.config.vocab_size, (batch.rows, batch.tokens), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
 
 
 def calls(made: dict[str, object], inputs: dict[str, Tensor]) -> dict[str, Way]:
@@ -212,20 +213,26 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, dict]:
 
 
 def measure(shape: str, asked: argparse.Namespace, folder: Path) -> list[dict]:
-    """A row for each way, sparsity (None: a rival's), number of threads and batch."""
+    """A row for each way, mask, sparsity (None: a rival's), number of threads and batch."""
     rows = []
+    zoo = asked.zoo if shape == "minilm" else []
     for threads in asked.threads:
         torch.set_num_threads(threads)
         reference = dense(shape)
-        for sparsity in (None, *asked.sparsities):
+        for sparsity, mask in [(None, ""), *((s, asked.masks) for s in asked.sparsities), *((0.0, n) for n in zoo)]:
             if sparsity is None:
                 made = rivals(shape, threads, folder, asked.onnx)
+            elif mask in zoo:
+                base, learned = load_encoder("minilm").model, load_mask(mask)
+                base.set_attn_implementation("sdpa")
+                sparsity, made = learned.sparsity, ours(apply_mask(base, learned))
             else:
-                made = ours(shape, sparsity, asked.masks)
+                made = ours(pruned(shape, sparsity, mask))
+                made |= units(shape, threads, folder, asked.onnx) if sparsity == UNITS_AT else {}
             for name, batch in (TINY if shape == "tiny" else BATCHES).items():
                 ways = calls({REFERENCE: reference, **made}, batch_of(batch, reference))
                 found = summary(seconds_in_turns(ways, batch.times, asked.rounds))
-                about = {"shape": shape, "threads": threads, "batch": name, "sparsity": sparsity}
+                about = {"shape": shape, "threads": threads, "batch": name, "mask": mask, "sparsity": sparsity}
                 rows += [{**about, "way": way, **row} for way, row in found.items()]
                 show(rows[-len(found) :])
             del made
@@ -240,7 +247,7 @@ def show(rows: list[dict]) -> None:
         faster = row["faster"]
         span = f"{faster['median']:.2f} ({faster['least']:.2f}-{faster['greatest']:.2f})"
         said.append(f"{row['way']} {row['median_seconds'] * 1e3:.2f} ms, {span}")
-    where = "rivals" if about["sparsity"] is None else about["sparsity"]
+    where = "rivals" if about["sparsity"] is None else f"{about['mask']} {about['sparsity']:g}"
     print(f"{about['shape']} {about['batch']} threads {about['threads']} {where}: " + "; ".join(said), flush=True)
 
 
@@ -251,10 +258,11 @@ def judge(rows: list[dict]) -> list[dict]:
         place = f"{row['shape']} {row['batch']} threads {row['threads']}"
         others = [r for r in rows if all(r[key] == row[key] for key in ("shape", "batch", "threads"))]
         if row["way"] == "auto":
-            verdicts.append((f"auto at {row['sparsity']}, {place}", row["faster"]["median"], AUTO_BAR))
+            verdicts.append((f"auto, {row['mask']} at {row['sparsity']:g}, {place}", row["faster"]["median"], AUTO_BAR))
         if row["way"] != OURS[0]:
-            continue  # once for each sparsity
-        same = [r["faster"]["median"] for r in others if r["sparsity"] == row["sparsity"] and r["way"] in OURS]
+            continue  # once for each mask
+        alike = [r for r in others if (r["mask"], r["sparsity"]) == (row["mask"], row["sparsity"])]
+        same = [r["faster"]["median"] for r in alike if r["way"] in OURS]
         limit = BARS.get(row["shape"], {}).get(row["sparsity"])
         if limit and (row["batch"], row["threads"]) == ("1x32", 1):
             verdicts.append((f"ours at {row['sparsity']}, {place}", max(same), limit))
@@ -274,6 +282,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
     parser.add_argument("--masks", choices=("magnitude", "random"), default="magnitude")
+    parser.add_argument("--zoo", nargs="+", default=[], metavar="NAME", help="learned masks of MiniLM, by their names")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave onnxruntime out")
     parser.add_argument("--check", action="store_true", help="exit code 1 where a bar is not reached")

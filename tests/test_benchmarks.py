@@ -125,13 +125,12 @@ def test_inference_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
     rivals = {inference.REFERENCE, "dense bfloat16", "int8, torch"}
     expected = {(batch, None, way) for batch in inference.TINY for way in rivals}
     for sparsity in (0.5, 0.97):
-        expected |= {
-            (batch, sparsity, way) for batch in inference.TINY for way in (inference.REFERENCE, *inference.OURS)
-        }
+        ours = (inference.REFERENCE, *inference.OURS, *([inference.UNITS] if sparsity == 0.5 else []))
+        expected |= {(batch, sparsity, way) for batch in inference.TINY for way in ours}
     assert ways == expected
     assert all(min(row["seconds"]) > 0 and len(row["seconds"]) == 2 for row in found["rows"])
     judged = [bar["what"] for bar in found["bars"]]
-    assert sum(what.startswith("auto at") for what in judged) == 2 * 2
+    assert sum(what.startswith("auto, magnitude at") for what in judged) == 2 * 2
     assert [what for what in judged if "int8" in what] == [
         f"ours beside int8 at 0.97, tiny {batch} threads 1" for batch in inference.TINY
     ]
@@ -143,6 +142,7 @@ def test_inference_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
 def test_inference_beside_onnxruntime(tmp_path):
     made = inference.onnx_sessions("tiny", 1, tmp_path)
     assert set(made) == {"float32, onnxruntime", "int8, onnxruntime"}
+    assert set(inference.units("tiny", 1, tmp_path, onnx=True)) == {inference.UNITS, inference.UNITS_ONNX}
     inputs = inference.batch_of(inference.TINY["3x8"], model := inference.dense("tiny"))
     (logits,) = made["float32, onnxruntime"].run(None, {name: ids.numpy() for name, ids in inputs.items()})
     assert logits == pytest.approx(model(**inputs).logits.detach().numpy(), abs=1e-4)
@@ -150,7 +150,7 @@ def test_inference_beside_onnxruntime(tmp_path):
 
 def test_inference_is_judged_at_its_limits():
     def row(way, faster, sparsity=0.97, shape="minilm", batch="1x32", threads=1):
-        about = {"shape": shape, "threads": threads, "batch": batch, "sparsity": sparsity, "way": way}
+        about = {"shape": shape, "threads": threads, "batch": batch, "sparsity": sparsity, "way": way, "mask": ""}
         return {**about, "faster": {"median": faster}}
 
     rows = [row("int8, torch", 2.9, sparsity=None), row("sparse", 2.0), row("auto", 0.95), row("compact, sparse", 3.0)]
