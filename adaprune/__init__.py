@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks: our bars are plain text, on purpose
 
 from adaprune.adapt import adapt
+from adaprune.adapted import Adapted
 from adaprune.data import load_task
 from adaprune.deploy import (
     Mask,
@@ -30,6 +31,7 @@ from adaprune.deploy import (
     set_runtime,
     zoo,
 )
+from adaprune.fit import fit
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
 from adaprune.nested import evaluate_at
@@ -39,6 +41,7 @@ from adaprune.training import AdaptationHead, AdaptedModel, load_encoder
 __all__ = [
     "AdaPrune",
     "AdaptationHead",
+    "Adapted",
     "AdaptedModel",
     "Mask",
     "MaskedEncoder",
@@ -50,6 +53,7 @@ __all__ = [
     "compact",
     "evaluate_at",
     "export",
+    "fit",
     "keep_top",
     "load_compact",
     "load_encoder",

@@ -1,7 +1,5 @@
 """One run from its parameters to its record, in eight steps: ARCHITECTURE.md draws them. Wiring only."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import resource
@@ -155,11 +153,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
 
 
 def _learn(job: Job) -> Outcome:
-    """What the run's method makes of the job, or the ablation of its finished mask.
-
-    Raises:
-        ValueError: it left a mask or none, and the method says otherwise; nothing has been written yet.
-    """
+    """What the run's method makes of the job, or the ablation of its mask; ValueError for a mask against its word."""
     outcome = ablate(job) if job.run.ablation else job.run.kind.function(job)
     if (said := job.run.kind.mask) != (outcome.masks is not None):
         raise ValueError(f"method {job.run.method!r} says mask={said} and left {'none' if said else 'a mask'}")
@@ -202,12 +196,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
 
 
 def _check(run: Run) -> None:
-    """Refuses what this machine, this folder or this run lacks, before anything is loaded.
-
-    Raises:
-        ValueError: no GPU for fp16, no peft for lora or ia3, nothing that an ablation could start from.
-        OSError: the results folder cannot be written.
-    """
+    """Refuses what this machine, this folder or this run lacks, before anything is loaded: ValueError or OSError."""
     if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
         raise ValueError(
             f"method={run.method!r} needs the package peft: pip install peft, or the extra adaprune[methods]"
@@ -247,14 +236,22 @@ def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
 
 
 def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
-    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes.
+    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
+    card = card_of(job, encoder, metrics)
+    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
+    if outcome.thetas is not None:
+        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
+    return path.stat().st_size
 
-    Its card has what a stranger needs to know to use the mask.
-    """
+
+def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
+    """What a stranger needs to know to use a mask of this job."""
     run = job.run
-    card = {
+    return {
         "task": run.task,
         "labels": list(job.task.labels),
+        "columns": [name for name in ("text", "text_pair") if name in job.task.splits["train"].column_names],
+        "max_length": run.max_length,
         "metrics": metrics,
         "sparsity": run.sparsity,
         "scope": run.scope,
@@ -268,7 +265,3 @@ def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> 
         "licence": encoder.licence,  # the base model's, which binds its mask too
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }
-    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
-    if outcome.thetas is not None:
-        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
-    return path.stat().st_size

@@ -1,7 +1,5 @@
 """How scores become a mask: the exact cut, over all matrices together, in each, or of whole heads and FFN neurons."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

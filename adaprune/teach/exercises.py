@@ -1,7 +1,5 @@
 """What the walkthroughs in notebooks/teach share: errors of one sentence, and exercises that check themselves."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
