@@ -18,24 +18,13 @@ warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks
 from adaprune.adapt import adapt
 from adaprune.adapted import Adapted
 from adaprune.data import load_task
-from adaprune.deploy import (
-    Mask,
-    MaskedEncoder,
-    apply_mask,
-    compact,
-    export,
-    load_compact,
-    load_mask,
-    save_compact,
-    save_mask,
-    set_runtime,
-    zoo,
-)
+from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask, zoo
 from adaprune.fit import fit
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
 from adaprune.nested import evaluate_at
 from adaprune.runs import Run, table
+from adaprune.runtime import compact, export, set_runtime
 from adaprune.training import AdaptationHead, AdaptedModel, load_encoder
 
 __all__ = [
@@ -55,11 +44,9 @@ __all__ = [
     "export",
     "fit",
     "keep_top",
-    "load_compact",
     "load_encoder",
     "load_mask",
     "load_task",
-    "save_compact",
     "save_mask",
     "set_runtime",
     "table",

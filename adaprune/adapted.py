@@ -16,20 +16,11 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data.metrics import score
-from adaprune.deploy import (
-    ZOO,
-    Mask,
-    apply_mask,
-    base_of,
-    check_base,
-    front_matter,
-    load_mask,
-    push,
-    serve_in_pipelines,
-)
+from adaprune.deploy import ZOO, Mask, apply_mask, base_of, check_base, load_mask
 from adaprune.given import is_pair, number_of, rows_to_judge
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
+from adaprune.runtime import front_matter, push, serve_in_pipelines
 from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
 
 FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}

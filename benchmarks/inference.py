@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from adaprune.deploy import apply_mask, compact, export, load_mask, set_runtime
+from adaprune.deploy import apply_mask, load_mask
 from adaprune.masks import keep_top, keep_units, maskable, masks_of_units, sum_over_units
 from adaprune.runs import environment
+from adaprune.runtime import compact, export, set_runtime
 from adaprune.training import AdaptedModel, load_encoder
 
 REFERENCE = "dense float32"

@@ -38,10 +38,10 @@ from adaprune.deploy.reading import (
     read_mask,
     sha256_of,
 )
-from adaprune.deploy.sparse import check_runtime, set_runtime
 from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.masks import maskable
 from adaprune.runs import read_bytes, write_bytes
+from adaprune.runtime import check_runtime, set_runtime
 from adaprune.training import AdaptedModel, tensor_hash, tensor_hashes
 
 PLAIN_FORMAT = 2  # of files without flips, which older readers can read
@@ -134,7 +134,7 @@ def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedM
 
     Args:
         model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
-        runtime: ``dense``; ``sparse`` or ``auto`` compute with the kept weights alone, see `deploy.set_runtime`.
+        runtime: ``dense``; ``sparse`` or ``auto`` compute with the kept weights alone, see `runtime.set_runtime`.
 
     Raises:
         ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaprune.deploy.mask import Mask
-from adaprune.deploy.sparse import PlacedLinear, SparseLinear
 from adaprune.masks import component_of
+from adaprune.runtime import PlacedLinear, SparseLinear
 
 # The 8 mask entries of a byte, as bytes 0 and 1 in one 8-byte number: looked up ten times faster than a row of 8.
 _ENTRIES_OF_A_BYTE = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.uint8)

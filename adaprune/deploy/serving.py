@@ -21,10 +21,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from adaprune.deploy.mask import Mask, base_of, fitting_head, given
 from adaprune.deploy.mask_file import load_mask, save_mask
 from adaprune.deploy.served_layers import Kept, ServedEmbedding, ServedLinear, Task
-from adaprune.deploy.sharing import front_matter, push
-from adaprune.deploy.sparse import check_runtime
 from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.masks import maskable
+from adaprune.runtime import check_runtime, front_matter, push
 from adaprune.training import MINILM, Encoder, load_encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it

@@ -8,8 +8,8 @@ import torch
 
 from adaprune import MaskedEncoder, apply_mask, load_mask
 from adaprune.deploy.served_layers import ServedLinear, Task
-from adaprune.deploy.sparse import SparseLinear
 from adaprune.masks import maskable
+from adaprune.runtime.sparse import SparseLinear
 from adaprune.training import Encoder
 from tests import tiny
 from tests.deploy.test_serving import make_mask

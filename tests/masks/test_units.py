@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from adaprune.deploy import compact
 from adaprune.masks import (
     ControlOfUnits,
     SparsityControl,
@@ -24,6 +23,7 @@ from adaprune.masks import (
 from adaprune.masks.layers import MaskedUnits
 from adaprune.methods.learning import optimiser_for
 from adaprune.runs import TUNED
+from adaprune.runtime import compact
 from adaprune.training import AdaptedModel
 from tests import tiny
 

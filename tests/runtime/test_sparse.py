@@ -9,12 +9,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from adaprune.deploy import MaskedEncoder, apply_mask, compact, load_mask, save_mask, set_runtime, sparse
-from adaprune.deploy.sparse import BLOCK, SIZES, ChosenLinear, PlacedLinear, SparseLinear, sparse_at
+from adaprune.deploy import MaskedEncoder, apply_mask, load_mask, save_mask
 from adaprune.masks import maskable
+from adaprune.runtime import compact, set_runtime, sparse
+from adaprune.runtime.sparse import BLOCK, SIZES, ChosenLinear, PlacedLinear, SparseLinear, sparse_at
 from adaprune.training import AdaptationHead, AdaptedModel, Encoder
 from tests import tiny
-from tests.deploy.test_compact import masked
+from tests.runtime.test_compact import masked
 
 
 def linear(outputs: int, inputs: int, density: float, bias: bool = True) -> nn.Linear:

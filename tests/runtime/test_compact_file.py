@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adaprune.deploy import compact, load_compact, save_compact, set_runtime
+from adaprune.runtime import compact, load_compact, save_compact, set_runtime
 from adaprune.training import AdaptedModel
 from tests import tiny
-from tests.deploy.test_compact import difference, masked, padded
+from tests.runtime.test_compact import difference, masked, padded
 
 
 def described(path) -> dict:

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adaprune.deploy.compact import compact
-from adaprune.deploy.compact_layers import CompactEncoder
-from adaprune.deploy.sparse import check_dense
+from adaprune.runtime.compact import compact
+from adaprune.runtime.compact_layers import CompactEncoder
+from adaprune.runtime.sparse import check_dense
 from adaprune.training import AdaptedModel
 
 LARGEST = 2**31 - 2**24  # bytes of weights that fit into one file beside the graph

@@ -20,7 +20,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
-from adaprune.deploy.compact_layers import (
+from adaprune.runs import write_bytes
+from adaprune.runtime.compact_layers import (
     FAMILIES,
     Attention,
     CompactEncoder,
@@ -30,8 +31,7 @@ from adaprune.deploy.compact_layers import (
     Original,
     originals,
 )
-from adaprune.deploy.sparse import check_dense
-from adaprune.runs import write_bytes
+from adaprune.runtime.sparse import check_dense
 from adaprune.training import AdaptationHead, AdaptedModel
 
 FORMAT = 1

@@ -39,7 +39,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from adaprune.deploy.compact_layers import (
+from adaprune.runtime.compact_layers import (
     Attention,
     CompactEncoder,
     CompactLayer,
@@ -48,7 +48,7 @@ from adaprune.deploy.compact_layers import (
     Original,
     originals,
 )
-from adaprune.deploy.sparse import check_dense
+from adaprune.runtime.sparse import check_dense
 from adaprune.training import AdaptedModel
 
 Pair = tuple[Tensor, Tensor]  # a weight and a bias

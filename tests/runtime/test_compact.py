@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, CamembertConfig, CamembertModel, XLMRobertaConfig, XLMRobertaModel
 
-from adaprune.deploy import MaskedEncoder, compact, set_runtime
-from adaprune.deploy.compact_layers import FAMILIES
+from adaprune.deploy import MaskedEncoder
 from adaprune.masks import attach, component_of, layer_of, maskable
+from adaprune.runtime import compact, set_runtime
+from adaprune.runtime.compact_layers import FAMILIES
 from adaprune.topology import arrays, blocks, effective
 from adaprune.training import AdaptedModel, Encoder
 from tests import tiny

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from adaprune.deploy import compact, export, set_runtime
+from adaprune.runtime import compact, export, set_runtime
 from tests import tiny
-from tests.deploy.test_compact import masked
+from tests.runtime.test_compact import masked
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install adaprune[onnx]")
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="compact takes what apply_mask returns"):
         export(model.encoder, tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="over 2 GB"):
-        monkeypatch.setattr("adaprune.deploy.onnx_file.LARGEST", 1000)
+        monkeypatch.setattr("adaprune.runtime.onnx_file.LARGEST", 1000)
         export(model, tmp_path / "a.onnx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"export needs onnx and onnxscript: pip install 'adaprune\[onnx\]'"):

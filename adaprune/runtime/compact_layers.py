@@ -20,8 +20,8 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from adaprune.deploy.sparse import BLOCK, PlacedLinear
 from adaprune.masks import component_of, layer_of, maskable
+from adaprune.runtime.sparse import BLOCK, PlacedLinear
 
 FAMILIES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 
