@@ -1,6 +1,7 @@
 """What a mask buys at inference on a CPU, beside what a user would pick instead: seconds of a forward pass.
 
-    python -m benchmarks.inference [--json FILE] [--shapes NAME ...] [--threads N ...] [--zoo NAME ...] [--rounds N]
+    python -m benchmarks.inference [--json FILE] [--shapes NAME ...] [--threads N ...] [--batches NAME ...]
+                                  [--zoo NAME ...] [--rounds N]
 
 Rivals: the dense model in float32 and bfloat16, torch's dynamic int8, and onnxruntime in float32 and int8 where that is
 installed (pip install adaprune[onnx]). Ours, at each sparsity: `apply_mask` with the runtimes ``sparse`` and ``auto``,
@@ -9,7 +10,8 @@ whole heads and neurons, in torch and in onnxruntime. All have the fused attenti
 rivals are one group, ours at one sparsity another. Within a group the ways take turns, round after round, and the dense
 float32 model with them: a ratio is formed within each round, and its median is reported with the extremes. Masks are of
 the largest |w| of all layers (``magnitude``), or at random (``random``, in which hardly a unit is dead: the worst case
-for compact), and ``--zoo`` adds learned ones. Before anything is timed, the logits of ours are compared with those of
+for compact), and ``--zoo`` adds learned ones. With one thread, seconds are the processor's, which a busy machine hardly
+disturbs; with more, the clock's. Before anything is timed, the logits of ours are compared with those of
 the masked dense model.
 """
 
@@ -187,16 +189,18 @@ def calls(made: dict[str, object], inputs: dict[str, Tensor]) -> dict[str, Way]:
 
 
 @torch.inference_mode()
-def seconds_in_turns(ways: dict[str, Way], times: int, rounds: int) -> dict[str, list[float]]:
+def seconds_in_turns(
+    ways: dict[str, Way], times: int, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Way -> seconds of a forward pass, one number a round; the first round does not count."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + 1):
         for way, call in ways.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(times):
                 call()
             if turn:
-                seconds[way].append((time.perf_counter() - start) / times)
+                seconds[way].append((clock() - start) / times)
     return seconds
 
 
@@ -219,6 +223,7 @@ def measure(shape: str, asked: argparse.Namespace, folder: Path) -> list[dict]:
     zoo = asked.zoo if shape == "minilm" else []
     for threads in asked.threads:
         torch.set_num_threads(threads)
+        clock = time.process_time if threads == 1 else time.perf_counter
         reference = dense(shape)
         for sparsity, mask in [(None, ""), *((s, asked.masks) for s in asked.sparsities), *((0.0, n) for n in zoo)]:
             if sparsity is None:
@@ -230,9 +235,10 @@ def measure(shape: str, asked: argparse.Namespace, folder: Path) -> list[dict]:
             else:
                 made = ours(pruned(shape, sparsity, mask))
                 made |= units(shape, threads, folder, asked.onnx) if sparsity == UNITS_AT else {}
-            for name, batch in (TINY if shape == "tiny" else BATCHES).items():
+            for name in TINY if shape == "tiny" else asked.batches:
+                batch = (TINY | BATCHES)[name]
                 ways = calls({REFERENCE: reference, **made}, batch_of(batch, reference))
-                found = summary(seconds_in_turns(ways, batch.times, asked.rounds))
+                found = summary(seconds_in_turns(ways, batch.times, asked.rounds, clock))
                 about = {"shape": shape, "threads": threads, "batch": name, "mask": mask, "sparsity": sparsity}
                 rows += [{**about, "way": way, **row} for way, row in found.items()]
                 show(rows[-len(found) :])
@@ -281,6 +287,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(MEASURED))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES), help="rows x tokens")
     parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
     parser.add_argument("--masks", choices=("magnitude", "random"), default="magnitude")
     parser.add_argument("--zoo", nargs="+", default=[], metavar="NAME", help="learned masks of MiniLM, by their names")

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import hf_hub_download
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -38,7 +40,7 @@ from adaprune.deploy.reading import (
     read_mask,
     sha256_of,
 )
-from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
+from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo_file
 from adaprune.masks import maskable
 from adaprune.runs import read_bytes, write_bytes
 from adaprune.runtime import check_runtime, set_runtime
@@ -122,6 +124,28 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
         if found != sha256_of({**mask.card, "file_sha256": sha256_of(content)}):
             raise ValueError(f"{beside} is not the card of {path}: get both again, or delete it (the mask has its own)")
     return mask if base is None else mask.resolve(base)
+
+
+def find_mask(name: Path, revision: str | None = None) -> Path:
+    """The file of one mask: a path, a name of the zoo, or a folder or hub repository that `Adapted` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
+        return ZOO / f"{name}.safetensors"
+    if name.is_dir() or name.suffix == ".safetensors":
+        path = name / "mask.safetensors" if name.is_dir() else name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        return path
+    try:
+        return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
+    except (OSError, ValueError, hub_errors.HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name} is no folder with mask.safetensors, no mask file, and cannot be had from the hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 @torch.no_grad()

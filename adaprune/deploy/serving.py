@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.deploy.mask import Mask, base_of, fitting_head, given
-from adaprune.deploy.mask_file import load_mask, save_mask
+from adaprune.deploy.mask_file import find_mask, load_mask, save_mask
 from adaprune.deploy.served_layers import Kept, ServedEmbedding, ServedLinear, Task
 from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.masks import maskable
@@ -106,8 +106,8 @@ class MaskedEncoder(nn.Module):
     def add_task(self, name: str, source: str | Path | Mask | None = None, revision: str | None = None) -> None:
         """Adds a task under ``name``: the zoo's mask of that name, or what ``source`` is.
 
-        A ``source`` is a mask file's path, a folder or hub repository of tasks, a name of the `zoo`, or a loaded mask.
-        Of several tasks in a folder or repository, the one called ``name`` is taken.
+        A ``source`` is a mask file's path, a name of the `zoo`, a loaded mask, or a folder or hub repository of one
+        `Adapted` or of tasks, of which the one called ``name`` is taken.
 
         Raises:
             ValueError: a name that is taken or unfit; a mask that is damaged or made for another base (the tensor is
@@ -236,7 +236,12 @@ def _mask_file(name: str, source: str | Path, revision: str | None) -> Path:
         return zoo_file(source)
     folder = _folder(source, revision)
     if folder is None:
-        raise FileNotFoundError(f"{source} is neither a mask file nor a folder or repository with {INDEX}")
+        try:
+            return find_mask(Path(source), revision)  # what an `Adapted` wrote
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{source} is neither a mask file nor a folder or repository with {INDEX} or mask.safetensors"
+            ) from error
     names = _index(folder)
     if name not in names and len(names) > 1:
         raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")

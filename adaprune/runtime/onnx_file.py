@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -67,6 +68,7 @@ def export(model: AdaptedModel, path: str | Path) -> Path:
     # a tensor for each: of one given twice the exporter makes one input
     example = tuple(torch.ones(2, 8, dtype=torch.int64, device=model.device) for _ in names)
     shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nothing here needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
