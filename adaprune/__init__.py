@@ -18,7 +18,17 @@ warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks
 from adaprune.adapt import adapt
 from adaprune.adapted import Adapted
 from adaprune.data import load_task
-from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask, zoo
+from adaprune.deploy import (
+    Mask,
+    MaskedEncoder,
+    apply_mask,
+    compact,
+    export,
+    load_mask,
+    save_mask,
+    set_runtime,
+    zoo,
+)
 from adaprune.fit import fit
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
@@ -38,13 +48,16 @@ __all__ = [
     "adapt",
     "apply_mask",
     "attach",
+    "compact",
     "evaluate_at",
+    "export",
     "fit",
     "keep_top",
     "load_encoder",
     "load_mask",
     "load_task",
     "save_mask",
+    "set_runtime",
     "table",
     "zoo",
 ]

@@ -5,28 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import errors as hub_errors
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
 from adaprune.data.metrics import score
 from adaprune.deploy import (
-    ZOO,
     Mask,
     apply_mask,
     base_of,
     check_base,
+    compact,
+    export,
+    find_mask,
     front_matter,
     load_mask,
     push,
     serve_in_pipelines,
+    set_runtime,
 )
 from adaprune.given import is_pair, number_of, rows_to_judge
 from adaprune.methods import of_pairs
@@ -90,7 +92,7 @@ class Adapted(nn.Module):
             ValueError: a damaged file, another base model, or a card that names none.
             OSError: the base model cannot be reached.
         """
-        path = mask_file(expanded(name), revision)
+        path = find_mask(name, revision)
         mask = load_mask(path)
         try:
             encoder = load_encoder(*((base, None) if base else base_of(mask.card, path)))
@@ -149,6 +151,28 @@ class Adapted(nn.Module):
         texts = list(zip(*(rows[name] for name in names), strict=True)) if len(names) == 2 else rows["text"]
         metrics = tuple(name for name in self.card["metrics"]["validation"] if not name.endswith("_mismatched"))
         return score(metrics, self._logits(self._checked(texts)), np.array(truth), len(self.labels) or 1)
+
+    def compact(self, runtime: str = "dense") -> Adapted:
+        """Takes out the heads, units and neurons that the mask leaves on no path; returns this model, smaller now.
+
+        Answers are the same, up to the order of sums. Nothing else changes: `save_pretrained` writes the mask.
+
+        Args:
+            runtime: how what is left computes: ``dense``, ``sparse``, or ``auto``, the faster of the two for each
+                matrix here (see `runtime.set_runtime`).
+
+        Raises:
+            ValueError: compact already, a family of models that `runtime.compact` does not know, another runtime.
+        """
+        self.model = set_runtime(compact(self.model), runtime)
+        self.base = replace(self.base, model=self.model.encoder)  # lets the dense weights go
+        return self
+
+    def export(self, path: str | Path) -> Path:
+        """Writes the model, compacted, as an ONNX file; its inputs and errors are those of `runtime.export`."""
+        if self.pairs_apart:
+            raise ValueError("a probe of text pairs reads each text on its own, which is no single ONNX graph")
+        return export(self.model, path)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes mask.safetensors, card.json and README.md into ``folder``; the base model is only named.
@@ -234,21 +258,3 @@ def check_folder(folder: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: choose a folder")
     return folder
-
-
-def mask_file(name: Path, revision: str | None) -> Path:
-    """The mask file of a folder, a path, the zoo's name, or a hub repository."""
-    if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
-        return ZOO / f"{name}.safetensors"
-    if name.is_dir() or name.suffix == ".safetensors":
-        path = name / "mask.safetensors" if name.is_dir() else name
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        return path
-    try:
-        return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
-    except (OSError, ValueError, hub_errors.HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{name} is no folder with mask.safetensors, no mask file, and cannot be had from the hub "
-            f"({str(error).splitlines()[0]})"
-        ) from error

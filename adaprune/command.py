@@ -129,15 +129,26 @@ def evaluate(model: str, data: str, base: str | None, data_dir: str) -> None:
     click.echo(json.dumps(Adapted.from_pretrained(model, base).evaluate(data, data_dir=data_dir)))
 
 
+@adaprune.command(short_help="Write a model as an ONNX file.")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--base", help="where the base model is, if not where the card says")
+def export(model: str, file: Path, base: str | None) -> None:
+    """Write MODEL as the ONNX file FILE, without the heads, units and neurons that its mask leaves on no path."""
+    from adaprune.adapted import Adapted
+
+    path = Adapted.from_pretrained(model, base).export(file)
+    click.echo(f"{path}  {path.stat().st_size:,} bytes")
+
+
 @adaprune.command(short_help="Say what a mask file is.")
 @click.argument("file")
 @click.option("--json", "whole", is_flag=True, help="the whole card, as JSON")
 def inspect(file: str, whole: bool) -> None:
     """Say what FILE is: a mask's base model, size, score and card. Takes a folder or a name of the zoo, too."""
-    from adaprune.adapted import mask_file
-    from adaprune.deploy import load_mask
+    from adaprune.deploy import find_mask, load_mask
 
-    path = mask_file(expanded(file), None)
+    path = find_mask(file)
     mask = load_mask(path)
     if whole:
         click.echo(json.dumps(mask.card, indent=1))
@@ -204,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped: call again to continue", err=True)
         sys.exit(EXIT_STOPPED)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         click.echo(f"adaprune: {error}", err=True)
         sys.exit(EXIT_WRONG)
 

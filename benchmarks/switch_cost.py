@@ -4,10 +4,13 @@
 
 Random weights of the shape, random masks and heads. All ways take turns, round after round; medians are reported: of
 seconds by the clock, and of processor seconds over all threads, which other load on the machine hardly touches and
-which the bars judge. ``mask`` is `MaskedEncoder.set_task` and all that the masks cost in the forward pass after it,
-which is where the switch is paid; ``lora`` is peft's ``set_adapter`` between adapters of r = 8 on every linear layer
-(the merged variant takes one out of the weights and puts the other in); ``checkpoint`` loads a fine-tuned model.
-Files are in the page cache. Coding: a whole model's mask is coded and decoded at four sparsities, by one thread.
+which the bars judge. What masks cost shows in a forward pass of `MaskedEncoder` on one row of 8 tokens: a switch costs
+what the pass after `set_task` takes longer than the same pass again. ``mask, kept`` is a switch between two tasks that
+are both kept (``keep=2``), ``mask, not kept`` one where the other task's matrices are written in the place of the last
+one's (``keep=1``). ``keep=0`` is what a pass takes longer than `apply_mask`'s, switch or not, and ``no switch`` what it
+takes longer with ``keep=1`` and the same task. ``lora`` is peft's ``set_adapter`` between adapters of r = 8 on every
+linear layer (the merged variant takes one out of the weights and puts the other in); ``checkpoint`` loads a fine-tuned
+model. Files are in the page cache. Coding: a whole model's mask is coded and decoded at four sparsities, by one thread.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from adaprune.deploy.runtime.served_layers import Task
 from safetensors.torch import load_file, save_file
 from scipy.stats import entropy
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
-from adaprune.deploy import MaskedEncoder, decode, encode, load_mask, save_mask
+from adaprune.deploy import MaskedEncoder, apply_mask, decode, encode, load_mask, save_mask
 from adaprune.masks import maskable
 from adaprune.runs import environment
 from adaprune.training import AdaptationHead, Encoder
@@ -39,7 +43,11 @@ SHAPES = {
     "tiny": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50),
 }
 SPARSITIES = (0.5, 0.9, 0.99, 0.999)
-SWITCH_LIMIT, CODING_LIMIT, SIZE_LIMIT = 0.150, 3.0, 1.03  # seconds, seconds, times the entropy bound (+ 64 kB)
+SWITCH_LIMITS = {"mask, kept": 0.004, "mask, not kept": 0.025}  # seconds
+CODING_LIMIT, SIZE_LIMIT = 3.0, 1.03  # seconds, times the entropy bound (+ 64 kB)
+SAME_LIMIT = 1.02  # a pass without a switch, as a share of apply_mask's
+SPARSE = 0.97  # where the sparse runtime is measured
+Way = Callable[[int], object]
 
 
 def encoder_of(shape: str) -> BertModel:
@@ -94,21 +102,76 @@ def coding(encoder: BertModel, folder: Path) -> list[dict]:
     return rows
 
 
-def ways_to_switch(shape: str, folder: Path) -> tuple[dict[str, Callable[[int], None]], dict[str, int]]:
-    """Way -> a function that makes task 0 or 1 the one served; and the bytes that a task adds on disk by each way."""
-    from peft import LoraConfig, get_peft_model  # of the extra adaprune[methods]
+def ways_to_switch(shape: str, folder: Path) -> tuple[dict[str, tuple[Way, Way | None]], dict[str, int]]:
+    """Way -> a function that makes task 0 or 1 the one served, and one whose time is taken off; a task's bytes."""
+    files = {sparsity: [mask_file(folder, encoder_of(shape), f"t{n}_{sparsity}", sparsity, n) for n in range(2)]
+             for sparsity in (0.5, SPARSE)}  # fmt: skip
+    ways: dict[str, tuple[Way, Way | None]] = {}
+    passes = {
+        name: passes_of(shape, files[sparsity], keep, runtime)
+        for name, sparsity, keep, runtime in (
+            ("mask, kept", 0.5, 2, "dense"),
+            ("mask, not kept", 0.5, 1, "dense"),
+            ("sparse, kept", SPARSE, 2, "sparse"),
+            ("sparse, not kept", SPARSE, 1, "sparse"),
+        )
+    }
+    for name, (switched, again) in passes.items():
+        ways[name] = switched, again
+    _, plain = passes["mask, not kept"]
+    single = apply_mask(encoder_of(shape), load_mask(files[0.5][0]))
+    single_pass: Way = lambda number: single(**one_row())  # noqa: E731
+    ways["mask, keep=0"] = passes_of(shape, files[0.5], 0, "dense")[1], single_pass
+    ways["mask, no switch"] = plain, single_pass
+    ways["a pass of apply_mask"] = single_pass, None
+    rivals, bytes_ = rivals_of(shape, folder, files[0.5][0])
+    return {**ways, **rivals}, bytes_
 
+
+def parts_of_a_switch(shape: str, file: Path, rounds: int) -> dict[str, float]:
+    """What writing all masked matrices is made of, each part with those before it: median processor seconds."""
     encoder = encoder_of(shape)
-    files = [mask_file(folder, encoder, f"task{n}", 0.5, n) for n in range(2)]
-    served = MaskedEncoder(Encoder(encoder, None, shape, "random"))
+    task = Task(load_mask(file), torch.nn.Identity(), encoder.config)
+    weights = {name: module.weight for name, module in maskable(encoder).items()}
+    memory = {name: torch.empty_like(weight) for name, weight in weights.items()}
+    parts: dict[str, Callable[[str, torch.Tensor], object]] = {
+        "unpacked": lambda name, weight: task.kept(name, weight),
+        "and multiplied": lambda name, weight: task.kept(name, weight).mul_(weight),
+        "and written to memory": lambda name, weight: torch.mul(task.kept(name, weight), weight, out=memory[name]),
+        "a plain copy of the matrices": lambda name, weight: memory[name].copy_(weight),
+    }
+    found: dict[str, list[float]] = {part: [] for part in parts}
+    for _ in range(rounds):
+        for part, work in parts.items():
+            used = time.process_time()
+            for name, weight in weights.items():
+                work(name, weight)
+            found[part].append(time.process_time() - used)
+    return {part: statistics.median(seconds) for part, seconds in found.items()}
+
+
+def one_row() -> dict[str, torch.Tensor]:
+    """One row of 8 tokens."""
+    ids = torch.arange(5, 13)[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def passes_of(shape: str, files: list[Path], keep: int, runtime: str) -> tuple[Way, Way]:
+    """A forward pass for task 0 or 1 after a switch to it, and one for the task that is served already."""
+    served = MaskedEncoder(Encoder(encoder_of(shape), None, shape, "random"), keep, runtime)
     for number, file in enumerate(files):
         served.add_task(f"task{number}", file)
-    weights = {name: module.weight for name, module in maskable(encoder).items()}
 
-    def mask(number: int) -> None:
+    def switched(number: int) -> None:
         served.set_task(f"task{number}")
-        for name, weight in weights.items():  # what the layers do in one forward pass
-            served.task(f"task{number}").kept(name, weight).mul_(weight)
+        served(**one_row())
+
+    return switched, lambda number: served(**one_row())
+
+
+def rivals_of(shape: str, folder: Path, file: Path) -> tuple[dict[str, tuple[Way, Way | None]], dict[str, int]]:
+    """LoRA and full checkpoints: ways to switch, and the bytes that a task adds on disk by each and by a mask."""
+    from peft import LoraConfig, get_peft_model  # of the extra adaprune[methods]
 
     config = LoraConfig(r=8, target_modules="all-linear")
     lora, merged = (get_peft_model(encoder_of(shape), config, adapter_name="task0") for _ in range(2))
@@ -124,31 +187,35 @@ def ways_to_switch(shape: str, folder: Path) -> tuple[dict[str, Callable[[int], 
 
     dense = encoder_of(shape)
     checkpoints = [folder / f"full{number}.safetensors" for number in range(2)]
-    for file in checkpoints:
-        save_file(dense.state_dict(), file)
-    ways = {
-        "mask": mask,
-        "mask, set_task alone": lambda number: served.set_task(f"task{number}"),
-        "lora": lambda number: lora.set_adapter(f"task{number}"),
-        "lora, merged": merge,
-        "checkpoint": lambda number: dense.load_state_dict(load_file(checkpoints[number])),
+    for checkpoint in checkpoints:
+        save_file(dense.state_dict(), checkpoint)
+    ways: dict[str, tuple[Way, Way | None]] = {
+        "lora": (lambda number: lora.set_adapter(f"task{number}"), None),
+        "lora, merged": (merge, None),
+        "checkpoint": (lambda number: dense.load_state_dict(load_file(checkpoints[number])), None),
     }
-    head = sum(4 * t.numel() for t in load_mask(files[0]).head.values())
-    adapter = sum(file.stat().st_size for file in (folder / "lora").rglob("*.safetensors"))
-    bytes_ = {"mask": files[0].stat().st_size, "lora": adapter + head, "checkpoint": head}
+    head = sum(4 * t.numel() for t in load_mask(file).head.values())
+    adapter = sum(part.stat().st_size for part in (folder / "lora").rglob("*.safetensors"))
+    bytes_ = {"mask": file.stat().st_size, "lora": adapter + head, "checkpoint": head}
     bytes_["checkpoint"] += checkpoints[0].stat().st_size
     return ways, bytes_
 
 
-def seconds_in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+def seconds_in_turns(ways: dict[str, tuple[Way, Way | None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Way -> seconds of a switch by the clock and of the processor, a pair a round; the first two do not count."""
+
+    def timed(call: Way, number: int) -> tuple[float, float]:
+        start, used = time.perf_counter(), time.process_time()
+        call(number)
+        return time.perf_counter() - start, time.process_time() - used
+
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for turn in range(rounds + 2):
-        for way, switch in ways.items():
-            start, used = time.perf_counter(), time.process_time()
-            switch(turn % 2)
+        for way, (switch, same) in ways.items():
+            whole = timed(switch, turn % 2)
+            rest = (0.0, 0.0) if same is None else timed(same, turn % 2)
             if turn > 1:
-                seconds[way].append((time.perf_counter() - start, time.process_time() - used))
+                seconds[way].append((whole[0] - rest[0], whole[1] - rest[1]))
     return seconds
 
 
@@ -156,7 +223,15 @@ def judge(shape: str, switches: dict[str, dict], coded: list[dict]) -> list[dict
     """What was found beside what it may be at most; nothing for a shape that has no bars."""
     if shape != "bert-base":
         return []
-    bars = [("switch seconds", switches["mask"]["processor_seconds"], SWITCH_LIMIT)]
+    bars = [(f"switch seconds, {way}", switches[way]["processor_seconds"], at) for way, at in SWITCH_LIMITS.items()]
+    alone = switches["a pass of apply_mask"]["processor_seconds"]
+    bars.append(
+        (
+            "a pass without a switch / of apply_mask",
+            1 + switches["mask, no switch"]["processor_seconds"] / alone,
+            SAME_LIMIT,
+        )
+    )
     for row in coded:
         at = f"at sparsity {row['sparsity']}"
         limit = SIZE_LIMIT * row["bound_bytes"] + row["head_bytes"] + 64_000
@@ -178,6 +253,9 @@ def main(given: list[str] | None = None) -> int:
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         coded = coding(encoder_of(asked.shape), Path(folder))
+        parts = parts_of_a_switch(
+            asked.shape, mask_file(Path(folder), encoder_of(asked.shape), "a", 0.5, 0), asked.rounds
+        )
         ways, bytes_ = ways_to_switch(asked.shape, Path(folder))
         seconds = seconds_in_turns(ways, asked.rounds)
     switches = {
@@ -194,15 +272,23 @@ def main(given: list[str] | None = None) -> int:
         print(f"{row['encode_seconds']:9.2f} {row['decode_seconds']:9.2f}")
     print(f"\n{'a task by':22} {'bytes':>12} {'ms, processor':>14} {'ms, clock':>10}")
     for way, row in switches.items():
-        size = f"{bytes_[way]:,}" if way in bytes_ else ""
+        size = f"{bytes_[way.split(',')[0]]:,}" if way in ("mask, kept", "lora", "checkpoint") else ""
         print(f"{way:22} {size:>12} {row['processor_seconds'] * 1e3:14.2f} {row['clock_seconds'] * 1e3:10.2f}")
+    print("\nwriting masked matrices, ms of the processor:", {part: round(1e3 * s, 1) for part, s in parts.items()})
     verdicts = judge(asked.shape, switches, coded)
     for bar in verdicts:
         said = "reached" if bar["reached"] else "NOT reached"
         print(f"{said:12} {bar['what']}: {bar['found']:.5g}, bar {bar['limit']:.5g}")
     if asked.json:
         about = environment(asked.threads, shape=asked.shape, rounds=asked.rounds)
-        found = {"environment": about, "coding": coded, "bytes": bytes_, "switch": switches, "bars": verdicts}
+        found = {
+            "environment": about,
+            "coding": coded,
+            "bytes": bytes_,
+            "switch": switches,
+            "parts": parts,
+            "bars": verdicts,
+        }
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return int(asked.check and not all(bar["reached"] for bar in verdicts))
 

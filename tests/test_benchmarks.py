@@ -10,7 +10,7 @@ from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, sav
 from adaprune.masks import maskable
 from adaprune.methods import METHODS
 from adaprune.runs import mask_path
-from benchmarks import anchor, mask_size, plan_cost, step_cost, switch_cost, topology_cost
+from benchmarks import anchor, inference, mask_size, plan_cost, step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
 from tests.deploy import test_flips
 
@@ -93,7 +93,9 @@ def test_switch_cost_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
     assert switch_cost.main(["--shape", "tiny", "--rounds", "2", "--check", "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert set(found["bytes"]) == {"mask", "lora", "checkpoint"}
-    assert all(row["clock_seconds"] > 0 for row in found["switch"].values())
+    kinds = {"mask, kept", "mask, not kept", "mask, keep=0", "mask, no switch", "sparse, kept", "sparse, not kept"}
+    assert set(found["switch"]) == kinds | {"a pass of apply_mask", "lora", "lora, merged", "checkpoint"}
+    assert all(found["switch"][way]["clock_seconds"] > 0 for way in ("a pass of apply_mask", "lora", "checkpoint"))
     assert [row["sparsity"] for row in found["coding"]] == list(switch_cost.SPARSITIES)
     assert all(row["coded_bytes"] <= row["plain_bytes"] < row["file_bytes"] for row in found["coding"])
     assert "checkpoint" in capsys.readouterr().out
@@ -102,8 +104,12 @@ def test_switch_cost_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
 def test_switch_cost_is_judged_at_its_limits():
     row = {"sparsity": 0.5, "bound_bytes": 100, "head_bytes": 10, "file_bytes": 64_113}
     row |= {"encode_seconds": 3.0, "decode_seconds": 3.1}
-    verdicts = switch_cost.judge("bert-base", {"mask": {"processor_seconds": 0.15}}, [row])
-    assert [bar["reached"] for bar in verdicts] == [True, True, True, False]
+    found = {"mask, kept": 0.004, "mask, not kept": 0.0251, "mask, no switch": 0.001, "a pass of apply_mask": 0.05}
+    switches = {way: {"processor_seconds": seconds} for way, seconds in found.items()}
+    verdicts = switch_cost.judge("bert-base", switches, [row])
+    assert [bar["reached"] for bar in verdicts] == [True, False, True, True, True, False]
+    switches["mask, no switch"]["processor_seconds"] = 0.0011
+    assert [bar["reached"] for bar in switch_cost.judge("bert-base", switches, [row])][2] is False
     assert switch_cost.judge("tiny", {}, []) == []
 
 
@@ -112,6 +118,62 @@ def test_topology_cost_measures_a_layer_of_bert_base():
     assert found["connections"] == 4 * 768 * 768 + 2 * 768 * 3072
     assert abs(found["kept"] / found["connections"] - 0.01) < 1e-3
     assert found["seconds"] > 0 and found["peak_memory_bytes"] > 2**20
+
+
+def test_inference_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
+    """It reports every way at every batch, and that logits agree is checked on the way; no test looks at a time."""
+    monkeypatch.setattr(inference.torch, "set_num_threads", lambda threads: None)
+    path = tmp_path / "inference.json"
+    options = ["--shapes", "tiny", "--threads", "1", "--sparsities", "0.5", "0.97", "--rounds", "2", "--no-onnx"]
+    assert inference.main([*options, "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    ways = {(row["batch"], row["sparsity"], row["way"]) for row in found["rows"]}
+    rivals = {inference.REFERENCE, "dense bfloat16", "int8, torch"}
+    expected = {(batch, None, way) for batch in inference.TINY for way in rivals}
+    for sparsity in (0.5, 0.97):
+        ours = (inference.REFERENCE, *inference.OURS, *([inference.UNITS] if sparsity == 0.5 else []))
+        expected |= {(batch, sparsity, way) for batch in inference.TINY for way in ours}
+    assert ways == expected
+    assert all(min(row["seconds"]) > 0 and len(row["seconds"]) == 2 for row in found["rows"])
+    judged = [bar["what"] for bar in found["bars"]]
+    assert sum(what.startswith("auto, magnitude at") for what in judged) == 2 * 2
+    assert [what for what in judged if "int8" in what] == [
+        f"ours beside int8 at 0.97, tiny {batch} threads 1" for batch in inference.TINY
+    ]
+    assert "compact, sparse" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not inference.has_onnx(), reason="onnxruntime is an extra: pip install adaprune[onnx]")
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter
+def test_inference_beside_onnxruntime(tmp_path):
+    made = inference.onnx_sessions("tiny", 1, tmp_path)
+    assert set(made) == {"float32, onnxruntime", "int8, onnxruntime"}
+    assert set(inference.units("tiny", 1, tmp_path, onnx=True)) == {inference.UNITS, inference.UNITS_ONNX}
+    inputs = inference.batch_of(inference.TINY["3x8"], model := inference.dense("tiny"))
+    (logits,) = made["float32, onnxruntime"].run(None, {name: ids.numpy() for name, ids in inputs.items()})
+    assert logits == pytest.approx(model(**inputs).logits.detach().numpy(), abs=1e-4)
+
+
+def test_inference_is_judged_at_its_limits():
+    def row(way, faster, sparsity=0.97, shape="minilm", batch="1x32", threads=1):
+        about = {"shape": shape, "threads": threads, "batch": batch, "sparsity": sparsity, "way": way, "mask": ""}
+        return {**about, "faster": {"median": faster}}
+
+    rows = [row("int8, torch", 2.9, sparsity=None), row("sparse", 2.0), row("auto", 0.95), row("compact, sparse", 3.0)]
+    assert [(bar["found"], bar["limit"], bar["reached"]) for bar in inference.judge(rows)] == [
+        (3.0, 3.0, True),
+        (3.0, 2.9, True),
+        (0.95, 0.95, True),
+    ]
+    slow = [row("sparse", 1.69, 0.9), row("auto", 0.94, 0.9)]
+    assert [bar["reached"] for bar in inference.judge(slow)] == [False, False]
+    assert inference.judge([row("sparse", 0.1, 0.9, batch="8x128"), row("sparse", 0.1, 0.9, shape="tiny")]) == []
+
+
+def test_inference_times_are_related_round_by_round():
+    rows = inference.summary({inference.REFERENCE: [2.0, 6.0, 3.0], "sparse": [1.0, 2.0, 3.0]})
+    assert rows["sparse"]["faster"] == {"median": 2.0, "least": 1.0, "greatest": 3.0}
+    assert rows["sparse"]["median_seconds"] == 2.0
 
 
 # ---- masks as differences

@@ -151,6 +151,16 @@ def test_evaluate_inspect_and_compare_say_what_the_files_say(folder, tiny_runs_d
     assert pd.read_csv(io.StringIO(out))["method"].tolist() == ["adaprune", "probe"]
 
 
+def test_export_writes_the_file_or_says_what_is_missing(folder, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "a.onnx"
+    monkeypatch.setattr("adaprune.adapted.export", lambda model, file: file.write_bytes(b"12345678") and file)
+    assert said(capsys, "export", folder, path)[0] == f"{path}  8 bytes\n"
+    monkeypatch.undo()
+    monkeypatch.setattr("adaprune.deploy.runtime.onnx_file.importlib.util.find_spec", lambda name: None)
+    code, err = refused(capsys, "export", folder, path)
+    assert code == 1 and "adaprune: export needs onnx and onnxscript: pip install 'adaprune[onnx]'" in err
+
+
 def test_the_zoo_is_the_packages(capsys):
     out, _ = said(capsys, "zoo", "--csv")
     assert pd.read_csv(io.StringIO(out))["name"].tolist() == adaprune.zoo().index.tolist()

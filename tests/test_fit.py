@@ -101,6 +101,47 @@ def test_a_folder_holds_three_files_and_nothing_of_others_is_touched(adapted, se
         adaprune.Adapted.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("runtime", ["dense", "sparse", "auto"])
+def test_compacted_it_answers_the_same_and_saves_the_same_mask(runtime, settings, tiny_runs_dir, tmp_path):
+    settings = {**settings, "results_dir": str(tmp_path / "runs")}
+    adapted = adaprune.fit(str(tiny_runs_dir / "ten"), method="magnitude", sparsity=0.95, epochs=1.0, **settings)
+    small = adaprune.Adapted.from_pretrained(adapted.mask_path).compact(runtime)
+    weights = [sum(p.numel() for p in one.model.encoder.parameters()) for one in (small, adapted)]
+    assert weights[0] < weights[1] and small.base.model is small.model.encoder
+    (labels, scores), (expected, exact) = (one.predict(TEXTS, return_scores=True) for one in (small, adapted))
+    assert labels == expected
+    assert [list(s.values()) for s in scores] == [pytest.approx(list(s.values()), abs=1e-5) for s in exact]
+    answers = pipeline("text-classification", model=small)(TEXTS)
+    assert [answer["label"] for answer in answers] == labels
+    small.save_pretrained(tmp_path / "small")
+    assert (tmp_path / "small" / "mask.safetensors").read_bytes() == adapted.mask_path.read_bytes()
+    with pytest.raises(ValueError, match="the model is compact already"):
+        small.compact()
+    with pytest.raises(ValueError, match="runtime must be one of dense, sparse, auto, got 'fast'"):
+        adaprune.Adapted.from_pretrained(adapted.mask_path).compact("fast")
+
+
+def test_exported_it_gives_the_same_logits(adapted, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install adaprune[onnx]")
+    path = adapted.export(tmp_path / "a.onnx")
+    inputs = adapted.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    file = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (logits,) = file.run(None, {one.name: inputs[one.name].numpy() for one in file.get_inputs()})
+    assert logits == pytest.approx(adapted(**inputs).logits.numpy(), abs=1e-5)
+
+
+def test_many_are_served_from_one_base(adapted, settings, tmp_path, hub):  # noqa: F811
+    """A folder of `save_pretrained`, and a repository, is a task of a `MaskedEncoder`."""
+    adapted.save_pretrained(tmp_path / "mine")
+    adapted.push_to_hub("user/mine")
+    served = adaprune.MaskedEncoder.from_pretrained(settings["model"], keep=2)
+    served.add_task("mine", tmp_path / "mine")
+    served.add_task("hub", "user/mine")
+    inputs = adapted.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    for task in ("mine", "hub"):
+        assert torch.equal(served(**inputs, tasks=[task] * len(TEXTS)).logits, adapted(**inputs).logits)
+
+
 def test_the_hub_holds_what_a_folder_does(adapted, tmp_path, hub):  # noqa: F811
     assert adapted.push_to_hub("user/mine", private=True, token="a-token") == f"{hub.address}/user/mine"
     adapted.save_pretrained(tmp_path / "mine")
@@ -223,6 +264,9 @@ def test_a_probe_of_pairs_ships_too(settings, tiny_runs_dir, tmp_path):
         again.predict(["a fine film"])
     with pytest.raises(ValueError, match="reads each text on its own"):
         again(input_ids=torch.tensor([[2, 3]]))
+    with pytest.raises(ValueError, match="reads each text on its own"):
+        again.export(tmp_path / "a.onnx")
+    assert again.compact().evaluate(pairs) == pytest.approx(shipped.record["metrics"]["validation"])
 
 
 def test_a_teacher_is_made_once_and_its_cost_is_said(settings, tiny_runs_dir, tmp_path, capsys):

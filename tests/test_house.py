@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "adaprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = re.findall(r"^\d\. `(\w+)/`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf8"), re.MULTILINE)
+ROOMS = re.findall(r"^\d+\. `(\w+)/`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf8"), re.MULTILINE)
 
 
 def imported(path: Path) -> set[str]:
@@ -28,7 +28,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_rooms_before_it_and_through_their_doors(room):
     doors = {f"adaprune.{before}" for before in ROOMS[: ROOMS.index(room) + 1]}
-    for path in (PACKAGE / room).glob("*.py"):
+    for path in (PACKAGE / room).rglob("*.py"):
         others = {n for n in imported(path) if n.startswith("adaprune.") and not n.startswith(f"adaprune.{room}.")}
         assert others <= doors, f"{path.relative_to(ROOT)} imports {others - doors}"
 
@@ -36,7 +36,7 @@ def test_a_room_imports_only_rooms_before_it_and_through_their_doors(room):
 def test_what_a_door_says_of_imports_is_so():
     for room in ROOMS:
         door = (PACKAGE / room / "__init__.py").read_text(encoding="utf8")
-        used = {n.split(".")[1] for path in (PACKAGE / room).glob("*.py") for n in imported(path) if "adaprune." in n}
+        used = {n.split(".")[1] for path in (PACKAGE / room).rglob("*.py") for n in imported(path) if "adaprune." in n}
         told = re.search(r"^Imports (.*?)\.$", ast.get_docstring(ast.parse(door)), re.MULTILINE | re.DOTALL)[1]
         assert set(re.findall(r"`(\w+)`", told)) == used - {room}, room
 
@@ -53,6 +53,7 @@ def test_the_list_of_rooms_is_whole():
     assert {path.stem for path in PACKAGE.glob("*.py")} == set(hall.split())
     for room in ROOMS:
         assert 3 <= len(list((PACKAGE / room).glob("[!_]*.py"))) <= 10 or room == "methods"
+    assert {path.parent.name for path in PACKAGE.glob("*/*/__init__.py")} == {"runtime"}  # within deploy/
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

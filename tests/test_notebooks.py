@@ -1,6 +1,7 @@
 """The notebooks: their form, the one that trains through papermill, and what a wrong parameter leads to."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -359,7 +360,13 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
             made["cost"]["shipped_bytes"] = size
             write_record(made, run)
     asked = ["-p", "figures_dir", "pictures", "-p", "sentences", 4, "-p", "group_size", 2]
-    asked += ["-p", "frontier_dir", "frontier"]
+    asked += ["-p", "frontier_dir", "frontier", "-p", "speed_dirs", "frontier nowhere"]
+    at = {"shape": "minilm", "batch": "1x32", "threads": 1}
+    rows = [
+        {**at, "way": "sparse", "sparsity": s, "mask": "magnitude", "faster": {"median": 9 * s}} for s in (0.5, 0.9)
+    ]
+    (timed := tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (timed / "inference_minilm.json").write_text(json.dumps({"rows": rows}))
     done = papermill(MANY, tmp_path / "many.ipynb", "-p", "results_dir", "out", *asked)
     assert done.returncode == 0, done.stderr
     shown = printed(tmp_path / "many.ipynb")
@@ -372,6 +379,8 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
     assert "beaten" not in shown and "by none: adaprune 0.9; adaprune 0.5; lora r = 8; finetune" in shown
     assert "that another beats: none" in shown and re.search(r"magnitude 0.5 +210000.0 +0.625", shown)
     assert (tmp_path / "pictures" / "extra_frontier.svg").is_file()
+    assert re.search(r"weights +0.5 +0.75 +2 +1", shown) and re.search(r"weights +0.9 +0.50 +2 +1", shown)
+    assert (tmp_path / "pictures" / "extra_speed.svg").is_file()
     for file in list((out / "masks").glob("*.safetensors"))[1:]:
         file.unlink()
     done = papermill(MANY, tmp_path / "one.ipynb", "-p", "results_dir", "out", *asked)

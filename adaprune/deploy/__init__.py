@@ -1,13 +1,14 @@
-"""What ships: mask files and the coding in them, the zoo, tasks served from one base, and which task a text is of.
+"""What ships: mask files and their coding, the zoo, tasks served from one base model, models made smaller and faster.
 
-Take from here `load_mask`, `save_mask`, `apply_mask`, `zoo`, `MaskedEncoder` and the scores of task inference.
+Take from here `load_mask`, `save_mask`, `apply_mask`, `zoo`, `MaskedEncoder`, `compact`, `export`, the task scores.
 Imports `data`, `masks`, `runs` and `training`.
 """
 
 from adaprune.deploy.coding import decode, encode
 from adaprune.deploy.mask import Mask, apply_mask, base_of, check_base, given
 from adaprune.deploy.mask_file import load_mask, save_mask
+from adaprune.deploy.runtime import compact, export, load_compact, save_compact, set_runtime
 from adaprune.deploy.serving import MaskedEncoder
-from adaprune.deploy.sharing import front_matter, push, serve_in_pipelines
+from adaprune.deploy.sharing import find_mask, front_matter, push, serve_in_pipelines
 from adaprune.deploy.task_inference import called, task_entropies, task_scores
 from adaprune.deploy.zoo_files import ZOO, zoo, zoo_name

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adaprune.data import expanded, public
 from adaprune.deploy.flips import Flips, decode_flips
+from adaprune.deploy.runtime import check_runtime, set_runtime
 from adaprune.masks import count_kept, maskable, thetas_of
 from adaprune.runs import read_record
 from adaprune.training import (
@@ -177,7 +178,7 @@ def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
 
 
 @torch.no_grad()
-def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
+def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedModel:
     """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) with the paper's letters.
 
     The given encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's
@@ -186,11 +187,12 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
 
     Args:
         model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
+        runtime: ``dense``; ``sparse`` or ``auto`` compute with the kept weights alone, see `set_runtime`.
 
     Raises:
         TypeError: ``model`` is no module (an `Encoder` has it as ``.model``), or ``mask`` is none of `load_mask`.
         ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
-            mask or head that does not fit.
+            mask or head that does not fit, a runtime that there is not or that the model's dtype or device rules out.
     """
     if not isinstance(model, nn.Module):
         hint = "give its .model" if hasattr(model, "model") else "give load_encoder(...).model"
@@ -201,6 +203,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
     if any(hasattr(module, "mask_name") for module in encoder.modules()):  # its tasks need the weights as they are
         raise ValueError("a MaskedEncoder serves this encoder: add_task(name, mask) there, or load the base again")
     head = fitting_head(encoder, mask)
+    check_runtime(runtime, encoder)
     adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(encoder, head)
     if adapted.head.output.out_features != head.output.out_features:
         raise ValueError(f"the mask's head has {head.output.out_features} outputs, the model's other: give the encoder")
@@ -212,7 +215,7 @@ def apply_mask(model: nn.Module, mask: Mask) -> AdaptedModel:
         encoder.config.id2label = dict(enumerate(labels))
         encoder.config.label2id = {label: number for number, label in enumerate(labels)}
     adapted.head = head
-    return adapted.eval()
+    return set_runtime(adapted.eval(), runtime)
 
 
 def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:

@@ -1,118 +1,82 @@
 """Many tasks on one base model: its weights once in memory, and of each task the mask's bits and the head.
 
-A masked layer computes w0 * m in the forward pass from the packed bits of the task that the call is for, and forgets
-it. So a switch of task moves nothing, a batch can mix tasks, and threads can serve different tasks at once; the price
-is one pass over the masked weights in each forward pass. Who serves one task only uses `deploy.apply_mask`: no price.
+A masked layer computes with w0 * m of the task that the call is for, so a batch can mix tasks, and threads can serve
+different tasks at once. The masked matrices of the tasks served last are kept (see `served_layers`): calls for
+those cost what `apply_mask` costs. A switch to another task takes one pass over the weights.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
-from contextvars import ContextVar
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
 from adaprune.deploy.mask import Mask, base_of, fitting_head
 from adaprune.deploy.mask_file import load_mask
+from adaprune.deploy.runtime import check_runtime
+from adaprune.deploy.runtime.served_layers import Kept, ServedEmbedding, ServedLinear, Task
 from adaprune.deploy.sharing import INDEX, NAME, folder_of, mask_file, push, save_tasks, tasks_in
 from adaprune.masks import maskable
 from adaprune.training import Encoder, load_encoder
 
-_BITS_OF_A_BYTE = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.float32)
-_SERVED: ContextVar[_Task | None] = ContextVar("_SERVED", default=None)  # the task that this thread computes for
-
-
-class _Task(nn.Module):
-    """One task: all its masks as one vector of packed bits, and its head."""
-
-    def __init__(self, mask: Mask, head: nn.Module, config):
-        super().__init__()
-        self.head, self.card, self.config = head.requires_grad_(False).eval(), mask.card, copy.deepcopy(config)
-        labels = mask.card["labels"]
-        self.config.id2label = dict(enumerate(labels)) or {0: "score"}
-        self.config.label2id = {label: number for number, label in self.config.id2label.items()}
-        self.config.problem_type = "single_label_classification" if labels else "regression"
-        packed = {name: np.packbits(kept.numpy(), bitorder="little") for name, kept in mask.masks.items()}
-        ends = np.cumsum([len(part) for part in packed.values()])
-        self.places = {name: slice(end - len(packed[name]), end) for name, end in zip(packed, ends, strict=True)}
-        self.register_buffer("bits", torch.from_numpy(np.concatenate([*packed.values()])))
-        self.register_buffer("table", _BITS_OF_A_BYTE.clone())
-
-    def kept(self, name: str, like: Tensor) -> Tensor:
-        """The mask of one weight as new numbers 0 and 1, of the weight's shape; all 1 where it is not masked."""
-        if name not in self.places:
-            return torch.ones_like(like)
-        rows = functional.embedding(self.bits[self.places[name]].int(), self.table)
-        return rows.view(-1)[: like.numel()].view(like.shape)
-
-    def masks(self) -> dict[str, Tensor]:
-        """The masks as boolean tensors."""
-        shapes = {name: said["shape"] for name, said in self.card["tensors"].items()}
-        return {name: self.kept(name, torch.empty(shape, device="meta")).bool() for name, shape in shapes.items()}
-
-
-class _ServedLinear(nn.Linear):
-    """A linear layer that computes with the mask of the task that is being served."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        task, weight = _SERVED.get(), self.weight
-        if task is not None and self.mask_name in task.places:
-            weight = task.kept(self.mask_name, weight).mul_(weight)
-        return functional.linear(x, weight, self.bias)
-
-
-class _ServedEmbedding(nn.Embedding):
-    """The same for a table: only the rows looked up are masked."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        task, rows = _SERVED.get(), functional.embedding(ids, self.weight)
-        if task is None or self.mask_name not in task.places:
-            return rows
-        entries = ids[..., None] * self.embedding_dim + torch.arange(self.embedding_dim, device=ids.device)
-        kept = task.bits[task.places[self.mask_name]][entries >> 3] >> (entries & 7).to(torch.uint8) & 1
-        return rows * kept
-
 
 class MaskedEncoder(nn.Module):
-    """A frozen base model that serves many tasks; each adds its packed mask and its head, the weights exist once.
+    """A frozen base model that serves many tasks; each adds its packed mask and its head.
 
-    The logits are those of `apply_mask` on a base of its own, to the last bit. With ``served.tokenizer`` it is a model
-    for ``transformers.pipeline("text-classification", ...)``, which then serves the active task. (The pipeline logs
-    that the class is not on its list; the first task added is active, as in peft.) It can be moved to another device
-    or dtype once the tasks are on: weights, heads and masks go together. Tasks are added, and saved, in float32.
+    The logits are those of `apply_mask` with the same runtime on a base of its own, to the last bit. With
+    ``served.tokenizer`` it is a model for ``transformers.pipeline("text-classification", ...)``, which then serves the
+    active task. (The pipeline logs that the class is not on its list; the first task added is active, as in peft.) It
+    can be moved to another device or dtype once the tasks are on: weights, heads and masks go together. Tasks are
+    added, and saved, in float32.
+
+    Args:
+        base: the base model; it is frozen, and its weights stay as they are.
+        keep: of how many tasks, those served last, the masked matrices are kept. Each takes the memory of the base's
+            matrices once more (340 MB at BERT-base), or with ``sparse`` 8 bytes for each weight that its mask keeps.
+            With 0 the weights exist once, and each forward pass masks them anew.
+        runtime: ``dense``, or ``sparse`` (see `set_runtime`); switching to a task not kept then takes longer.
+
+    Raises:
+        ValueError: another ``keep`` or ``runtime``, or a base on a device that the sparse runtime lacks.
     """
 
-    def __init__(self, base: Encoder):
+    def __init__(self, base: Encoder, keep: int = 1, runtime: str = "dense"):
         super().__init__()
+        if type(keep) is not int or keep < 0:
+            raise ValueError(f"keep is a number of tasks, 0 and more, got {keep!r}")
+        if runtime not in ("dense", "sparse") or (runtime == "sparse" and not keep):
+            raise ValueError(f"runtime is 'dense', or with keep >= 1 'sparse', got {runtime!r} with keep={keep}")
+        check_runtime(runtime, base.model)
+        self._kept = Kept(keep, runtime)
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
         self.active_task: str | None = None
         self.deleted: set[str] = set()  # of the tasks that were here, so that a save may remove their files
         self._tasks = nn.ModuleDict()
         for name, module in maskable(self.encoder, "encoder+embeddings").items():
-            module.__class__ = _ServedLinear if isinstance(module, nn.Linear) else _ServedEmbedding
+            module.__class__ = ServedLinear if isinstance(module, nn.Linear) else ServedEmbedding
             module.mask_name = name
         self.train(False)
 
     @classmethod
-    def from_pretrained(cls, name: str, revision: str | None = None, base: str | None = None) -> MaskedEncoder:
+    def from_pretrained(
+        cls, name: str, revision: str | None = None, base: str | None = None, keep: int = 1, runtime: str = "dense"
+    ) -> MaskedEncoder:
         """The base model ``name``; or, with its tasks, what ``save_pretrained`` or ``push_to_hub`` stored.
 
         Of a base model in a folder of its own, cards have only the last part of the path: ``base`` says where it is.
+        ``keep`` and ``runtime`` as for the class.
 
         Raises:
             OSError, ValueError: it cannot be loaded; masks that name no base model, or another one.
         """
         folder = folder_of(name, revision)
         if folder is None:
-            return cls(load_encoder(name, revision))
+            return cls(load_encoder(name, revision), keep, runtime)
         tasks = {task: load_mask(folder / f"{task}.safetensors") for task in tasks_in(folder)}
         first, mask = next(iter(tasks.items()))
         try:
@@ -120,7 +84,7 @@ class MaskedEncoder(nn.Module):
         except ValueError as error:
             raise ValueError(f"{name}: {error}; load the base model, and add_task one by one") from None
         try:
-            served = cls(load_encoder(*place))
+            served = cls(load_encoder(*place), keep, runtime)
         except OSError as error:
             raise OSError(f"the base model of {name}: {error} Where it is a folder, give base=PATH.") from error
         for task, mask in tasks.items():
@@ -143,8 +107,8 @@ class MaskedEncoder(nn.Module):
     def add_task(self, name: str, source: str | Path | Mask | None = None, revision: str | None = None) -> None:
         """Adds a task under ``name``: the zoo's mask of that name, or what ``source`` is.
 
-        A ``source`` is a mask file's path, a folder or hub repository of tasks, a name of the `zoo`, or a loaded mask.
-        Of several tasks in a folder or repository, the one called ``name`` is taken.
+        A ``source`` is a mask file's path, a name of the `zoo`, a loaded mask, or a folder or hub repository of one
+        `Adapted` or of tasks, of which the one called ``name`` is taken.
 
         Raises:
             ValueError: a name that is taken or unfit; a mask that is damaged or made for another base (the tensor is
@@ -159,7 +123,7 @@ class MaskedEncoder(nn.Module):
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
         source = name if source is None else source
         mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
-        self._tasks[_key(name)] = _Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
+        self._tasks[_key(name)] = Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 
     def set_task(self, name: str) -> None:
@@ -169,7 +133,7 @@ class MaskedEncoder(nn.Module):
 
     def delete_task(self, name: str) -> None:
         """Forgets a task; if it was the active one, none is."""
-        self.task(name)
+        self._kept.forget(self.task(name))
         self.deleted.add(name)
         del self._tasks[_key(name)]
         self.active_task = None if self.active_task == name else self.active_task
@@ -181,7 +145,8 @@ class MaskedEncoder(nn.Module):
         """Logits of the active task, shape (batch, outputs); or of ``tasks``, one name for each row.
 
         Of mixed tasks: (batch, most outputs of a task), -inf in the columns that a row's task does not have, so that
-        softmax and argmax mean what they should. Each task's rows go through the encoder together.
+        softmax and argmax mean what they should. Each task's rows go through the encoder together. A batch of more
+        tasks than are kept leaves those that are, and computes the others dense.
 
         Raises:
             ValueError: no task is active; an unknown task; not one task for each row.
@@ -190,7 +155,7 @@ class MaskedEncoder(nn.Module):
         if tasks is None:
             if self.active_task is None:
                 raise ValueError(f"no task is active: set_task one of {', '.join(self.tasks) or 'those you add_task'}")
-            return SequenceClassifierOutput(logits=self._logits(self.task(self.active_task), inputs))
+            return SequenceClassifierOutput(logits=self._logits(self.task(self.active_task), inputs, True))
         if isinstance(tasks, str) or len(tasks) != len(input_ids):
             raise ValueError(f"tasks must be a list of {len(input_ids)} names, one for each row, got {tasks!r}")
         found = {name: self.task(name) for name in tasks}
@@ -198,19 +163,21 @@ class MaskedEncoder(nn.Module):
         logits = torch.full((len(tasks), width), -torch.inf, dtype=self.dtype, device=self.device)
         for name, task in found.items():
             rows = torch.tensor([row for row, of in enumerate(tasks) if of == name], device=self.device)
-            own = self._logits(task, {k: v[rows] if isinstance(v, Tensor) else v for k, v in inputs.items()})
+            part = {k: v[rows] if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            own = self._logits(task, part, len(found) <= self._kept.limit)
             logits[rows, : own.shape[1]] = own.to(logits.dtype)
         return SequenceClassifierOutput(logits=logits)
 
-    def _logits(self, task: _Task, inputs: dict) -> Tensor:
-        before = _SERVED.set(task)
-        try:
+    def _logits(self, task: Task, inputs: dict, keep: bool) -> Tensor:
+        with self._kept.serving(task, keep):
             states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
             return task.head(states[1:], inputs.get("attention_mask"))
-        finally:
-            _SERVED.reset(before)
 
-    def task(self, name: str) -> _Task:
+    def _apply(self, fn, recurse=True):
+        self._kept.forget()
+        return super()._apply(fn, recurse)
+
+    def task(self, name: str) -> Task:
         if name not in self.tasks:
             raise ValueError(
                 f"unknown task {name!r}: the tasks are {', '.join(self.tasks) or 'none yet, add_task one'}"

@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from adaprune.data import expanded
 from adaprune.deploy.mask import given
 from adaprune.deploy.mask_file import load_mask, save_mask
-from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
+from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo_file
 from adaprune.training import MINILM, Encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it
@@ -110,6 +110,29 @@ def folder_of(name: str | Path, revision: str | None) -> Path | None:
     return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
 
 
+def find_mask(name: str | Path, revision: str | None = None) -> Path:
+    """The file of one mask: a path, a name of the zoo, or a folder or hub repository that `Adapted` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    name = expanded(name)
+    if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
+        return ZOO / f"{name}.safetensors"
+    if name.is_dir() or name.suffix == ".safetensors":
+        path = name / "mask.safetensors" if name.is_dir() else name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        return path
+    try:
+        return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
+    except (OSError, ValueError, hub_errors.HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name} is no folder with mask.safetensors, no mask file, and cannot be had from the hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
 def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
     """The mask file of the task ``name`` in ``source``: that file itself, or one of a folder or repository of tasks."""
     if str(source).endswith(".safetensors"):
@@ -118,7 +141,12 @@ def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
         return zoo_file(source)
     folder = folder_of(source, revision)
     if folder is None:
-        raise FileNotFoundError(f"{source} is neither a mask file nor a folder or repository with {INDEX}")
+        try:
+            return find_mask(source, revision)  # what an `Adapted` wrote
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{source} is neither a mask file nor a folder or repository with {INDEX} or mask.safetensors"
+            ) from error
     names = tasks_in(folder)
     if name not in names and len(names) > 1:
         raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")

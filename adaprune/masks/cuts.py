@@ -1,9 +1,13 @@
-"""How scores become a mask: the exact cut, over all matrices together or in each."""
+"""How scores become a mask: the exact cut, over all matrices together, in each, or of whole heads and FFN neurons."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+from adaprune.masks.counting import component_of, layer_of
+
+_MADE_BY = {"attention_output": ("query", "key", "value"), "ffn_out": ("ffn_in",)}  # what reads units, what makes them
 
 
 def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
@@ -47,6 +51,64 @@ def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[s
         if not 0 <= counts[name] <= score.numel():
             raise ValueError(f"{name}: cannot keep {counts[name]} of {score.numel()} connections")
     return {name: _top(s.detach().flatten().cpu(), counts[name]).view(s.shape) for name, s in scores.items()}
+
+
+def sum_over_units(values: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
+    """The sum of all weights' values over each attention head and each FFN neuron, by the matrix that reads the unit.
+
+        head h:    sum over its rows of the query, key and value matrix, and its columns of the attention output
+        neuron j:  sum over row j of the first FFN matrix and column j of the second
+
+    Args:
+        values: weight name -> tensor of its shape, for all linear layers of an encoder.
+        heads: attention heads in a layer.
+
+    Returns:
+        Name of each attention output -> (heads,), of each second FFN matrix -> (neurons,).
+
+    Raises:
+        ValueError: a matrix that belongs to no such unit, named.
+    """
+    found = {}
+    for reader, makers in _units_of(values).items():
+        summed = values[reader].sum(0) + sum(values[maker].sum(1) for maker in makers)
+        count = heads if component_of(reader) == "attention_output" else summed.numel()
+        found[reader] = summed.view(count, -1).sum(1)
+    return found
+
+
+def keep_units(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+    """The units with the highest scores: exactly round(density n) of all n heads, and as many of all FFN neurons."""
+    kinds = {part: {name: s for name, s in scores.items() if component_of(name) == part} for part in _MADE_BY}
+    kept = {part: keep_top(some, density) for part, some in kinds.items() if some}
+    return {name: kept[component_of(name)][name] for name in scores}
+
+
+def masks_of_units(kept: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks of single weights that remove the units which are not ``kept``: all rows and columns of theirs."""
+    masks = {}
+    for reader, makers in _units_of(weights).items():
+        columns = kept[reader].cpu().repeat_interleave(weights[reader].shape[1] // kept[reader].numel())
+        masks[reader] = columns.expand(weights[reader].shape).clone()
+        masks |= {maker: columns[:, None].expand(weights[maker].shape).clone() for maker in makers}
+    return {name: masks[name] for name in weights}
+
+
+def _units_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """The matrices that read units -> those whose outputs the units are."""
+    places = {(layer_of(name), component_of(name)): name for name in names}
+    parts = {layer: {part for at, part in places if at == layer} for layer, _ in places}
+    for (layer, part), name in places.items():
+        if parts[layer] != {*_MADE_BY, *(maker for makers in _MADE_BY.values() for maker in makers)}:
+            raise ValueError(
+                f"{name} ({part}) is in a layer that has no query, key, value and output, or no two FFN matrices: it "
+                "has no heads and neurons to remove whole, use pattern='weights'"
+            )
+    return {
+        name: [places[layer, maker] for maker in _MADE_BY[part]]
+        for (layer, part), name in places.items()
+        if part in _MADE_BY
+    }
 
 
 def _check(scores: Mapping[str, Tensor]) -> None:

@@ -110,6 +110,19 @@ class MaskedLinear(Masked, nn.Linear):
         return _MaskedProduct.apply(x, self.weight, theta, self.bias, threshold)
 
 
+class MaskedUnits(Masked, nn.Linear):
+    """A linear layer of whose inputs a theta masks whole units: as w0 with their columns at 0; made by ``attach``.
+
+    theta has an entry for each unit, a run of (inputs / entries) columns: one for an FFN neuron, a head's width for a
+    head. Its gradient is dL/dm, the sum of w0 dL/d(w0 m) over the unit's columns.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta, threshold = self.compared()
+        kept = _Step.apply(theta, threshold).to(x.dtype).repeat_interleave(self.in_features // theta.numel())
+        return functional.linear(x * kept, self.weight, self.bias)
+
+
 class MaskedEmbedding(Masked, nn.Embedding):
     """An embedding that looks up rows of w0 * 1[theta > threshold]; made by ``attach``."""
 
@@ -154,11 +167,13 @@ def attach(
     """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
 
     Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
-    All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``. A mask that
-    was attached before is taken off. What ``requires_grad`` afterwards is trained beside theta.
+    All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``. Heads have one
+    and FFN neurons another: they do not compete. A mask that was attached before is taken off. What ``requires_grad``
+    afterwards is trained beside theta.
 
     Args:
-        thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``.
+        thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``; or for all of them
+            a vector with an entry for each unit of a linear layer's inputs (see `MaskedUnits`).
         per_matrix: each matrix has a threshold of its own.
         recovery: False makes a connection count as pruned once its theta is -inf, and only then.
 
@@ -169,21 +184,30 @@ def attach(
     for name, theta in thetas.items():
         if name not in modules:
             raise ValueError(f"{name} cannot be masked in {type(encoder).__name__}")
-        if theta.shape != modules[name].weight.shape:
+        of_units = theta.dim() == 1 and len(theta) > 0 and modules[name].weight.shape[1] % len(theta) == 0
+        if theta.shape != modules[name].weight.shape and not (of_units and isinstance(modules[name], nn.Linear)):
             expected = tuple(modules[name].weight.shape)
             raise ValueError(f"{name}: theta has shape {tuple(theta.shape)}, the weight {expected}")
     detach(encoder).requires_grad_(False)
     for name, theta in thetas.items():
         module = modules[name]
-        module.__class__ = MaskedLinear if isinstance(module, nn.Linear) else MaskedEmbedding
+        of_weights = MaskedLinear if isinstance(module, nn.Linear) else MaskedEmbedding
+        module.__class__ = MaskedUnits if theta.dim() == 1 else of_weights
         module.theta = nn.Parameter(theta.to(module.weight.device))
         module.recovery = recovery
     parameters = thetas_of(encoder)
-    thresholds = torch.zeros(len(parameters) if per_matrix else (), dtype=torch.float64)
-    for place, name in enumerate(parameters):
+    sharing = {name: name if per_matrix else _kind_of(modules[name]) for name in parameters}
+    kinds = list(dict.fromkeys(sharing.values()))
+    thresholds = torch.zeros(() if kinds == [None] else len(kinds), dtype=torch.float64)
+    for name, kind in sharing.items():
         modules[name].thresholds = thresholds
-        modules[name].threshold = thresholds[place] if per_matrix else thresholds
+        modules[name].threshold = thresholds if kinds == [None] else thresholds[kinds.index(kind)]
     return parameters
+
+
+def _kind_of(module: nn.Module) -> tuple[int, int] | None:
+    """A layer's inputs and units, which tell heads from FFN neurons; None where theta is of single weights."""
+    return (module.in_features, module.theta.numel()) if isinstance(module, MaskedUnits) else None
 
 
 def detach(encoder: nn.Module) -> nn.Module:
@@ -203,7 +227,8 @@ def thetas_of(encoder: nn.Module) -> dict[str, nn.Parameter]:
 def threshold_of(encoder: nn.Module) -> Tensor:
     """What the masked layers of ``encoder`` compare theta with (change it in place).
 
-    A scalar, or with thresholds per matrix one entry for each, in the order of ``thetas_of``.
+    A scalar, or with thresholds per matrix one entry for each, in the order of ``thetas_of``; of units one for each
+    kind, in the order in which they first come there.
     """
     return next(m.thresholds for m in encoder.modules() if isinstance(m, Masked))
 

@@ -5,7 +5,7 @@ theta (Eq. 7) and adding gamma to the threshold give the same masks, and the sec
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -225,3 +225,52 @@ class SparsityControl:
                 f"{steps} steps of at most {penalty + rate:.2g} (gamma and the rate) give {reach:.2g}. It needs "
                 f"{needed} steps, or a penalty of {1.01 * (distance / steps - rate):.3g}, or none: it is then fed back"
             )
+
+
+class ControlOfUnits:
+    """One `SparsityControl` for units of each kind, heads and FFN neurons, which have a threshold each (see `attach`).
+
+    Args:
+        control: what each kind follows.
+        kinds: what tells the kind of each theta; thresholds are in the order in which kinds first come.
+        sizes: how many weights a unit of each theta has.
+        counts: how many units each theta has.
+    """
+
+    def __init__(
+        self, control: SparsityControl, kinds: Sequence[Hashable], sizes: Sequence[int], counts: Sequence[int]
+    ):
+        self.control, self.sizes, self.counts = control, sizes, counts
+        self.groups = [[i for i, kind in enumerate(kinds) if kind == of] for of in dict.fromkeys(kinds)]
+
+    def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
+        """Moves each kind's threshold; True once all of them want to stop."""
+        thetas = list(thetas)
+        moves = [self.control.update(step, part, level) for part, level in self._kinds(thetas, threshold)]
+        return all(moves)
+
+    @property
+    def target(self) -> float:
+        """The share of the weights that goes with round(sparsity n) units of each kind."""
+        removed = 0
+        for group in self.groups:
+            units = sum(self.counts[i] for i in group)
+            removed += self.sizes[group[0]] * (units - round((1 - self.control.target) * units))
+        return removed / sum(size * count for size, count in zip(self.sizes, self.counts, strict=True))
+
+    def sparsity(self, thetas: Iterable[Tensor], threshold: Tensor) -> float:
+        """The share of the weights in the units that are removed now."""
+        thetas, removed, total = list(thetas), 0.0, 0
+        for (part, level), group in zip(self._kinds(thetas, threshold), self.groups, strict=True):
+            weights = self.sizes[group[0]] * sum(theta.numel() for theta in part)
+            removed, total = removed + weights * self.control.sparsity(part, level), total + weights
+        return removed / total
+
+    def check(self, thetas: Iterable[Tensor], steps: int, penalty: float, rate: float) -> None:
+        """Refuses, kind by kind, what `SparsityControl.check` refuses."""
+        thetas = list(thetas)
+        for group in self.groups:
+            self.control.check([thetas[i] for i in group], steps, penalty, rate)
+
+    def _kinds(self, thetas: Sequence[Tensor], threshold: Tensor) -> list[tuple[list[Tensor], Tensor]]:
+        return [([thetas[i] for i in group], threshold[place]) for place, group in enumerate(self.groups)]

@@ -1,11 +1,13 @@
 """adaprune: the mask is learned with the head, the weights stay as they are (Gao, Colombo, Wang 2021)."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from adaprune.masks import SCORED, initial_theta, theta_in_order
+from adaprune.masks import SCORED, component_of, initial_theta, sum_over_units, theta_in_order
 from adaprune.methods.learning import LEARNED, learn
 from adaprune.methods.oneshot import activations, sensitivities_with_head
 from adaprune.runs import Method
@@ -18,25 +20,50 @@ def adaprune(job: Job) -> Outcome:
         m* = 1[theta among the k largest],   k = round((1 - sparsity) n)
 
     Theta starts as the plan has it: by the weights alone (`initial_theta`), or in the order of |w| ||x||
-    (``activation``) or of |w dL/dw| (``gradient``, which spends up to one epoch more, on a head).
+    (``activation``) or of |w dL/dw| (``gradient``, which spends up to one epoch more, on a head). With
+    ``pattern="units"`` one theta stands for an attention head or an FFN neuron: |w| is then the norm of all its
+    weights, the others are summed over them, and the mean is taken over heads and over neurons for themselves.
 
     Raises:
         ValueError: the plan cannot reach the asked sparsity (see `SparsityControl.check`).
     """
     kind, before, start = job.plan.initial_theta, [], time.monotonic()
-    generator = torch.Generator().manual_seed(job.run.seed)
-    thetas = values = initial_theta(job.weights, "magnitude" if kind in SCORED else kind, generator)
+    by_weights, scores = "magnitude" if kind in SCORED else kind, None
     if kind == "gradient":
         scores, first = sensitivities_with_head(job)
-        before, thetas = [first], theta_in_order(scores, values)
+        before = [first]
     elif kind == "activation":
-        thetas = theta_in_order(activations(job), values)
+        scores = activations(job)
         before = [Fit(seconds=time.monotonic() - start)]  # calibration is part of the seconds
+    generator = torch.Generator().manual_seed(job.run.seed)
+    if job.run.pattern == "units":
+        thetas = _of_units(job.weights, job.model.config.num_attention_heads, by_weights, generator, scores)
+    else:
+        thetas = initial_theta(job.weights, by_weights, generator)
+        thetas = thetas if scores is None else theta_in_order(scores, thetas)
     outcome = learn(job, thetas)
     return replace(outcome, fit=together(*before, outcome.fit))
 
 
+def _of_units(
+    weights: Mapping[str, Tensor],
+    heads: int,
+    kind: str,
+    generator: torch.Generator,
+    scores: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """theta_0 of units: by the norms of their weights, or in the order of the scores summed over them."""
+    squares = sum_over_units({name: weight.detach().square() for name, weight in weights.items()}, heads)
+    summed = None if scores is None else sum_over_units(scores, heads)
+    thetas: dict[str, Tensor] = {}
+    for part in ("attention_output", "ffn_out"):
+        norms = {name: square.sqrt() for name, square in squares.items() if component_of(name) == part}
+        values = initial_theta(norms, kind, generator)
+        thetas |= values if summed is None else theta_in_order(summed, values)
+    return thetas
+
+
 ADAPRUNE = Method(
     adaprune, line="theta and head are learned together by Algorithm 1, the weights stay",
-    source="Gao, Colombo, Wang 2021", reads=(*LEARNED, "temperature"), colour="#0072B2", marker="o",
+    source="Gao, Colombo, Wang 2021", reads=(*LEARNED, "temperature", "pattern"), colour="#0072B2", marker="o",
 )  # fmt: skip

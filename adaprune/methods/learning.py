@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from adaprune.masks import (
     EMBED,
     AdaPrune,
+    ControlOfUnits,
     SparsityControl,
     attach,
     component_of,
     initial_theta,
+    maskable,
     protect,
     set_masks,
     shares,
+    sum_over_units,
     theta_in_order,
     threshold_of,
 )
@@ -73,11 +76,12 @@ def start(job: Job, own: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
 def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Callable = attach) -> Outcome:
     """Trains ``thetas`` and the head as the job's plan has it, then keeps exactly k = round(density n).
 
-    The k largest theta of all stay, or under ``plan.allocation`` the largest of each matrix. The threshold starts at
-    0 for adaprune; for other scores where the schedule has it before the first step.
+    The k largest theta of all stay, or under ``plan.allocation`` the largest of each matrix; of ``pattern="units"``
+    round(density n) of all heads and of all FFN neurons. The threshold starts at 0 for adaprune; for other scores where
+    the schedule has it before the first step.
 
     Args:
-        thetas: name -> theta_0.
+        thetas: name -> theta_0, of weights or of units (see `masks.attach`).
         reflect: theta stands for |s| (see `Scores`).
         attach: puts the thetas on the encoder, as `masks.attach` does.
 
@@ -110,6 +114,8 @@ def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int
     control = SparsityControl(
         plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
     )
+    if run.pattern == "units":
+        control = _of_units(control, job, parameters)
     control.check(parameters.values(), steps, plan.penalty, plan.learning_rate if plan.step_rule != "sgd" else 0.0)
     if "snapshots" not in run.keep:
         return control
@@ -117,6 +123,19 @@ def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int
     if PartialState().is_main_process and last_whole(job.settings.folder) is None:  # nothing to be continued
         control.clear()
     return control
+
+
+def _of_units(control: SparsityControl, job: Job, thetas: dict[str, nn.Parameter]) -> ControlOfUnits:
+    """The control followed by heads and by FFN neurons, each with its threshold and its number of weights."""
+    modules = maskable(job.model.encoder)
+    ones = {name: torch.ones_like(module.weight) for name, module in modules.items()}
+    sizes = sum_over_units(ones, job.model.config.num_attention_heads)
+    return ControlOfUnits(
+        control,
+        kinds=[modules[name].threshold.data_ptr() for name in thetas],
+        sizes=[int(sizes[name][0]) for name in thetas],
+        counts=[theta.numel() for theta in thetas.values()],
+    )
 
 
 class Snapshots:
@@ -157,25 +176,26 @@ def optimiser_for(
     adaprune bear lambda / 84,934,656 times sum sigmoid(s), risen after ``ramp`` steps; only adaprune's head takes
     theta's step rule, that of other methods Adam's.
     """
-    levels = threshold_of(model.encoder)
+    modules = maskable(model.encoder, "encoder+embeddings")
     tables = [name for name in thetas if component_of(name) == EMBED]
     rule = "adam" if plan.scores else plan.step_rule
     groups: list[dict] = [{"params": list(model.head.parameters()), "lr": plan.head_learning_rate, "rule": rule}]
     if plan.weight_learning_rate:
         weights = [weight for name, weight in model.encoder.named_parameters() if not name.endswith(".theta")]
         groups.append({"params": weights, "lr": plan.weight_learning_rate, "rule": rule})
-    if levels.dim() or plan.scores:
-        parts = [[name] for name in thetas]
-    else:
-        parts = [part for part in ([name for name in thetas if name not in tables], tables) if part]
+    parts: dict[tuple, list[str]] = {}
+    for name in thetas:
+        level = modules[name].threshold.data_ptr()
+        parts.setdefault((level, name if plan.scores else name in tables), []).append(name)
     gamma = plan.penalty if plan.control == "penalty" else 0.0
-    for place, part in enumerate(parts):
+    last = {level: part for (level, _), part in parts.items()}
+    for (level, _), part in parts.items():
         group = {
             "params": [thetas[name] for name in part],
             "masked": True,
-            "threshold": levels[place] if levels.dim() else levels,
+            "threshold": modules[part[0]].threshold,
             "lr": plan.learning_rate,
-            "penalty": gamma if place == len(parts) - 1 else 0.0,
+            "penalty": gamma if part is last[level] else 0.0,
             "betas": (0.0, 0.999) if part[0] in tables else (0.9, 0.999),
         }
         if plan.scores:

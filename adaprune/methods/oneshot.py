@@ -9,7 +9,19 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from adaprune.masks import EMBED, attach, component_of, counts, keep_each, keep_top, maskable, protect, set_masks
+from adaprune.masks import (
+    EMBED,
+    attach,
+    component_of,
+    counts,
+    keep_each,
+    keep_top,
+    keep_units,
+    maskable,
+    masks_of_units,
+    protect,
+    set_masks,
+)
 from adaprune.training import AdaptedModel, Fit, Job, Outcome, Result, Settings, fit_head, stage, together
 
 CALIBRATION = 1024  # training sentences
@@ -102,9 +114,12 @@ def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) ->
     """The masks that keep the highest scores: exactly k = round(density n), by default the run's density.
 
     One cut goes through all matrices together, or under the plan's ``allocation`` one through each. Embedding rows that
-    training never shows are kept (see `masks.protect`).
+    training never shows are kept (see `masks.protect`). Scores of units: round(density n) of all heads, and of all FFN
+    neurons.
     """
     density, kind = job.density if density is None else density, job.plan.allocation
+    if job.run.pattern == "units":
+        return masks_of_units(keep_units(scores, density), job.weights)
     scores = protect(scores, job.seen, density, each=bool(kind))
     return keep_each(scores, counts(scores, density, kind)) if kind else keep_top(scores, density)
 

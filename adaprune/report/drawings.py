@@ -199,6 +199,31 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     return dress(ax)
 
 
+def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
+    """The share of the gain kept against times faster than the dense model (log), a line a way, a point a sparsity.
+
+    Bars: 95 % over seeds. Ways without masks, as quantised models, are vertical lines: how fast, not how good.
+
+    ``points``: of `gains.speeds`.
+    """
+    looks, lines = list(STYLES.values()), len(LINE_STYLES)
+    for number, (way, some) in enumerate(points[points["share"].notna()].groupby("way")):
+        spread = np.nan_to_num([some["share"] - some["seeds_low"], some["seeds_high"] - some["share"]])
+        look = {"color": looks[number].colour, "marker": looks[number].marker, "ls": LINE_STYLES[number % lines]}
+        ax.errorbar(some["faster"], some["share"], spread, **look, ms=6, capsize=2, elinewidth=0.8, label=way)
+        for row in some.itertuples():
+            place = {"xytext": (5, -9), "textcoords": "offset points", "fontsize": 7, "color": INK}
+            ax.annotate(f"{row.sparsity:g}", (row.faster, row.share), **place)
+    for row in points[points["share"].isna()].itertuples():
+        ax.axvline(row.faster, color=LINES, lw=0.9)
+        place = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 7, "color": INK}
+        ax.text(row.faster, 0.02, row.way, transform=ax.get_xaxis_transform(), **place)
+    ax.axvline(1, color=INK, lw=0.8, ls="--")
+    ax.axhline(1, color=LINES, lw=0.8)
+    ax.set(xscale="log", xlabel="times faster than dense float32", ylabel="share of fine-tuning's gain that is kept")
+    return dress(ax, grid="both")
+
+
 def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
     """Share of the kept connections that had been pruned before, along the steps; means over seeds.
 

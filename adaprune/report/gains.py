@@ -5,7 +5,9 @@ it a task that the checkpoint knows already (STS-B on a sentence encoder) looks 
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,6 +115,35 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
         "retention", "lowest", "lowest_task", "tasks", "seeds",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: Any) -> pd.DataFrame:
+    """How many times faster than the dense model each way computes, beside the share of the gain that its masks keep.
+
+    Args:
+        kept: of `shares` of adaprune's runs, by ["pattern", "sparsity"].
+        measured: ``rows`` of a file of `benchmarks.inference`.
+        where: ``shape``, ``batch``, ``threads`` and, of masks, ``mask`` as there; what is left out is not asked for.
+
+    Returns:
+        ``way``, ``sparsity``, ``share``, ``seeds_low``, ``seeds_high``, and ``faster``: a row for each way and sparsity
+        that both know. Ways without masks have sparsity 0 and no share: what they cost in quality is not known here.
+    """
+    rows = []
+    for row in measured:
+        if row["way"] == "dense float32" or any(row[n] != v for n, v in where.items() if n != "mask" or row["mask"]):
+            continue
+        rows.append({
+            "way": row["way"],
+            "sparsity": 0.0 if row["sparsity"] is None else row["sparsity"],
+            "pattern": "units" if row["way"].startswith("units") else "weights",
+            "faster": row["faster"]["median"],
+        })  # fmt: skip
+    found = pd.DataFrame(rows, columns=["way", "sparsity", "pattern", "faster"])
+    found = found.merge(kept, on=["pattern", "sparsity"], how="left")
+    found = found[found["share"].notna() | (found["sparsity"] == 0)]
+    columns = ["way", "sparsity", "share", "seeds_low", "seeds_high", "faster"]
+    return found[columns].sort_values(["way", "sparsity"], ignore_index=True)
 
 
 def frontier(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 # The fields of a run that only some methods read; every other field is for all.
 SELECTIVE = (
     "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "surrogate", "reach", "recovery",
-    "allocation", "keep", "rank",
+    "allocation", "keep", "rank", "pattern",
 )  # fmt: skip
 
 

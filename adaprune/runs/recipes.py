@@ -76,6 +76,12 @@ def plan_for(run: Run) -> Plan:
                 f"{name}={value!r} would change nothing in method {run.method!r}: leave it out, or choose a method "
                 f"that reads it ({readers})"
             )
+    for name in ("scope", "allocation", "keep"):
+        if run.pattern == "units" and name in changed:
+            raise ValueError(
+                f"{name}={changed[name]!r} is of single weights: leave it out with pattern='units', which removes "
+                "whole heads and FFN neurons, the same share of each"
+            )
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
     if "epochs" in changed:
         plan = replace(plan, steps=0)

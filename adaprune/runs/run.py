@@ -62,6 +62,9 @@ class Run(BaseModel):
     # How: the recipe decides what is left open.
     recipe: Literal["paper", "tuned"] = Field("tuned", description="paper (the published settings) or tuned (ours)")
     scope: Scope = Field("encoder", description="weights that can be masked: encoder or encoder+embeddings")
+    pattern: Literal["weights", "units"] = Field(
+        "weights", description="what a theta stands for: one weight, or a whole attention head or FFN neuron (units)"
+    )
     batch_size: int = Field(0, ge=0, description="examples in a batch; 0: the recipe's")
     max_length: int = Field(128, ge=8, le=512, description="tokens after which a text is cut")
     learning_rate: float = Field(0.0, ge=0, description="of theta or of the weights; 0: the recipe's")

@@ -77,6 +77,9 @@ class AdaptedModel(nn.Module):
         self.head = head
         self.config = encoder.config
 
+    device = property(lambda self: next(self.encoder.parameters()).device)
+    dtype = property(lambda self: next(self.encoder.parameters()).dtype)
+
     @classmethod
     def for_task(cls, encoder: nn.Module, outputs: int, kind: Kind = "mlp", pooling: Pooling = "cls") -> AdaptedModel:
         """``encoder`` with a fresh head of this kind and pooling for ``outputs`` classes (1 = regression)."""

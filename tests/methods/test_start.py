@@ -17,6 +17,7 @@ from adaprune.methods.learning import BERT_BASE, optimiser_for
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
+from adaprune.training import Fit, Outcome
 from adaprune.training.encoders import load_encoder
 
 SCORED = [name for name, method in METHODS.items() if method.tuned.get("scores")]
@@ -35,7 +36,8 @@ def begun(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
         job = prepare(run, plan_for(run), paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
         taken = []
         module = importlib.import_module(run.kind.function.__module__)
-        monkeypatch.setattr(module, "learn", lambda job, thetas, **more: taken.append(thetas))
+        nothing = Outcome(Fit([], 0, 0.0, 0))
+        monkeypatch.setattr(module, "learn", lambda job, thetas, **more: taken.append(thetas) or nothing)
         run.kind.function(job)
         return taken[0], job
 
@@ -197,3 +199,61 @@ def test_lambda_is_the_runs_or_the_methods(method, penalty):
     masked = [group for group in optimiser.param_groups if group["masked"]]
     assert [group["shrink"] for group in masked] == [pytest.approx((penalty or own) / 84_934_656)]
     assert all(not group["penalty"] for group in optimiser.param_groups)  # gamma is adaprune's
+
+
+# ---------------------------------------------------------------- whole units
+
+
+def test_units_start_by_the_norm_of_their_weights(begun):
+    """In plain loops: 0.01 times a unit's norm, by the mean over all units of its kind."""
+    thetas, job = begun(method="adaprune", pattern="units", scope="encoder")
+    weights = {name: weight.detach().double() for name, weight in weights_of(job).items()}
+    norms = {"heads": [], "neurons": []}
+    for number in range(2):
+        own = {name: weight for name, weight in weights.items() if f"layer.{number}." in name}
+        parts = {part: next(w for n, w in own.items() if f"{part}.weight" in n) for part in ("query", "key", "value")}
+        out = next(w for n, w in own.items() if "attention.output" in n)
+        first, second = (next(w for n, w in own.items() if n.endswith(f"{number}.{end}")) for end in (
+            "intermediate.dense.weight", "output.dense.weight"))  # fmt: skip
+        for head in range(2):
+            rows = slice(head * 8, head * 8 + 8)
+            squares = [float((part[rows] ** 2).sum()) for part in parts.values()] + [float((out[:, rows] ** 2).sum())]
+            norms["heads"].append(math.sqrt(sum(squares)))
+        norms["neurons"] += [
+            math.sqrt(float((first[j] ** 2).sum()) + float((second[:, j] ** 2).sum())) for j in range(len(first))
+        ]
+    found = {"heads": [n for n in thetas if "attention" in n], "neurons": [n for n in thetas if "attention" not in n]}
+    for kind, own in norms.items():
+        expected = [0.01 * norm / (sum(own) / len(own)) for norm in own]
+        assert np.concatenate([thetas[name].numpy() for name in found[kind]]).tolist() == pytest.approx(expected)
+
+
+def test_units_start_in_the_order_of_summed_sensitivities(begun, monkeypatch):
+    scores = {}
+
+    def made_up(job):
+        generator = torch.Generator().manual_seed(7)
+        scores.update({n: torch.rand(w.shape, generator=generator) for n, w in weights_of(job).items()})
+        return scores, Fit([], 0, 0.0, 0)
+
+    module = importlib.import_module("adaprune.methods.adaprune")
+    monkeypatch.setattr(module, "sensitivities_with_head", made_up)
+    values, _ = begun(method="adaprune", pattern="units", scope="encoder")
+    thetas, _ = begun(method="adaprune", pattern="units", scope="encoder", initial_theta="gradient")
+    heads = [name for name in thetas if "attention" in name]
+    for kind in (heads, [name for name in thetas if name not in heads]):
+        assert sorted(flat({n: thetas[n] for n in kind})) == pytest.approx(sorted(flat({n: values[n] for n in kind})))
+    summed = {}
+    for name in heads:
+        stem = name.removesuffix("output.dense.weight")
+        made = [scores[f"{stem}self.{part}.weight"].view(2, 8, 16).sum((1, 2)) for part in ("query", "key", "value")]
+        summed[name] = sum(made) + scores[name].view(16, 2, 8).sum((0, 2))
+    assert flat(summed).argsort().tolist() == flat({name: thetas[name] for name in heads}).argsort().tolist()
+
+
+@pytest.mark.parametrize("fields", [{"scope": "encoder+embeddings"}, {"allocation": "equal"}, {"keep": "theta"}])
+def test_what_units_cannot_have_is_refused(fields):
+    with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is of single weights"):
+        plan_for(Run(pattern="units", **fields))
+    with pytest.raises(ValueError, match="pattern='units' would change nothing in method 'magnitude'"):
+        plan_for(Run(pattern="units", method="magnitude"))

@@ -143,3 +143,19 @@ def test_recovery_has_a_colour_a_task_and_a_marker_a_sparsity(ax):
     of_level = [(line.get_marker(), line.get_linestyle()) for line in lines.values()]
     assert of_task[0] == of_task[1] != of_task[2] == of_task[3]
     assert of_level[0] == of_level[2] and all(a != b for a, b in zip(of_level[0], of_level[1], strict=True))
+
+
+def test_speed_has_a_line_a_way_and_a_vertical_line_for_what_has_no_mask(ax):
+    rows = [("compact", 0.5, 0.9, 1.1), ("compact", 0.9, 0.6, 3.0), ("units", 0.5, 0.4, 2.0)]
+    points = pd.DataFrame(rows, columns=["way", "sparsity", "share", "faster"])
+    points = points.assign(seeds_low=points["share"] - 0.1, seeds_high=[1.0, np.nan, 0.6])
+    points.loc[len(points)] = {"way": "int8", "sparsity": 0.0, "faster": 5.0}
+    drawings.draw_speed(ax, points)
+    compact, units = ax.containers
+    assert compact.get_label() == "compact" and compact[0].get_xdata().tolist() == [1.1, 3.0]
+    assert compact[0].get_ydata().tolist() == [0.9, 0.6] and units[0].get_xdata().tolist() == [2.0]
+    low, high = compact[1]
+    assert low.get_ydata().tolist() == pytest.approx([0.8, 0.5])
+    assert high.get_ydata().tolist() == pytest.approx([1.0, 0.6])  # no interval of one seed
+    assert {text.get_text() for text in ax.texts} == {"0.5", "0.9", "int8"}
+    assert 5.0 in [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from adaprune.report.gains import frontier, landmarks, shares, with_rows
+from adaprune.report.gains import frontier, landmarks, shares, speeds, with_rows
 
 SPREAD = np.linspace(-0.02, 0.02, 300)  # what resampling does to a score here
 
@@ -111,6 +111,29 @@ def test_nothing_to_place_scores_between_gives_empty_tables():
 def test_records_without_answers_have_missing_samples(tmp_path):
     found = with_rows(pd.DataFrame({"record": ["none.json"]}), tmp_path)
     assert np.isnan(found["resampled"][0]).all()
+
+
+def test_speeds_stand_beside_the_share_of_their_masks():
+    kept = pd.DataFrame({
+        "pattern": ["weights", "weights", "units"], "sparsity": [0.5, 0.9, 0.5], "share": [0.9, 0.7, 0.5],
+        "seeds_low": [0.8, 0.6, 0.4], "seeds_high": [1.0, 0.8, 0.6],
+    })  # fmt: skip
+
+    def row(way, sparsity, faster, mask="magnitude", batch="1x32"):
+        about = {"shape": "minilm", "batch": batch, "threads": 1, "mask": mask if sparsity else ""}
+        return {**about, "way": way, "sparsity": sparsity, "faster": {"median": faster}}
+
+    rows = [
+        row("dense float32", None, 1.0), row("int8, torch", None, 3.0), row("sparse", 0.5, 1.1),
+        row("sparse", 0.9, 4.0), row("sparse", 0.99, 9.0), row("units", 0.5, 2.0), row("sparse", 0.5, 7.0, mask="cola"),
+        row("sparse", 0.5, 8.0, batch="8x128"),
+    ]  # fmt: skip
+    found = speeds(kept, rows, shape="minilm", batch="1x32", threads=1, mask="magnitude")
+    assert found[["way", "sparsity", "faster"]].values.tolist() == [
+        ["int8, torch", 0.0, 3.0], ["sparse", 0.5, 1.1], ["sparse", 0.9, 4.0], ["units", 0.5, 2.0],
+    ]  # fmt: skip
+    assert found["share"].tolist()[1:] == [0.9, 0.7, 0.5] and math.isnan(found["share"][0])
+    assert found["seeds_low"].tolist()[1:] == [0.8, 0.6, 0.4]
 
 
 def shipped(task, method, score, size, seed=0, **more):

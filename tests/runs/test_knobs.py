@@ -149,6 +149,10 @@ KNOBS = {
     "max_train_examples": [(10, {}, "rows steps masks head", "base")],
     "recipe": [("paper", {}, "losses masks head sparsities", "rows base steps")],
     "scope": [("encoder+embeddings", {}, "counts masks", "rows steps")],
+    "pattern": [
+        ("units", {}, "masks counts losses", "rows base steps sparsities-last"),
+        ("units", {"recipe": "paper"}, "masks losses", "rows base steps"),
+    ],
     "batch_size": [(2, {}, "steps masks head", "rows")],
     "max_length": [(8, {}, "losses masks head", "rows steps")],
     "learning_rate": [(1e-2, {}, "losses masks head", "steps"), (1e-2, {"method": "finetune"}, "losses", "steps")],
@@ -566,6 +570,7 @@ def changes(method, field):
         "reach": 0.8,
         "recovery": False,
         "allocation": "equal",
+        "pattern": "units",
         "rank": 2,
     }[field]
     return value, {}
@@ -580,7 +585,7 @@ def test_what_a_method_says_it_reads_changes_what_it_does(method, field):
     if method in ("lora", "ia3"):
         pytest.importorskip("peft", reason="lora and ia3 need peft, of the extra adaprune[methods]")
     value, others = changes(method, field)
-    kept = {"keep": "theta"} if "keep" in METHODS[method].reads else {}
+    kept = {"keep": "theta"} if "keep" in METHODS[method].reads and field != "pattern" else {}
     common = {"method": method, "epochs": 1, **kept, **others}
     if (key := str(common)) not in BASES:
         BASES[key] = trace(**common)
@@ -589,7 +594,7 @@ def test_what_a_method_says_it_reads_changes_what_it_does(method, field):
     assert differing, f"{field}={value!r} changed nothing in {method}"
     if field == "head_learning_rate":
         assert "head" in differing
-    elif field in ("initial_theta", "recovery", "allocation"):
+    elif field in ("initial_theta", "recovery", "allocation", "pattern"):
         assert "masks" in differing, f"{field}={value!r} changed no mask of {method}"
     elif field == "reach":
         assert "sparsities" in differing

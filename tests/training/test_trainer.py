@@ -97,6 +97,10 @@ SCENES = {  # nine training sentences: five batches of two an epoch
         {"epochs": 3, "checkpoint_steps": 4, "recipe": "paper", "learning_rate": 1e-4},
         [{"at": "seal", "time": 2, "when": "after"}],
     ),
+    "units": (
+        {"epochs": 3, "checkpoint_steps": 4, "pattern": "units", "learning_rate": 1e-3},
+        [{"at": "seal", "time": 2, "when": "after"}],
+    ),
     "rounds": (
         {"epochs": 2, "checkpoint_steps": 3, "method": "imp", "sparsity": 0.36},
         [{"at": "seal", "time": 3, "when": "after"}, {"at": "seal", "time": 2, "when": "before"}],

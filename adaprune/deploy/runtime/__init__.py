@@ -1,0 +1,10 @@
+"""How a masked model runs elsewhere than where it was trained: smaller, sparse, as ONNX, or serving many tasks.
+
+`compact`, `save_compact`, `load_compact`, `set_runtime` and `export` are for use; imports nothing else of `deploy` but
+in `served_layers`.
+"""
+
+from adaprune.deploy.runtime.compact import compact
+from adaprune.deploy.runtime.compact_file import load_compact, save_compact
+from adaprune.deploy.runtime.onnx_file import export
+from adaprune.deploy.runtime.sparse import PlacedLinear, SparseLinear, check_runtime, set_runtime

@@ -1,0 +1,325 @@
+"""What a mask buys at inference on a CPU, beside what a user would pick instead: seconds of a forward pass.
+
+    python -m benchmarks.inference [--json FILE] [--shapes NAME ...] [--threads N ...] [--batches NAME ...]
+                                  [--zoo NAME ...] [--rounds N]
+
+Rivals: the dense model in float32 and bfloat16, torch's dynamic int8, and onnxruntime in float32 and int8 where that is
+installed (pip install adaprune[onnx]). Ours, at each sparsity: `apply_mask` with the runtimes ``sparse`` and ``auto``,
+the compact model, and the compact model made sparse; at 0.5 also ``units``, the compact model of a mask that removes
+whole heads and neurons, in torch and in onnxruntime. All have the fused attention that is transformers' default. The
+rivals are one group, ours at one sparsity another. Within a group the ways take turns, round after round, and the dense
+float32 model with them: a ratio is formed within each round, and its median is reported with the extremes. Masks are of
+the largest |w| of all layers (``magnitude``), or at random (``random``, in which hardly a unit is dead: the worst case
+for compact), and ``--zoo`` adds learned ones. With one thread, seconds are the processor's, which a busy machine hardly
+disturbs; with more, the clock's. Before anything is timed, the logits of ours are compared with those of
+the masked dense model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import importlib.util
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+from transformers.utils import logging
+
+from adaprune.deploy import apply_mask, load_mask
+from adaprune.deploy.runtime import compact, export, set_runtime
+from adaprune.masks import keep_top, keep_units, maskable, masks_of_units, sum_over_units
+from adaprune.runs import environment
+from adaprune.training import AdaptedModel, load_encoder
+
+REFERENCE = "dense float32"
+INT8 = ("int8, torch", "int8, onnxruntime")
+OURS = ("sparse", "auto", "compact", "compact, sparse")
+UNITS, UNITS_ONNX, UNITS_AT = "units", "units, onnxruntime", 0.5
+SPARSITIES = (0.5, 0.8, 0.9, 0.97, 0.99)
+TOLERANCE = 1e-4  # of logits
+SHAPES = {  # a random BERT's config; None means the real MiniLM
+    "minilm": None,
+    "bert-base": {},
+    "tiny": dict(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48),
+}
+MEASURED = ("minilm", "bert-base")
+Way = Callable[[], object]
+
+
+class Batch(NamedTuple):
+    """Rows of tokens, and how many forward passes one turn has."""
+
+    rows: int
+    tokens: int
+    times: int
+
+
+BATCHES = {"1x32": Batch(1, 32, 5), "1x128": Batch(1, 128, 3), "8x128": Batch(8, 128, 1), "32x32": Batch(32, 32, 1)}
+TINY = {"1x4": Batch(1, 4, 1), "3x8": Batch(3, 8, 1)}
+BARS = {  # at 1x32, one thread: how many times faster than dense float32 the fastest of ours is at least
+    "minilm": {0.9: 1.7, 0.97: 3.0, 0.99: 5.0},
+    "bert-base": {0.9: 2.0, 0.97: 4.5, 0.99: 8.0},
+}
+AUTO_BAR, INT8_FROM = 0.95, 0.97
+
+
+def dense(shape: str) -> AdaptedModel:
+    """The model of a shape with a fresh head for two classes, frozen; equal calls, equal weights."""
+    torch.manual_seed(0)
+    config = SHAPES[shape]
+    encoder = load_encoder("minilm").model if config is None else BertModel(BertConfig(**config), False).eval()
+    encoder.requires_grad_(False).set_attn_implementation("sdpa")
+    return AdaptedModel.for_task(encoder, outputs=2).eval()
+
+
+@torch.no_grad()
+def pruned(shape: str, sparsity: float, kind: str) -> AdaptedModel:
+    """The model of a shape with its masks applied: ``magnitude``, ``random``, or ``units`` by their norms."""
+    model, generator = dense(shape), torch.Generator().manual_seed(1)
+    weights = {name: module.weight for name, module in maskable(model.encoder).items()}
+    scores = {
+        name: weight.abs() if kind == "magnitude" else torch.rand(weight.shape, generator=generator)
+        for name, weight in weights.items()
+    }
+    if kind == UNITS:
+        norms = sum_over_units({n: w.square() for n, w in weights.items()}, model.config.num_attention_heads)
+        masks = masks_of_units(keep_units(norms, 1 - sparsity), weights)
+    else:
+        masks = keep_top(scores, 1 - sparsity)
+    for name, mask in masks.items():
+        weights[name].mul_(mask)
+    return model
+
+
+def ours(masked: AdaptedModel) -> dict[str, AdaptedModel]:
+    """Ours by way, of one masked model, their logits checked; one embedding table for all.
+
+    Raises:
+        AssertionError: logits that are not those of the masked dense model.
+    """
+    small = compact(masked)
+    made = {
+        "sparse": set_runtime(copy.deepcopy(masked), "sparse"),
+        "auto": set_runtime(copy.deepcopy(masked), "auto"),
+        "compact": small,
+        "compact, sparse": set_runtime(copy.deepcopy(small), "sparse"),
+    }
+    inputs = batch_of(Batch(3, 9, 1), masked)
+    inputs["attention_mask"][1, 5:] = 0
+    for way, model in made.items():
+        model.encoder.embeddings = masked.encoder.embeddings
+        with torch.inference_mode():
+            gap = float((model(**inputs).logits - masked(**inputs).logits).abs().max())
+        assert gap <= TOLERANCE, f"{way}: logits differ by {gap}"
+    return made
+
+
+def units(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
+    """The compact model of a mask of whole units at ``UNITS_AT``, in torch and where asked for in onnxruntime."""
+    small = compact(pruned(shape, UNITS_AT, UNITS))
+    made: dict[str, object] = {UNITS: small}
+    if onnx:
+        made[UNITS_ONNX] = session(export(small, folder / f"{shape}-units.onnx"), threads)
+    return made
+
+
+def rivals(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
+    """What a user would pick instead by way: models, and sessions of onnxruntime where it is asked for."""
+    made: dict[str, object] = {"dense bfloat16": dense(shape).to(torch.bfloat16)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this moves to another package
+        made[INT8[0]] = torch.ao.quantization.quantize_dynamic(dense(shape), {nn.Linear}, torch.qint8)
+        if onnx:
+            made |= onnx_sessions(shape, threads, folder)
+    return made
+
+
+def has_onnx() -> bool:
+    """Whether all that is needed for onnxruntime is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
+
+
+def onnx_sessions(shape: str, threads: int, folder: Path) -> dict[str, object]:
+    """The model in onnxruntime, in float32 and in int8; the file is written once for each shape."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole, small = folder / f"{shape}.onnx", folder / f"{shape}-int8.onnx"
+    if not whole.exists():
+        quantize_dynamic(export(dense(shape), whole), small, weight_type=QuantType.QInt8)
+    return {"float32, onnxruntime": session(whole, threads), INT8[1]: session(small, threads)}
+
+
+def session(file: Path, threads: int) -> object:
+    """onnxruntime's model of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # idle threads that spin take the cores from whoever's turn it is
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def batch_of(batch: Batch, model: AdaptedModel) -> dict[str, Tensor]:
+    """Random tokens without padding."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, model.config.vocab_size, (batch.rows, batch.tokens), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+
+
+def calls(made: dict[str, object], inputs: dict[str, Tensor]) -> dict[str, Way]:
+    """Way -> a function that makes one forward pass."""
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+
+    def call(model: object) -> Way:
+        return (lambda: model(**inputs)) if isinstance(model, nn.Module) else (lambda: model.run(None, arrays))
+
+    return {way: call(model) for way, model in made.items()}
+
+
+@torch.inference_mode()
+def seconds_in_turns(
+    ways: dict[str, Way], times: int, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Way -> seconds of a forward pass, one number a round; the first round does not count."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(rounds + 1):
+        for way, call in ways.items():
+            start = clock()
+            for _ in range(times):
+                call()
+            if turn:
+                seconds[way].append((clock() - start) / times)
+    return seconds
+
+
+def summary(seconds: dict[str, list[float]]) -> dict[str, dict]:
+    """Median seconds, and how many times faster than ``REFERENCE``: round by round, the median and the extremes."""
+    rows = {}
+    for way, own in seconds.items():
+        faster = [reference / one for reference, one in zip(seconds[REFERENCE], own, strict=True)]
+        rows[way] = {
+            "median_seconds": statistics.median(own),
+            "faster": {"median": statistics.median(faster), "least": min(faster), "greatest": max(faster)},
+            "seconds": own,
+        }
+    return rows
+
+
+def measure(shape: str, asked: argparse.Namespace, folder: Path) -> list[dict]:
+    """A row for each way, mask, sparsity (None: a rival's), number of threads and batch."""
+    rows = []
+    zoo = asked.zoo if shape == "minilm" else []
+    for threads in asked.threads:
+        torch.set_num_threads(threads)
+        clock = time.process_time if threads == 1 else time.perf_counter
+        reference = dense(shape)
+        for sparsity, mask in [(None, ""), *((s, asked.masks) for s in asked.sparsities), *((0.0, n) for n in zoo)]:
+            if sparsity is None:
+                made = rivals(shape, threads, folder, asked.onnx)
+            elif mask in zoo:
+                base, learned = load_encoder("minilm").model, load_mask(mask)
+                base.set_attn_implementation("sdpa")
+                sparsity, made = learned.sparsity, ours(apply_mask(base, learned))
+            else:
+                made = ours(pruned(shape, sparsity, mask))
+                made |= units(shape, threads, folder, asked.onnx) if sparsity == UNITS_AT else {}
+            for name in TINY if shape == "tiny" else asked.batches:
+                batch = (TINY | BATCHES)[name]
+                ways = calls({REFERENCE: reference, **made}, batch_of(batch, reference))
+                found = summary(seconds_in_turns(ways, batch.times, asked.rounds, clock))
+                about = {"shape": shape, "threads": threads, "batch": name, "mask": mask, "sparsity": sparsity}
+                rows += [{**about, "way": way, **row} for way, row in found.items()]
+                show(rows[-len(found) :])
+            del made
+            gc.collect()
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    """Prints one group at one batch."""
+    about, said = rows[0], []
+    for row in rows:
+        faster = row["faster"]
+        span = f"{faster['median']:.2f} ({faster['least']:.2f}-{faster['greatest']:.2f})"
+        said.append(f"{row['way']} {row['median_seconds'] * 1e3:.2f} ms, {span}")
+    where = "rivals" if about["sparsity"] is None else f"{about['mask']} {about['sparsity']:g}"
+    print(f"{about['shape']} {about['batch']} threads {about['threads']} {where}: " + "; ".join(said), flush=True)
+
+
+def judge(rows: list[dict]) -> list[dict]:
+    """What was found beside the least it should be; nothing where nothing was measured."""
+    verdicts = []
+    for row in rows:
+        place = f"{row['shape']} {row['batch']} threads {row['threads']}"
+        others = [r for r in rows if all(r[key] == row[key] for key in ("shape", "batch", "threads"))]
+        if row["way"] == "auto":
+            verdicts.append((f"auto, {row['mask']} at {row['sparsity']:g}, {place}", row["faster"]["median"], AUTO_BAR))
+        if row["way"] != OURS[0]:
+            continue  # once for each mask
+        alike = [r for r in others if (r["mask"], r["sparsity"]) == (row["mask"], row["sparsity"])]
+        same = [r["faster"]["median"] for r in alike if r["way"] in OURS]
+        limit = BARS.get(row["shape"], {}).get(row["sparsity"])
+        if limit and (row["batch"], row["threads"]) == ("1x32", 1):
+            verdicts.append((f"ours at {row['sparsity']}, {place}", max(same), limit))
+        rival = [r["faster"]["median"] for r in others if r["way"] in INT8]
+        if rival and row["sparsity"] >= INT8_FROM:
+            verdicts.append((f"ours beside int8 at {row['sparsity']}, {place}", max(same), max(rival)))
+    return [
+        {"what": what, "found": found, "limit": limit, "reached": found >= limit} for what, found, limit in verdicts
+    ]
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line, read."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(MEASURED))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES), help="rows x tokens")
+    parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
+    parser.add_argument("--masks", choices=("magnitude", "random"), default="magnitude")
+    parser.add_argument("--zoo", nargs="+", default=[], metavar="NAME", help="learned masks of MiniLM, by their names")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave onnxruntime out")
+    parser.add_argument("--check", action="store_true", help="exit code 1 where a bar is not reached")
+    asked = parser.parse_args(given)
+    if asked.rounds < 1 or min(asked.threads) < 1 or not all(0 < sparsity < 1 for sparsity in asked.sparsities):
+        parser.error("rounds and threads must be at least 1, sparsities between 0 and 1")
+    asked.onnx = asked.onnx and has_onnx()
+    return asked
+
+
+def main(given: list[str] | None = None) -> int:
+    """Measures, prints, and writes what was asked for; the exit code."""
+    asked = arguments(given)
+    logging.disable_progress_bar()
+    print(f"{asked.masks} masks, {asked.rounds} rounds in turns; seconds of a pass, times faster than {REFERENCE}")
+    if not asked.onnx:
+        print("without onnxruntime: it is not installed, or not asked for")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for shape in asked.shapes for row in measure(shape, asked, Path(folder))]
+    verdicts = judge(rows)
+    for bar in verdicts:
+        said = "reached" if bar["reached"] else "NOT reached"
+        print(f"{said:12} {bar['what']}: {bar['found']:.2f}, bar {bar['limit']:.2f}")
+    if asked.json:
+        about = environment(max(asked.threads), masks=asked.masks, rounds=asked.rounds, onnx=asked.onnx)
+        found = {"environment": about, "rows": rows, "bars": verdicts}
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    return int(asked.check and not all(bar["reached"] for bar in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
