@@ -35,17 +35,18 @@ def draw_cells(ax: Axes, values: np.ndarray, mask: np.ndarray) -> Axes:
     return ax
 
 
-def draw_chances(ax: Axes, rows: pd.DataFrame, label: str) -> Axes:
-    """Probability of ``label`` on one line for each way, dashed where a coin would be.
+def draw_dots(ax: Axes, rows: pd.DataFrame, xlabel: str, most: float, chance: float) -> Axes:
+    """A dot for each run, a line for each way, dashed where chance is.
 
-    ``rows``: ``way`` (the first at the top), ``method``, ``chance``.
+    ``rows``: ``way`` (the first at the top), ``method`` (for its look), ``value`` in 0 ... ``most``.
     """
-    for height, (method, chance) in enumerate(zip(rows["method"], rows["chance"], strict=True)):
+    ways = list(dict.fromkeys(rows["way"]))
+    for method, height, value in zip(rows["method"], rows["way"].map(ways.index), rows["value"], strict=True):
         colour, marker = figures.STYLES[method]
-        ax.plot([chance], [height], marker, color=colour, ms=10, mec="white", mew=0.7, clip_on=False)
-    ax.axvline(0.5, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(rows)), rows["way"])
-    ax.set(xlabel=f"probability of {label!r}", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+        ax.plot([value], [height], marker, color=colour, ms=10, mec="white", mew=0.7, clip_on=False)
+    ax.axvline(chance, color=INK, lw=1, ls="--")
+    ax.set_yticks(range(len(ways)), ways)
+    ax.set(xlabel=xlabel, xlim=(0, most), ylim=(len(ways) - 0.5, -0.5))
     return figures.dress(ax, grid="both")
 
 
