@@ -46,7 +46,7 @@ def draw_dots(ax: Axes, rows: pd.DataFrame, xlabel: str, most: float, chance: fl
         ax.plot([value], [height], marker, color=colour, ms=10, mec="white", mew=0.7, clip_on=False)
     ax.axvline(chance, color=INK, lw=1, ls="--")
     ax.set_yticks(range(len(ways)), ways)
-    ax.set(xlabel=xlabel, xlim=(0, most), ylim=(len(ways) - 0.5, -0.5))
+    ax.set(xlabel=xlabel, xlim=(-0.02 * most, 1.02 * most), ylim=(len(ways) - 0.5, -0.5))
     return figures.dress(ax, grid="both")
 
 
@@ -63,6 +63,17 @@ def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) 
         ax.set(yscale="log", ylim=(1e-4, 100))
     else:
         ax.legend(frameon=False, loc="upper left")
+    return figures.dress(ax)
+
+
+def draw_start(ax: Axes, t: float, theta: float, slope: bool = False) -> Axes:
+    """sigmoid(t theta) around 0, or its slope on a log axis, and where a weight with ``theta`` stands on it."""
+    along, name, lowest = np.linspace(-0.03, 0.03, 601), "slope" if slope else "mask", 1e-9
+    curve, here = (t * expit(t * x) * expit(-t * x) if slope else expit(t * x) for x in (along, theta))
+    ax.plot(along, curve, color=INK, lw=1.8)
+    ax.plot([theta], [max(here, lowest)], "o", color=OURS, ms=9, clip_on=False)
+    ax.set(xlabel="theta", ylabel=name, xticks=[-0.02, 0, 0.02], title=f"{name} at {theta:g}: {here:.2g}")
+    ax.set(**({"yscale": "log", "ylim": (lowest, 1e5)} if slope else {"ylim": (-0.05, 1.05)}))
     return figures.dress(ax)
 
 
@@ -109,7 +120,7 @@ def draw_gap(ax: Axes, steps: Sequence[int], gaps: np.ndarray, limit: np.ndarray
 
 
 def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray], vacuous: float) -> Axes:
-    """C of Theorem 1 over t_l, a line for each t_s; above the dashed line the bound says nothing. Log axes."""
+    """C of Theorem 1 over t_l, a line for each t_s; above the dashed line the bound is vacuous. Log axes."""
     for number, (t_s, values) in enumerate(curves.items()):
         shade = str(round(0.65 * (1 - number / max(1, len(curves) - 1)), 2))
         ax.plot(
@@ -121,7 +132,7 @@ def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray]
             label=f"t_s = {t_s:g}",
         )
     ax.axhline(vacuous, color=OTHER, lw=1.2, ls="--")
-    ax.text(t_l[0], vacuous * 1.5, "says nothing", color=OTHER, va="bottom")
+    ax.text(t_l[0], vacuous * 1.5, "vacuous", color=OTHER, va="bottom")
     ax.set(xscale="log", yscale="log", xlabel="t_l", ylabel="C")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figures.dress(ax, grid="both")
