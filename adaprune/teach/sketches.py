@@ -15,7 +15,8 @@ from adaprune.report import figures
 
 INK, LINES, LINE_STYLES = figures.INK, figures.LINES, figures.LINE_STYLES
 OURS, OTHER = figures.STYLES["adaprune"].colour, figures.STYLES["magnitude"].colour
-COLOURS = [figures.STYLES[name].colour for name in ("adaprune", "magnitude", "gmp", "random")]
+LOOKS = ("adaprune", "magnitude", "gmp", "random")  # whose looks four things get that are no methods
+COLOURS = [figures.STYLES[name].colour for name in LOOKS]
 PALE = "#CFE3F1"  # behind what is kept
 MANY = 40  # units in a row, which are then drawn small
 
@@ -98,7 +99,7 @@ def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
     ``rows``: ``step`` (in order of appearance, the first at the top), ``task``, ``distance``.
     """
     kinds, tasks = list(dict.fromkeys(rows["step"])), list(dict.fromkeys(rows["task"]))
-    for task, (colour, marker) in zip(tasks, list(figures.STYLES.values())[:8:2], strict=False):
+    for task, (colour, marker) in zip(tasks, (figures.STYLES[name] for name in LOOKS), strict=False):
         some = rows[rows["task"] == task]
         ax.plot(some["distance"], some["step"].map(kinds.index), marker, color=colour, ms=8, label=task)
     ax.axvline(needed, color=INK, lw=1.2, ls="--", label=f"needed: {needed:g}")
@@ -148,6 +149,24 @@ def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
     ax.set(xscale="log", xlabel="rank of the mask", ylabel="loss")
     ax.legend(frameon=False, loc="upper left", markerscale=0.6)
     return figures.dress(ax)
+
+
+def draw_room(ax: Axes, rows: pd.DataFrame, ways: Mapping[str, str]) -> Axes:
+    """For each task a line from the floor to fine-tuning, and where the ways stand.
+
+    ``rows``: indexed by task, ``floor``, ``tuned``, and a column for each way; ``ways``: column -> method whose look it
+    gets.
+    """
+    heights = np.arange(len(rows))
+    ax.hlines(heights, rows["floor"], rows["tuned"], color=PALE, lw=9, zorder=0)
+    for name, method in {"floor": "probe", "tuned": "finetune", **ways}.items():
+        colour, marker = figures.STYLES[method]
+        label = {"floor": "floor: nothing adapted", "tuned": "fine-tuned"}.get(name, name)
+        ax.plot(rows[name], heights, marker, color=colour, ms=11 if name == "floor" else 8, mew=2, label=label)
+    ax.set_yticks(heights, rows.index)
+    ax.set(xlabel="score on the dev split", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figures.dress(ax, grid="both")
 
 
 def draw_wires(
