@@ -55,6 +55,17 @@ HOLDS = {  # what a lesson says, by hand or by another route
         "ranking[0] == ranking.min() and stuck.max() > ranking[0] + 0.01",
         "(round(measured), round(printed, 1)) == (288, 9.2) and measured < with_d",
     ],
+    "4_subnetworks_as_graphs": [
+        "block['kept'] == 5 and block['dead_units'] == 1 and len(on_paths) == 3",
+        "topology.degrees(into)[0].tolist() == [2, 0] and topology.degrees(out)[1].tolist() == [1, 2]",
+        "(found.both, found.either) == (3, 6)",
+        "row['effective_sparsity'] >= row['sparsity']",
+        "int((~paths[3].any(axis=1)).sum()) == row['dead_units']",
+        "abs(flipped['stsb'] - sum(int((real['stsb'][n] ^ real['largest weights'][n]).sum()) for n in sizes)"
+        " / sum(m.numel() for m in sizes.values())) < 1e-6",
+        "0.5 < between.min() < between.max() < 1",
+        "[shape.sum() for shape in shapes.values()] == [36, 36, 36]",
+    ],
     "5_read_the_paper_with_us": [
         "records['score'].between(-1, 1).all()",
         "(printed['score'] - printed['score_theirs'] == printed['difference']).all()",
@@ -85,11 +96,19 @@ NONSENSE = {
         "seed = -1": "seed must",
         "d = 40": "d, the number of weights, must be a whole number in 1 ... 14, got 40",
     },
+    "4_subnetworks_as_graphs": {
+        "head = 12": "MiniLM has layers 0 ... 5",
+        "sparsity = 'half'": "sparsity must be a number",
+        "sparsity = 0": "sparsity must be above 0 and below 1",
+    },
     "5_read_the_paper_with_us": {
         "results_dir = 'nowhere'": "nowhere is not a folder: `make run` makes some",
         "results_dir = 3": "3 is not a folder",
     },
-    "6_pruning_or_the_model": {"rows = 5": "rows must be 100 or more", "task = 'coal'": "unknown task 'coal' (did you mean cola?)"},
+    "6_pruning_or_the_model": {
+        "rows = 5": "rows must be 100 or more",
+        "task = 'coal'": "unknown task 'coal' (did you mean cola?)",
+    },
 }
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
