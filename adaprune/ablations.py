@@ -1,7 +1,5 @@
 """Ablations of a finished mask: is it this mask, and are it these weights, that make the score? (paper, Table 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

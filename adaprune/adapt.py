@@ -1,7 +1,5 @@
 """One run from its parameters to its record, in eight steps: ARCHITECTURE.md draws them. Wiring only."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import resource
@@ -155,11 +153,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
 
 
 def _learn(job: Job) -> Outcome:
-    """What the run's method makes of the job, or the ablation of its finished mask.
-
-    Raises:
-        ValueError: it left a mask or none, and the method says otherwise; nothing has been written yet.
-    """
+    """What the run's method makes of the job, or the ablation of its mask; ValueError for a mask against its word."""
     outcome = ablate(job) if job.run.ablation else job.run.kind.function(job)
     if (said := job.run.kind.mask) != (outcome.masks is not None):
         raise ValueError(f"method {job.run.method!r} says mask={said} and left {'none' if said else 'a mask'}")
@@ -202,12 +196,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, path: Path) -> dict:
 
 
 def _check(run: Run) -> None:
-    """Refuses what this machine, this folder or this run lacks, before anything is loaded.
-
-    Raises:
-        ValueError: no GPU for fp16, no peft for lora or ia3, nothing that an ablation could start from.
-        OSError: the results folder cannot be written.
-    """
+    """Refuses what this machine, this folder or this run lacks, before anything is loaded: ValueError or OSError."""
     if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
         raise ValueError(
             f"method={run.method!r} needs the package peft: pip install peft, or the extra adaprune[methods]"
@@ -247,12 +236,9 @@ def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
 
 
 def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
-    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes.
-
-    Its card has what a stranger needs to know to use the mask.
-    """
+    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
     run = job.run
-    card = {
+    card = {  # what a stranger needs to know to use the mask
         "task": run.task,
         "labels": list(job.task.labels),
         "metrics": metrics,

@@ -8,8 +8,6 @@ fingerprint; the dev scores by seed; the base model's other name; the commands a
 that are no longer in the table go. Nothing is written before all records, masks and rows are seen to belong together.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

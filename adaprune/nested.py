@@ -1,7 +1,5 @@
 """One run, all sparsities: theta ranks the connections, so its cuts at any level are masks, each within the other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +9,6 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from adaprune.adapt import prepare
@@ -20,7 +16,7 @@ from adaprune.data import load_task
 from adaprune.deploy import load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
-from adaprune.training import Fit, Outcome, fit_head, load_encoder, score
+from adaprune.training import Fit, Outcome, fit_head, load_encoder, read_tensors, score
 
 
 def evaluate_at(
@@ -103,10 +99,7 @@ def _read_ranks(path: Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: delete the record and run again with keep='theta'")
-    try:
-        found = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete the record and run again") from error
+    found, _ = read_tensors(path, "delete the record and run again")
     if found.keys() != masks.keys() or any(not torch.equal(found[name] >= 0, mask) for name, mask in masks.items()):
         raise ValueError(f"{path} is not the theta of this run's mask: delete the record and run again")
     return {name: found[name] for name in masks}

@@ -3,8 +3,8 @@
     python docs/build_slides.py [OUT] [REVEAL]
 
 OUT: default runs/slides.html. REVEAL: a folder with reveal.js 4 (`npm pack reveal.js@4`), for a room without a network;
-default: the address that nbconvert knows. A slide starts at each cell whose metadata has ``slideshow.slide_type`` "slide"
-and goes on with those that have "-"; what a cell prints and draws is shown, its code is not.
+default: the address that nbconvert knows. A slide starts at a cell whose metadata has ``slideshow.slide_type`` "slide"
+and continues with cells that have "-". What a cell prints and draws is shown, its code is not.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-import nbformat
+from build_site import ROOT, executed, with_maths  # beside this file
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
-
-from build_site import ROOT, executed, with_maths  # beside this file
 
 LESSONS = ("1_masks", "2_learning_a_mask", "6_pruning_or_the_model")
 

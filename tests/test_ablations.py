@@ -227,6 +227,34 @@ def test_cells_of_one_pair_or_at_chance_do_not_count():
     assert told.startswith("a at 0.5 (3,000 rows, 3 epochs):") and "; b at 0.5 (b, all rows, 1.5 epochs):" in told
 
 
+def held_out(differences: dict[str, list[float]]) -> pd.DataFrame:
+    """Pairs whose difference on held-out rows is given: task -> a number a seed."""
+    budget = dict.fromkeys(contrasts.BUDGET, 0) | {"model": "minilm", "sparsity": 0.5, "selection_score_theirs": 0.5}
+    return pd.DataFrame(
+        [
+            {**budget, "task": task, "seed": seed, "selection_score": 0.5 + found}
+            for task, values in differences.items()
+            for seed, found in enumerate(values)
+        ]
+    )
+
+
+def test_not_worse_by_hand():
+    """Three seeds in each of five tasks, -d, 0, d about their mean: variance d^2, so the error is d / sqrt(15)."""
+    spread = [-0.003, 0.0, 0.003]
+    pairs = held_out({task: [value - 0.002 for value in spread] for task in "abcde"})
+    half = 2.228139 * 0.003 / 15**0.5  # t of 10 degrees of freedom
+    said = contrasts.not_worse(pairs, 0.01)
+    assert said.startswith(f"not worse: -0.0020 [{-0.002 - half:+.4f}, {-0.002 + half:+.4f}], 5 tasks, 3 seeds at the")
+    assert (
+        contrasts.not_worse(pairs, 0.003).startswith("not known") and contrasts.not_worse(pairs, 0.0001)[:5] == "worse"
+    )
+    assert contrasts.not_worse(pairs[pairs["task"] != "e"], 0.01).startswith("too few: -0.0020")
+    assert contrasts.not_worse(pairs[pairs["seed"] != 2], 0.01).startswith("too few")
+    assert contrasts.not_worse(pairs[:0], 0.01) == "too few: no pair"
+    assert "a -0.0020; b -0.0020" in said
+
+
 def test_chance_is_what_the_majority_records_say():
     records = pd.DataFrame({"method": ["majority", "majority", "probe"], "ablation": "", "task": list("aba"),
                             "score": [0.6, 0.0, 0.9]})  # fmt: skip

@@ -24,7 +24,8 @@ def signature(value: object) -> str:
     if not callable(value):
         return type(value).__name__
     try:
-        return re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value)))
+        found = re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(value, eval_str=True)))
+        return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", found)  # where a type is defined is its library's business
     except ValueError:
         return "callable"
 

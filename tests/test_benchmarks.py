@@ -4,9 +4,14 @@ import json
 import sys
 
 import pytest
+import torch
 
-from benchmarks import step_cost, switch_cost, topology_cost
+from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, save_mask
+from adaprune.masks import maskable
+from adaprune.runs import mask_path
+from benchmarks import anchor, mask_size, step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
+from tests.deploy import test_flips
 
 
 @pytest.fixture
@@ -106,3 +111,75 @@ def test_topology_cost_measures_a_layer_of_bert_base():
     assert found["connections"] == 4 * 768 * 768 + 2 * 768 * 3072
     assert abs(found["kept"] / found["connections"] - 0.01) < 1e-3
     assert found["seconds"] > 0 and found["peak_memory_bytes"] > 2**20
+
+
+# ---- masks as differences
+
+
+def test_sizes_of_masks_are_those_of_their_files(tmp_path, tiny_model_dir, capsys):
+    """A mask near the largest weights, and one at random, on a tiny base that the card names."""
+    encoder = load_encoder(str(tiny_model_dir)).model
+    head = AdaptationHead(2, 16, 2, "linear").state_dict()
+    card = {"labels": ["a", "b"], "model": str(tiny_model_dir)}
+    near = test_flips.near(encoder, 0.5, 0.02)
+    total = sum(mask.numel() for mask in near.values())
+    random = {
+        name: torch.rand(mask.shape, generator=torch.Generator().manual_seed(1)) < 0.5 for name, mask in near.items()
+    }
+    for name, masks in {"near": near, "random": random}.items():
+        path = save_mask(tmp_path / "masks" / f"{name}.safetensors", masks, head, card, encoder)
+        assert load_mask(path).card["format"] == {"near": 3, "random": 2}[name]
+    written = tmp_path / "sizes.json"
+    assert mask_size.main([str(tmp_path), "--shape", "tiny", "--json", str(written)]) == 0
+    rows = {row["name"]: row for row in json.loads(written.read_text())["rows"]}
+    assert set(rows) == {"near", "random", "made up, tiny"} and "version 1" in capsys.readouterr().out
+    for name, masks in {"near": near, "random": random}.items():
+        row, flipped = rows[name], sum(int((a ^ b).sum()) for a, b in zip(masks.values(), near.values(), strict=True))
+        assert row["weights"] == total and row["bits"] == sum(-(-mask.numel() // 8) for mask in masks.values())
+        assert (name == "near") == (row["stored"] == "version 2")
+        assert row["bound"] <= row["version 2"]
+        assert flipped == 0 or row["flips"] > 0.4
+    card = load_mask(tmp_path / "masks" / "near.safetensors").card
+    data = sum(n for *_, n in [*card["flips"]["rows"], *card["flips"]["classes"]]) + card["flips"]["frame"]
+    said = {key: card["flips"][key] for key in ("bins", "frame", "rows", "classes")}
+    assert rows["near"]["version 2"] == data + len(json.dumps(said))
+
+
+def test_bars_of_mask_sizes():
+    row = {
+        "name": "x",
+        "stored": "version 2",
+        "version 2": 52_400,
+        "bound": 48_000,
+        "encode_seconds": 9,
+        "decode_seconds": 9,
+    }
+    assert mask_size.judged(row, "bert-base")  # 1.05 * 48,000 + 2,000 = 52,400
+    assert not mask_size.judged(row | {"version 2": 52_401}, "bert-base")
+    assert mask_size.judged(row | {"version 2": 90_000, "stored": "version 1"}, "bert-base")
+    made = row | {"name": "made up, bert-base", "encode_seconds": 4.0, "decode_seconds": 1.5}
+    assert mask_size.judged(made, "bert-base") and not mask_size.judged(made | {"decode_seconds": 1.6}, "bert-base")
+
+
+def test_an_anchor_holds_theta_and_none_leaves_adaprune_as_it_is(tmp_path, ten_sentences, tiny_model_dir, capsys):
+    common = {"task": str(ten_sentences), "model": str(tiny_model_dir), "results_dir": str(tmp_path), "head": "linear"}
+    run = Run(**common, epochs=4, batch_size=2, learning_rate=1e-2, max_length=16)
+    settings = {"free": (0.0, float("inf")), "still": (1.0, float("inf")), "narrow": (0.0, 0.3), "shut": (0.0, -1.0)}
+    rows = anchor.compare([run], settings)
+    assert list(rows["method"]) == ["adaprune", *settings]
+    encoder = load_encoder(str(tiny_model_dir)).model
+    sizes = {name: module.weight.abs() for name, module in maskable(encoder).items()}
+    start = keep_top(sizes, 0.5)
+    masks = {m: load_mask(mask_path(run.model_copy(update={"method": m}))).masks for m in rows["method"]}
+    away = {m: {n: kept ^ start[n] for n, kept in found.items()} for m, found in masks.items()}
+    counts = {m: sum(int(flips.sum()) for flips in found.values()) for m, found in away.items()}
+    assert all(torch.equal(masks["free"][n], kept) for n, kept in masks["adaprune"].items())
+    assert counts["adaprune"] > 0 and counts["still"] == counts["shut"] == 0
+    assert 0 < counts["narrow"] < counts["adaprune"]
+    size, kept = (torch.cat([found[n].flatten() for n in sizes]) for found in (sizes, masks["narrow"]))
+    outside = (size / size[torch.cat([start[n].flatten() for n in sizes])].min()).log().abs() > 0.3 + 1e-4
+    assert (
+        size[outside & kept].min() > size[outside & ~kept].max()
+    )  # there theta is in the order of |w| as at the start
+    size, kept = (torch.cat([found[n].flatten() for n in sizes]) for found in (sizes, masks["adaprune"]))
+    assert size[outside & kept].min() < size[outside & ~kept].max()

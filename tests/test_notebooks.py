@@ -314,7 +314,17 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
         labels, said = [] if task == grades else ["bad", "good"], {"task": str(task), "metrics": metrics}
         make_mask(out / "masks", encoder, run.name, labels, seed, model=tiny_model_dir, **said)
         write_record(make_record(run, metrics=metrics), run)
+    found = {("probe", 0.0): (9, 0.5), ("majority", 0.0): (9, 0.4), ("finetune", 0.0): (10**8, 0.9)}
+    found |= {("adaprune", 0.5): (200_000, 0.8), ("adaprune", 0.9): (90_000, 0.7), ("lora", 0.0): (300_000, 0.85)}
+    found |= {("magnitude", 0.5): (210_000, 0.75)}
+    for (method, sparsity), (size, score) in found.items():
+        for task in ("cola", "sst2"):
+            run = Run(task=task, method=method, sparsity=sparsity, results_dir=str(tmp_path / "frontier"))
+            made = make_record(run, metrics={"validation": {"f1": score}, "selection": {"f1": score}, "primary": "f1"})
+            made["cost"]["shipped_bytes"] = size
+            write_record(made, run)
     asked = ["-p", "figures_dir", "pictures", "-p", "sentences", 4, "-p", "group_size", 2]
+    asked += ["-p", "frontier_dir", "frontier"]
     done = papermill(MANY, tmp_path / "many.ipynb", "-p", "results_dir", "out", *asked)
     assert done.returncode == 0, done.stderr
     shown = printed(tmp_path / "many.ipynb")
@@ -323,6 +333,10 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
         (line,) = re.findall(rf"^{way} +(\d+) +{of} +(\S+) +0.5 *$", shown, re.MULTILINE)
         assert float(line[1]) == round(int(line[0]) / of, 3)
     assert len(list((tmp_path / "pictures").glob("extra_many_tasks_*"))) == 4
+    # shares of the gain over 0.5: 0.75 of the mask at 0.5, 0.5 at 0.9, 0.875 of lora, 0.625 of the magnitude mask
+    assert "beaten" not in shown and "by none: adaprune 0.9; adaprune 0.5; lora r = 8; finetune" in shown
+    assert "that another beats: none" in shown and re.search(r"magnitude 0.5 +210000.0 +0.625", shown)
+    assert (tmp_path / "pictures" / "extra_frontier.svg").is_file()
     for file in list((out / "masks").glob("*.safetensors"))[1:]:
         file.unlink()
     done = papermill(MANY, tmp_path / "one.ipynb", "-p", "results_dir", "out", *asked)

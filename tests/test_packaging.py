@@ -3,7 +3,9 @@
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,33 @@ def test_preferred_citation_is_the_paper():
 def test_changelog_has_an_unreleased_entry():
     entries = (ROOT / "CHANGELOG.md").read_text(encoding="utf8").split("## Unreleased")[1]
     assert re.search(r"^- \S", entries, re.M)
+
+
+def test_a_wheel_has_the_zoo(tmp_path):
+    """Built from a copy, by the setuptools that is there; nothing is fetched."""
+    shutil.copytree(ROOT / "adaprune", tmp_path / "adaprune", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-q",
+        "-w",
+        "out",
+        ".",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"adaprune/zoo/{path.name}" for path in (ROOT / "adaprune" / "zoo").iterdir()}
+    assert len(expected) >= 2 and {name for name in inside if name.startswith("adaprune/zoo/")} == expected
+    assert "adaprune/report/paper/results.csv" in inside
 
 
 def test_make_run_adapts_with_three_methods_in_an_ignored_folder():

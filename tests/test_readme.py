@@ -241,6 +241,34 @@ def test_what_a_task_costs_is_what_was_measured():
     assert all(bar["reached"] for bar in found["bars"])
 
 
+def test_the_first_example_is_a_prediction_from_the_zoo(capsys):
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    (said,) = re.findall(r"^print\(.*\)  # ([\d.]+)$", example, re.MULTILINE)
+    exec(example, {})
+    shown = float(re.search(r"tensor\(\[\[([\d.]+)", capsys.readouterr().out)[1])
+    assert shown == pytest.approx(float(said), abs=0.0051)
+
+
+def test_sizes_of_masks_are_those_measured():
+    """In the README the ranges in bits per weight, on the page every row of the table."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "mask_size.json").read_text())["rows"]
+    plain = [row for row in rows if "task~" in row["name"] and "scope" not in row["name"]]
+
+    def bits(sparsity, epochs):
+        some = [row for row in plain if f"sparsity~{sparsity}_" in row["name"] and f"epochs~{epochs}_" in row["name"]]
+        found = [8 * row["version 2"] / row["weights"] for row in some]
+        return f"{min(found):.2f}", f"{max(found):.2f}"
+
+    low, high = bits(0.5, 3)
+    told = f"Learned masks of MiniLM at 0.5 take {low} to {high} bits per weight after 3 epochs and {bits(0.5, 12)[0]}"
+    assert f"{told} after 12, at 0.9 {bits(0.9, 3)[0]} and {bits(0.9, 12)[0]}" in " ".join(README.split())
+    page = (ROOT / "docs" / "mask_format.md").read_text(encoding="utf8")
+    lines = [line for line in page.splitlines() if line.count("|") == 9 and re.search(r"epochs|made up", line)]
+    keys = ("bits", "version 1", "version 2", "bound")
+    measured = {tuple(f"{row[key]:,}" for key in keys) for row in rows}
+    assert len(lines) == 12 and {tuple(cell.strip() for cell in line.split("|")[3:7]) for line in lines} <= measured
+
+
 def test_links_and_figures_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
     local = [target for target in targets if "://" not in target]

@@ -1,7 +1,5 @@
 """How the kept connections are shared out where each matrix is cut for itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor

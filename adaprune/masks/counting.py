@@ -1,7 +1,5 @@
 """What a mask keeps, counted: in scope, under both denominators of the field, by component and by layer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """How scores become a mask: the exact cut, over all matrices together or in each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -4,8 +4,6 @@ A mask is boolean, True = kept, and belongs to a base tensor by name. While it i
 real-valued ``theta`` beside its untouched weight and computes with w0 * 1[theta > threshold].
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -4,8 +4,6 @@ Letters: theta mask parameters, alpha = ``lr`` of theta, gamma = ``penalty``, t_
 p head parameters, beta = ``lr`` of the head's group, m = 1[theta > threshold].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 

@@ -1,7 +1,5 @@
 """Theta as it is kept beside a mask: its order in 2 bytes a weight, enough to cut it at any other sparsity."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -4,8 +4,6 @@ All controls move one number, the threshold that theta is compared with. Subtrac
 theta (Eq. 7) and adding gamma to the threshold give the same masks, and the second touches no weight.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 
@@ -75,14 +73,6 @@ def quantile_threshold(thetas: Iterable[Tensor], sparsity: float, sample: int = 
     return value
 
 
-def sparsity_of(thetas: Iterable[Tensor], threshold: float | Tensor) -> float:
-    """Fraction of all theta at or below ``threshold`` (one, or one each): the sparsity of 1[theta > threshold]."""
-    thetas = list(thetas)
-    levels = torch.as_tensor(threshold, dtype=torch.float64).expand(len(thetas)).tolist()
-    kept = sum(int(torch.count_nonzero(t.detach() > level)) for t, level in zip(thetas, levels, strict=True))
-    return 1 - kept / sum(theta.numel() for theta in thetas)
-
-
 class SparsityControl:
     """Moves the shared threshold after each optimiser step until the mask has its sparsity.
 
@@ -105,8 +95,7 @@ class SparsityControl:
         interval: steps between two looks at theta (``cubic``).
         recovery: False makes pruning final; the masked layers must know it too (see `masks.attach`).
         initial: the scheduled sparsity before the first step (``cubic``); the target itself keeps it throughout.
-        allocate: where each matrix has its own threshold (``cubic`` only): all theta and the density of the
-            whole -> the density of each matrix.
+        allocate: where each matrix has its own threshold (``cubic`` only): the density of the whole -> that of each.
 
     Raises:
         ValueError: an unknown kind, one that cannot follow ``allocate``, or no step to reach the target in.
@@ -120,7 +109,7 @@ class SparsityControl:
         interval: int = 5,
         recovery: bool = True,
         initial: float = 0.0,
-        allocate: Callable[[list[Tensor], float], list[float]] | None = None,
+        allocate: Callable[[float], list[float]] | None = None,
     ):
         if allocate and kind != "cubic":
             raise ValueError(f"thresholds per matrix need control 'cubic' (recipe='tuned'), this is {kind!r}")
@@ -181,7 +170,7 @@ class SparsityControl:
         """The threshold of each matrix after ``step`` under ``allocate``; None = as before."""
         if not self._looks(step):
             return None
-        shares = self.allocate(thetas, 1 - self._scheduled(step))
+        shares = self.allocate(1 - self._scheduled(step))
         sample = max(1, _SAMPLE // len(thetas))
         return [self._quantile([theta], 1 - share, sample) for theta, share in zip(thetas, shares, strict=True)]
 
@@ -198,8 +187,9 @@ class SparsityControl:
         return cubic_sparsity(step, 0, self.end, self.target, self.initial)
 
     def sparsity(self, thetas: Iterable[Tensor], threshold: Tensor) -> float:
-        """The sparsity of the mask now."""
-        return sparsity_of(thetas, threshold if self.recovery else NEVER)
+        """The sparsity of the mask now: the share of all theta at or below their threshold."""
+        kept = self.kept(thetas, threshold)
+        return 1 - sum(int(torch.count_nonzero(mask)) for mask in kept) / sum(mask.numel() for mask in kept)
 
     def kept(self, thetas: Iterable[Tensor], threshold: Tensor) -> list[Tensor]:
         """The mask now, a boolean tensor for each of ``thetas``."""

@@ -1,7 +1,5 @@
 """Directions of a step: the gradient itself, Adam's, and Adam's from a factored second moment."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

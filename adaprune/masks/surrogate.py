@@ -4,8 +4,6 @@ theta is read relative to ``threshold`` throughout: to subtract a penalty from e
 threshold are the same.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

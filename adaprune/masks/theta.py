@@ -1,7 +1,5 @@
 """Where theta starts, and which of its entries must not be judged."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
@@ -92,5 +90,5 @@ def protect(
     unseen = sum(int((~rows).sum()) * scores[name].shape[1] for name, rows in seen.items())
     if unseen >= round(density * total):
         return dict(scores)
-    tables = {name: scores[name].detach().masked_fill(~rows[:, None], torch.inf) for name, rows in seen.items()}
+    tables = {name: scores[name].detach().cpu().masked_fill(~rows[:, None], torch.inf) for name, rows in seen.items()}
     return {**scores, **tables}

@@ -1,7 +1,5 @@
 """adaprune: the mask is learned with the head, the weights stay as they are (Gao, Colombo, Wang 2021)."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """bernoulli: the mask is drawn anew at each step, its probabilities are learned (Zhou et al. 2019). Weights intact."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """bitfit: only biases are trained (Ben Zaken et al. 2022). The weights do NOT stay intact."""
 
-from __future__ import annotations
-
 import torch
 
 from adaprune.runs import TUNED_WEIGHTS, Method
@@ -26,5 +24,5 @@ def bitfit(job: Job) -> Outcome:
 BITFIT = Method(
     bitfit, line="only the biases are trained", source="Ben Zaken et al. 2022", mask=False, weights_intact=False,
     tuned={**TUNED_WEIGHTS, "learning_rate": 1e-3}, paper={"learning_rate": 1e-3},
-    reads=("learning_rate", "head_learning_rate"), colour="#967708", marker=(6, 2, 0),
+    reads=("learning_rate", "head_learning_rate"), colour="#6C8507", marker=(6, 2, 0),
 )  # fmt: skip

@@ -1,7 +1,5 @@
 """edge_popup: each matrix uses its highest-scored share from the first step on (Ramanujan et al. 2020)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """features: feature extraction. The encoder is frozen and whole, only the head is trained. Weights intact."""
 
-from __future__ import annotations
-
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome, fit_head
 

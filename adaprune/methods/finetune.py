@@ -1,7 +1,5 @@
 """finetune: everything is trained, nothing masked; the paper's upper line. The weights do NOT stay intact."""
 
-from __future__ import annotations
-
 from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
 from adaprune.training import Job, Outcome, fit_weights
 

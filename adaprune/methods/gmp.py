@@ -1,7 +1,5 @@
 """gmp: gradual magnitude pruning (Zhu and Gupta 2018). The paper's MP, and with its weights kept a context row."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,25 +79,15 @@ class GradualMagnitude(SparsityControl):
         return self.now
 
 
+_OF_THE_COPY = {"learning_rate": 3e-4}
 _RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}
 GMP = Method(
-    gmp,
-    line="the paper's MP: magnitudes of a copy that is trained and pruned gradually",
-    source="Zhu and Gupta 2018",
-    tuned={**TUNED_WEIGHTS, "learning_rate": 3e-4},  # of the copy's weights
-    paper={"learning_rate": 3e-4},
-    reads=("learning_rate", "head_learning_rate", "reach"),
-    colour="#086528",
-    marker="P",
-)
+    gmp, line="the paper's MP: magnitudes of a copy that is trained and pruned gradually", source="Zhu and Gupta 2018",
+    tuned={**TUNED_WEIGHTS, **_OF_THE_COPY}, paper=_OF_THE_COPY,
+    reads=("learning_rate", "head_learning_rate", "reach"), colour="#086528", marker="P",
+)  # fmt: skip
 GMP_FINETUNE = Method(
-    gmp_finetune,
-    line="weights trained while they are pruned gradually",
-    source="Zhu and Gupta 2018",
-    weights_intact=False,
-    tuned={**TUNED_WEIGHTS, **_RATES},
-    paper=_RATES,
-    reads=("learning_rate", "reach"),
-    colour="#644605",
-    marker=(4, 1, 0),  # a star or cross of so many points, turned by so many degrees
-)
+    gmp_finetune, line="weights trained while they are pruned gradually", source="Zhu and Gupta 2018",
+    weights_intact=False, tuned={**TUNED_WEIGHTS, **_RATES}, paper=_RATES, reads=("learning_rate", "reach"),
+    colour="#644605", marker=(4, 1, 0),  # a star of four points, turned by no degrees
+)  # fmt: skip

@@ -1,7 +1,5 @@
 """ia3: keys, values and FFN activations rescaled (Liu et al. 2022), by the peft library. Weights do NOT stay intact."""
 
-from __future__ import annotations
-
 import torch
 
 from adaprune.masks import component_of, maskable

@@ -1,7 +1,5 @@
 """imp: iterative magnitude pruning with rewinding (Frankle and Carbin 2019; Chen et al. 2020 for BERT)."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import partial

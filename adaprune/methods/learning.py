@@ -1,7 +1,5 @@
 """Learning a mask, whatever the method: from a start for theta to the exact cut."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -79,7 +77,6 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
     0 for adaprune; for other scores where the schedule has it before the first step.
 
     Args:
-        job: the run.
         thetas: name -> theta_0.
         reflect: theta stands for |s| (see `Scores`).
         attach: puts the thetas on the encoder, as `masks.attach` does.
@@ -108,7 +105,7 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
 def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int) -> SparsityControl:
     """What moves the threshold: the plan's control, checked before any step; with snapshots where asked for."""
     run, plan = job.run, job.plan
-    allocate = partial(_shares, list(parameters), plan.allocation) if plan.allocation else None
+    allocate = partial(shares, parameters, kind=plan.allocation) if plan.allocation else None
     initial = run.sparsity if plan.fixed else 0.0
     control = SparsityControl(
         plan.control, run.sparsity, end, recovery=run.recovery, initial=initial, allocate=allocate
@@ -189,7 +186,3 @@ def optimiser_for(
     for group in groups:
         group["surrogate"] = plan.surrogate
     return Scores(groups, rule=plan.step_rule, temperature=plan.temperature)
-
-
-def _shares(names: list[str], kind: str, thetas: Iterable[Tensor], density: float) -> list[float]:
-    return shares(dict(zip(names, thetas, strict=True)), density, kind)

@@ -1,7 +1,5 @@
 """lora: low-rank updates of all linear layers (Hu et al. 2022), by the peft library. The weights do NOT stay intact."""
 
-from __future__ import annotations
-
 import torch
 
 from adaprune.masks import maskable

@@ -1,7 +1,5 @@
 """magnitude: one-shot magnitude pruning, then the head is trained. Weights intact."""
 
-from __future__ import annotations
-
 from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome

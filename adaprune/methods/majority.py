@@ -1,7 +1,5 @@
 """majority: the answer that is most often right in training, for every text. Nothing is learned."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from adaprune.runs import Method

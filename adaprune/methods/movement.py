@@ -1,7 +1,5 @@
 """movement: connections that training pushes towards 0 go (Sanh, Wolf, Rush 2020), with weights frozen or trained."""
 
-from __future__ import annotations
-
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome

@@ -1,7 +1,5 @@
 """Fixed masks: which sentences scores are computed on, scores from activations and gradients, cuts, and the head."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Iterator, Mapping
@@ -95,7 +93,7 @@ def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) ->
     training never shows are kept (see `masks.protect`).
     """
     density, kind = job.density if density is None else density, job.plan.allocation
-    scores = protect(_here(scores), job.seen, density, each=bool(kind))
+    scores = protect(scores, job.seen, density, each=bool(kind))
     return keep_each(scores, counts(scores, density, kind)) if kind else keep_top(scores, density)
 
 
@@ -108,9 +106,9 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     total = sum(score.numel() for score in scores.values())
     k, before, masks = round(job.density * total), 0, {}
-    for name, score in protect(_here(scores), job.seen, job.density, each=True).items():
+    for name, score in protect(scores, job.seen, job.density, each=True).items():
         table = component_of(name) == EMBED
-        score = score.t() if table else score
+        score = (score.t() if table else score).detach().cpu()
         ends = before + score.shape[1] * torch.arange(score.shape[0] + 1)
         before = int(ends[-1])
         quota = ((2 * k * ends + total) // (2 * total)).diff()
@@ -125,7 +123,3 @@ def with_head(job: Job, masks: dict[str, Tensor], *before: Fit) -> Outcome:
     """Fixed ``masks`` over the job's weights, and a head trained on what they leave; ``before``: what they took."""
     set_masks(job.model.encoder, masks)
     return Outcome(together(*before, fit_head(job)), masks)
-
-
-def _here(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: score.detach().cpu() for name, score in scores.items()}

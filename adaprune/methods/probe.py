@@ -1,7 +1,5 @@
 """probe: a regression on frozen sentence vectors. What the checkpoint knows before anything is adapted."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from dataclasses import replace

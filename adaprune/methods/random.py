@@ -1,7 +1,5 @@
 """random: the paper's Rnd. A mask drawn at random at the asked sparsity, then the head is trained. Weights intact."""
 
-from __future__ import annotations
-
 import torch
 
 from adaprune.methods.oneshot import cut, with_head

@@ -1,7 +1,5 @@
 """Scores of other methods than the paper's: their slopes, their penalty, scores that stand for their size."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """smp: Static Model Pruning (Jiang et al. 2022): masks alone, by scores with a penalty. Weights intact."""
 
-from __future__ import annotations
-
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome

@@ -1,7 +1,5 @@
 """snip: one-shot pruning by connection sensitivity (Lee, Ajanthan, Torr 2019). Weights intact."""
 
-from __future__ import annotations
-
 from adaprune.methods.oneshot import cut, sensitivities_with_head, with_head
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome

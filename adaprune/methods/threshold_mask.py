@@ -1,7 +1,5 @@
 """threshold_mask: masking in place of fine-tuning (Zhao et al. 2020), scores against a threshold. Weights intact."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """wanda: one-shot pruning by weight times input norm (Sun, Liu, Bair, Kolter 2023). Weights intact."""
 
-from __future__ import annotations
-
 import time
 
 from adaprune.methods.oneshot import activations, cut_outputs, with_head

@@ -1,7 +1,5 @@
 """zero_shot: how alike two texts' vectors are, and nothing else. What a sentence encoder was made for."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

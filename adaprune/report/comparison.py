@@ -1,7 +1,5 @@
 """The comparison: every way of adapting on every task over seeds, as curves and as a table in Markdown."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

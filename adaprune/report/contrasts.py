@@ -1,7 +1,5 @@
 """Runs in pairs that differ in one thing, and what they say of a claim; what masks keep, from records alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.methods import METHODS
-from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_test
+from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_interval, within_cells_test
 from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
 
 BUDGET = ("model", "max_train_examples", "epochs", "batch_size", "precision", "max_length")
@@ -158,6 +156,30 @@ def evidence(pairs: pd.DataFrame, chance: Mapping[str, float]) -> str:
         rows = "" if math.isnan(cell.rows_low) else f"; over dev rows [{cell.rows_low:+.3f}, {cell.rows_high:+.3f}]"
         told.append(f"{line} ({count}{rows}{'; left out, ' + cell.left_out if cell.left_out else ''})")
     return "; ".join(told) or "-"
+
+
+def not_worse(pairs: pd.DataFrame, margin: float, tasks: int = 5, seeds: int = 3) -> str:
+    """Whether one side is no worse than the other on held-out training rows, on which things may be chosen.
+
+    "not worse" if the 95 % interval of the mean over cells lies above ``-margin``, "worse" if all of it lies below;
+    "not known" between; "too few": not so many tasks with so many seeds each. The numbers follow.
+
+    Args:
+        pairs: of `contrast`, the side that is judged first.
+        margin: how much may be lost, in the mean over tasks.
+        tasks, seeds: the fewest that a verdict may rest on.
+    """
+    if pairs.empty:
+        return "too few: no pair"
+    lost = pairs["selection_score"] - pairs["selection_score_theirs"]
+    low, high = within_cells_interval(lost, pairs.groupby(list(CELL)).ngroup())
+    means = lost.groupby([pairs[name] for name in CELL]).mean()
+    enough = pairs.groupby("task")["seed"].nunique()
+    few = len(enough) < tasks or enough.min() < seeds
+    said = "not worse" if low > -margin else "worse" if high < -margin else "not known"
+    numbers = f"{means.mean():+.4f} [{low:+.4f}, {high:+.4f}], {len(enough)} tasks, {enough.min()} seeds at the least"
+    each = "; ".join(f"{task} {value:+.4f}" for task, value in means.groupby("task").mean().items())
+    return f"{'too few' if few else said}: {numbers} ({each})"
 
 
 def judged(holds: Sequence[bool]) -> str:

@@ -1,7 +1,5 @@
 """The pictures of masks: groups with error bars, degrees, overlaps, the graph of heads, ablations; see `figures`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import networkx as nx
@@ -156,7 +154,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     ax.step(first["bytes"], first["share"], where="post", color=INK, lw=0.8, ls="--", zorder=1)
     for row in first.itertuples():
         place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
-        ax.annotate(row.way, (row.bytes, row.share), **place)
+        ax.annotate(row.way.removesuffix(", linear head"), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
     ax.set(xscale="log", xlabel="bytes that ship per task", ylabel="share of fine-tuning's gain that is kept")
     return dress(ax, grid="both")

@@ -6,8 +6,6 @@ markers say it once more, hollow where weights were trained. Several ways of one
 colour and differ in marker and dashes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple

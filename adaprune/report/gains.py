@@ -4,8 +4,6 @@ The floor is what needs no adapting: the better of the probe and the majority cl
 it a task that the checkpoint knows already (STS-B on a sentence encoder) looks as if anything did well on it.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The published numbers, as tables that ours stand beside."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

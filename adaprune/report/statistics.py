@@ -1,7 +1,5 @@
 """Statistics over seeds: intervals, paired tests, Holm's correction, retention. NaN: too little to say."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,6 +103,8 @@ def _within_cells(differences: ArrayLike, cells: ArrayLike) -> tuple[float, floa
     if d.shape != cells.shape:
         raise ValueError(f"every difference is of one cell, got {d.shape} and {cells.shape}")
     groups = [d[cells == cell] for cell in np.unique(cells)]
+    if not groups:
+        return float("nan"), float("nan"), 0
     mean, freedom = float(np.mean([group.mean() for group in groups])), d.size - len(groups)
     if freedom < 1 or max(np.ptp(group) for group in groups) < NO_SPREAD:
         return mean, float("nan"), freedom

@@ -1,7 +1,5 @@
 """Sweeps: a table of runs, one row a run, checked before anything runs; and a line that says how far a sweep is."""
 
-from __future__ import annotations
-
 import csv
 import time
 from collections.abc import Callable
@@ -101,11 +99,9 @@ class Progress:
 
 def _check_columns(path: str | Path, columns: list[str], common: dict[str, Any]) -> None:
     """ValueError for a column that is no field, stands twice or is common too, and for a misfit in ``common``."""
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ValueError(f"{path}: column {twice[0]!r} stands there twice")
-    both = [name for name in columns if name in common]
-    if both:
+    if both := [name for name in columns if name in common]:
         raise ValueError(f"{path}: {both[0]} is a column and set for all rows ({common[both[0]]!r}): use one")
     try:
         Run(**common, **{name: "" for name in columns if name not in Run.model_fields})

@@ -18,7 +18,6 @@ class Plan:
     """The settings of a run once its recipe has filled in what the run leaves open.
 
     ``learning_rate`` is alpha for theta (its mean starts at 0.01), or that of the weights in ``finetune``;
-    ``least_steps``: ``epochs`` are more where the rows are too few for so many steps, see `lasting`.
     ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the asked sparsity
     stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices together.
 
@@ -41,7 +40,6 @@ class Plan:
     control: str
     reach: float
     penalty: float
-    least_steps: int = 0
     temperature: float = 1.0
     allocation: str = ""
     surrogate: str = "sigmoid"

@@ -1,7 +1,5 @@
 """Exercises of lessons 1 to 4: what is right by a route of its own, inputs, and the mistakes that people make."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Exercises of lessons 5 to 7: what is right by a route of its own, inputs, and the mistakes that people make."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What the walkthroughs in notebooks/teach share: errors of one sentence, exercises that check themselves."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import textwrap

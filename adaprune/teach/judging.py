@@ -1,7 +1,5 @@
 """How a reader's function is judged: run on cases, compared with what is right, its mistake named in a sentence."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Mapping

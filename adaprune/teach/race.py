@@ -1,7 +1,5 @@
 """A score of the reader's own as a method, so that it can be raced against the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

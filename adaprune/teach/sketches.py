@@ -1,7 +1,5 @@
 """The pictures of the walkthroughs in notebooks/teach: small matrices, curves, paths, networks; see `figures`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -175,7 +173,6 @@ def draw_wires(
     """A masked network, its inputs at the bottom, a line for each kept connection.
 
     Args:
-        ax: the panel.
         layers: masks (outputs, inputs), the first at the bottom.
         through: the same without connections on no path (`topology.effective`), which are then drawn dotted, and
             units on no path hollow.

@@ -1,7 +1,5 @@
 """A slider over pictures that were drawn before: it moves in JupyterLab, in Colab and on a page without a kernel."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The exercises of notebooks/teach solved, one function each; the notebooks show the same lines, folded."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from statistics import NormalDist

@@ -4,8 +4,6 @@ Letters of the paper: v = sigmoid(t_l theta) the relaxed mask in [0, 1]^d, alpha
 G the largest ||dL/dv||, M the largest |theta|, T the number of steps. A problem's losses are of masks v (masks, d).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral

@@ -1,7 +1,5 @@
 """A mask as networkx graphs to look at and to walk in: blocks, one matrix, a neuron's surroundings; and their files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

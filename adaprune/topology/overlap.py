@@ -4,8 +4,6 @@ Masks are as in `adaprune.topology`: dicts of boolean tensors, or mask files, wh
 are the subjects, masks the raters, "kept" and "removed" the categories.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from scipy.stats import chi2
 from torch import Tensor
 
 from adaprune.masks import COMPONENTS, component_of
 from adaprune.topology.structure import arrays
+from adaprune.training import read_tensors
 
 
 class Overlap(NamedTuple):
@@ -162,10 +159,7 @@ def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
     """
     found = {}
     for file in (file for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()):
-        try:
-            found[int(file.stem)] = load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}): delete it and the run's record, adapt anew") from error
+        found[int(file.stem)], _ = read_tensors(file, "delete it and the run's record, adapt anew")
     if not found:
         raise ValueError(f"{folder} holds no snapshots: adapt the run anew with keep='snapshots'")
     return dict(sorted(found.items()))

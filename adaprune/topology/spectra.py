@@ -1,7 +1,5 @@
 """Degrees and spectra of the matrices of a mask, boolean arrays (outputs, inputs), and what a random one would have."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

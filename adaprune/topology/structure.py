@@ -5,8 +5,6 @@ The matrix of a linear layer has shape (outputs, inputs); an embedding table (wo
 of it is about the graph of kept weights; biases, which are never masked, pass through what is called dead here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from numbers import Integral

@@ -4,7 +4,7 @@ Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the trai
 Imports `data`, `masks` and `runs`.
 """
 
-from adaprune.training.checkpoints import claim, last_whole, write_tensors
+from adaprune.training.checkpoints import claim, last_whole, read_tensors, write_tensors
 from adaprune.training.encoders import (
     MINILM,
     MINILM_NOTE,
@@ -21,5 +21,5 @@ from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
 from adaprune.training.progress import bar
 from adaprune.training.stages import Result, stage, together
 from adaprune.training.teachers import read_logits, read_teacher, taught, write_logits
-from adaprune.training.trainer import evaluate, fit, predict, score, steps_in
+from adaprune.training.trainer import fit, predict, score, steps_in
 from adaprune.training.weights import fit_weights, put_zeros

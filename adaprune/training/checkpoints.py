@@ -1,7 +1,5 @@
 """Checkpoints that can be trusted: a folder counts only once it is whole, and a damaged file is named."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -54,6 +52,12 @@ def reading(path: Path, remedy: str) -> Iterator[safe_open]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+
+
+def read_tensors(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and facts in a file of `write_tensors`; ValueError that ends in ``remedy`` where it is damaged."""
+    with reading(path, remedy) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def load_trained(model: nn.Module, path: Path) -> dict[str, str]:

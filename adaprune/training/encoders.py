@@ -1,7 +1,5 @@
 """Pre-trained encoders: loading one, frozen, and knowing exactly which one it is."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -70,8 +68,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         raise ValueError(f"model {model!r} ({type(encoder).__name__}) is not an encoder")
     # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    lacking = sorted(name for name in drawn if not name.startswith("pooler."))
-    if lacking:
+    if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None

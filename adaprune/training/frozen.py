@@ -1,7 +1,5 @@
 """What a frozen encoder says of each sentence, computed once, and the head that is trained on it."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 

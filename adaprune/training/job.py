@@ -1,7 +1,5 @@
 """What one run hands to a method, and what it gets back: plain values, no behaviour."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Progress of a run: one bar with loss, sparsity and score, the same in a terminal, a notebook and a log."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 

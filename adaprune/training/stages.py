@@ -1,7 +1,5 @@
 """Methods that train more than once: each stage is done once, and its result outlives a kill."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from dataclasses import asdict, replace
 from accelerate import PartialState
 from torch import Tensor
 
-from adaprune.training.checkpoints import reading, write_tensors
+from adaprune.training.checkpoints import read_tensors, write_tensors
 from adaprune.training.job import Fit, Settings
 
 Result = tuple[dict[str, Tensor], Fit]
@@ -35,9 +33,8 @@ def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> 
             write_tensors(file, tensors, fit=json.dumps(asdict(done)))
             shutil.rmtree(folder, ignore_errors=True)
         processes.wait_for_everyone()
-    with reading(file, "delete it to do that stage again") as stored:
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        return tensors, Fit(**json.loads(stored.metadata()["fit"]))
+    tensors, facts = read_tensors(file, "delete it to do that stage again")
+    return tensors, Fit(**json.loads(facts["fit"]))
 
 
 def together(*fits: Fit) -> Fit:

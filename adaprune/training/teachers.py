@@ -1,7 +1,5 @@
 """A fine-tuned teacher's logits on the training rows: records hold no weights, so a pupil learns from these."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,8 +54,7 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
         ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
         FileNotFoundError: there is no such record, or its logits are gone.
     """
-    record = read_teacher(run)
-    if record is None:
+    if (record := read_teacher(run)) is None:
         return None
     if record["environment"]["data_fingerprint"] != task.fingerprint:
         raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")

@@ -88,11 +88,6 @@ def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settin
     return logits
 
 
-def evaluate(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> dict[str, float]:
-    """The task's official metrics on a split."""
-    return sentences.metrics(predict(model, sentences, split, settings), np.array(sentences.splits[split]["labels"]))
-
-
 def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
     """The record's metrics, and the logits on the dev split, which is looked at here and nowhere before."""
     answer = outcome.answer or (lambda split: predict(job.model, job.sentences, split, job.settings))
@@ -111,7 +106,6 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
     bf16 without CUDA runs on the CPU. Several GPUs are used through ``accelerate launch`` only, never by
     DataParallel, whose copies of a layer do not share theta.
     """
-    saving = settings.checkpoint_steps > 0
     half = settings.precision
     if half == "auto":
         half = "fp32" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
@@ -123,7 +117,7 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
         use_cpu=half == "bf16" and not torch.cuda.is_available(),
         bf16=half == "bf16",
         fp16=half == "fp16",
-        save_strategy="steps" if saving else "no",
+        save_strategy="steps" if settings.checkpoint_steps else "no",
         save_steps=max(1, settings.checkpoint_steps),
         save_total_limit=2,
         logging_nan_inf_filter=False,

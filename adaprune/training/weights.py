@@ -1,7 +1,5 @@
 """Training the weights themselves: of a copy, for methods whose scores come from trained weights, or for good."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

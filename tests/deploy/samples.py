@@ -1,8 +1,9 @@
 """The small base and masks of the files in samples/, from whole numbers alone, so that they are the same for ever.
 
-format_1.safetensors and format_2.safetensors were written by the last commits that wrote those formats, with
+format_1.safetensors and format_2.safetensors were written by the last commits that wrote no later format,
+format_3.safetensors by the first that wrote flips, with
 
-    save_mask(path, masks(), head(), CARD, Base())
+    save_mask(path, masks(number), head(), CARD, Base())
 """
 
 from pathlib import Path
@@ -36,10 +37,21 @@ class Base(nn.Module):
         return self.table
 
 
-def masks() -> dict[str, torch.Tensor]:
-    """A mask for each layer, nearly empty to nearly full."""
+def masks(number: int) -> dict[str, torch.Tensor]:
+    """A mask for each layer, nearly empty to nearly full; for format 3 the largest half of the weights, but for flips.
+
+    Of the weights from 0.2 to 0.3 half are flipped, of the others one in a thousand; a row of each is whole.
+    """
     drawn = enumerate(DENSITIES)
-    return {f"layer.{number}.weight": numbers(SHAPE, 31 + number, 9973) < density for number, density in drawn}
+    if number < 3:
+        return {f"layer.{layer}.weight": numbers(SHAPE, 31 + layer, 9973) < density for layer, density in drawn}
+    found = {}
+    for layer, weight in enumerate(module.weight.detach() for module in Base().layer):
+        near = (weight.abs() > 0.2) & (weight.abs() < 0.3)
+        chance = torch.where(near, 0.5, 0.001)
+        found[f"layer.{layer}.weight"] = (weight.abs() > 0.25) ^ (numbers(SHAPE, 31 + layer, 9973) < chance)
+        found[f"layer.{layer}.weight"][layer] = True
+    return found
 
 
 def head() -> dict[str, torch.Tensor]:

@@ -219,15 +219,20 @@ def test_a_whole_file_is_near_the_bound(tmp_path):
     assert same(load_mask(path).masks, masks)
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_files_of_older_formats_load_for_ever(number):
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_files_of_every_format_load_for_ever(number):
     """Written when those formats were the newest; format 1 has plain bits only, and no coding in its card."""
-    mask = load_mask(samples.FOLDER / f"format_{number}.safetensors")
-    assert same(mask.masks, samples.masks()) and same(mask.head, samples.head())
+    path = samples.FOLDER / f"format_{number}.safetensors"
+    mask = load_mask(path, base=samples.Base())
+    assert same(mask.masks, samples.masks(number)) and same(mask.head, samples.head())
+    weights = {name: weight.detach().numpy() for name, weight in samples.Base().named_parameters()}
+    if number > 1:
+        found = read_file(path, weights)[1]
+        assert all(np.array_equal(found[name], kept.numpy()) for name, kept in mask.masks.items())
     assert mask.card["format"] == number and {key: mask.card[key] for key in samples.CARD} == samples.CARD
     assert mask.card["base"] == tensor_hashes(samples.Base())
     codings = [said.get("coding") for said in mask.card["tensors"].values()]
-    assert codings == [[None] * 4, ["bits", "bytes", "gaps", "gaps"]][number - 1]
+    assert codings == [[None] * 4, ["bits", "bytes", "gaps", "gaps"], ["flips"] * 4][number - 1]
 
 
 # ---- damaged and hostile coded masks

@@ -288,7 +288,7 @@ def test_without_recovery_no_sample_and_no_tie_prunes_more_than_was_asked(kind, 
     monkeypatch.setattr(schedules.quantile_threshold, "__defaults__", (100, schedules.TIES))
     generator = torch.Generator().manual_seed(0)
     thetas = [torch.randn(size, 60, generator=generator).mul(50).round().div(50) for size in (60, 90)]  # many are equal
-    allocate = (lambda thetas, density: [density] * 2) if each else None
+    allocate = (lambda density: [density] * 2) if each else None
     level = torch.zeros(2 if allocate else (), dtype=torch.float64)
     control = SparsityControl(kind, TARGET, END, recovery=False, allocate=allocate)
     shares = []

@@ -14,7 +14,6 @@ from adaprune.masks.schedules import (
     cubic_sparsity,
     quantile_threshold,
     slanted_triangular,
-    sparsity_of,
     warmup_linear,
 )
 from adaprune.masks.theta import initial_theta
@@ -60,6 +59,10 @@ def test_cubic_sparsity_by_hand():
     # From 0.1 to 0.9 in steps 10 ... 20: halfway 0.9 - 0.8 / 8; at 1/5 of the way 0.9 - 0.8 * 0.512.
     found = [cubic_sparsity(step, 10, 20, 0.9, initial=0.1) for step in (0, 10, 12, 15, 20, 99)]
     assert found == pytest.approx([0.1, 0.1, 0.9 - 0.8 * 0.512, 0.8, 0.9, 0.9])
+
+
+def sparsity_of(thetas, level):
+    return (torch.cat([theta.flatten() for theta in thetas]) <= level).double().mean()
 
 
 def test_quantile_is_the_value_that_a_share_does_not_exceed():

@@ -63,7 +63,7 @@ def test_movement_scores_after_three_steps_by_hand():
     toy, generator = Toy((2, 3)), torch.Generator().manual_seed(1)
     plan, layer = plan_for(Run(method="movement")), toy.layer[0]
     thetas = attach(toy, zeros(toy), per_matrix=True)
-    allocate = lambda thetas, density: [density]  # noqa: E731
+    allocate = lambda density: [density]  # noqa: E731
     control = SparsityControl("cubic", 0.5, end=3, initial=0.0, allocate=allocate)
     control.update(0, thetas.values(), threshold_of(toy))
     optimiser = optimiser_for(with_head(toy), thetas, plan)
@@ -281,12 +281,13 @@ def test_each_matrix_is_cut_at_its_own_threshold():
     start = {name: torch.randn(theta.shape, generator=generator) for name, theta in zeros(toy).items()}
     start["layer.1.weight"] += 100
     thetas, levels = attach(toy, start, per_matrix=True), threshold_of(toy)
-    allocate = lambda thetas, density: [0.5 * density, 1 - 0.5 * density]  # noqa: E731
-    SparsityControl("cubic", 0.6, 10, initial=0.6, allocate=allocate).update(0, thetas.values(), levels)
+    allocate = lambda density: [0.5 * density, 1 - 0.5 * density]  # noqa: E731
+    control = SparsityControl("cubic", 0.6, 10, initial=0.6, allocate=allocate)
+    control.update(0, thetas.values(), levels)
     kept = [int((layer.theta > layer.threshold).sum()) for layer in toy.layer]
     assert kept == [round(0.2 * 600), round(0.8 * 150)]
     assert [float(layer.threshold) for layer in toy.layer] == levels.tolist()
-    assert adaprune.masks.schedules.sparsity_of(thetas.values(), levels) == pytest.approx(1 - 240 / 750)
+    assert control.sparsity(thetas.values(), levels) == pytest.approx(1 - 240 / 750)
     assert list(thetas_of(toy)) == ["layer.0.weight", "layer.1.weight"]
 
 

@@ -31,6 +31,32 @@ def test_groups_are_means_with_the_standard_deviation(ax):
     assert ours[0].get_xdata()[0] < 0 < min(imp[0].get_xdata())  # side by side around the group's place
 
 
+def frontier_points() -> pd.DataFrame:
+    rows = [
+        ("lora r = 1, linear head", "lora", 1e5, 0.5, 0.4, 0.6, True),
+        ("adaprune 0.5", "adaprune", 3e5, 0.7, np.nan, np.nan, True),
+        ("lora r = 8", "lora", 2e6, 0.7, 0.6, 0.8, False),
+    ]
+    return pd.DataFrame(rows, columns=["way", "method", "bytes", "share", "seeds_low", "seeds_high", "first"])
+
+
+def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):
+    drawings.draw_frontier(ax, frontier_points())
+    assert ax.get_xscale() == "log" and [text.get_text() for text in ax.texts] == [
+        "lora r = 1",
+        "adaprune 0.5",
+    ]
+    points = [container[0] for container in ax.containers]
+    assert {(point.get_xdata()[0], point.get_ydata()[0]) for point in points} == {(1e5, 0.5), (3e5, 0.7), (2e6, 0.7)}
+    hollow = [point.get_xdata()[0] for point in points if point.get_markerfacecolor() == "white"]
+    assert hollow == [1e5]
+    assert ax.get_legend_handles_labels()[1] == ["adaprune", "lora"]  # each once
+    (low, high), _ = ax.containers[1][1], ax.containers[1]
+    assert [low.get_ydata()[0], high.get_ydata()[0]] == pytest.approx([0.4, 0.6])
+    steps = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
+    assert steps.get_xydata().tolist() == [[1e5, 0.5], [3e5, 0.7]]
+
+
 def test_degrees_end_at_one_and_bring_chance_along(ax):
     drawings.draw_degrees(ax, {"imp": np.array([3, 0, 1])}, most=10, density=0.2)
     line, chance = ax.lines

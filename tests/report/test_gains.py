@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from adaprune.report.gains import landmarks, shares, with_rows
+from adaprune.report.gains import frontier, landmarks, shares, with_rows
 
 SPREAD = np.linspace(-0.02, 0.02, 300)  # what resampling does to a score here
 
@@ -111,3 +111,38 @@ def test_nothing_to_place_scores_between_gives_empty_tables():
 def test_records_without_answers_have_missing_samples(tmp_path):
     found = with_rows(pd.DataFrame({"record": ["none.json"]}), tmp_path)
     assert np.isnan(found["resampled"][0]).all()
+
+
+def shipped(task, method, score, size, seed=0, **more):
+    fields = {"head": "mlp", "rank": 0, "head_learning_rate": 0.0, "mask_sparsity": more.get("sparsity", math.nan)}
+    return row(task, method, score, seed, **fields | {"shipped_bytes": size} | more)
+
+
+def bytes_and_scores():
+    """Floors 0.1 and 0.8, tuned 0.5 and 0.9, as above; a mask and two LoRA, one with two rates."""
+    rows = []
+    for task, probe, tuned in (("cola", 0.1, 0.5), ("sst2", 0.8, 0.9)):
+        rows += [shipped(task, "majority", 0.0, 9), shipped(task, "probe", probe, 9)]
+        rows += [shipped(task, "finetune", tuned, 1e8)]
+    for task, ours, one, bad, eight in (("cola", 0.4, 0.3, 0.5, 0.4), ("sst2", 0.85, 0.85, 0.9, 0.85)):
+        rows += [shipped(task, "adaprune", ours, size, seed, sparsity=0.5) for seed, size in ((0, 2e5), (1, 4e5))]
+        rows += [shipped(task, "lora", one, 1e5, rank=1, head="linear", learning_rate=1e-3, selection=0.7)]
+        rows += [shipped(task, "lora", bad, 1e5, rank=1, head="linear", learning_rate=3e-3, selection=0.6)]
+        rows += [shipped(task, "lora", eight, 2e6)]
+    return pd.DataFrame(rows)
+
+
+def test_the_frontier_by_hand():
+    """Shares (0.3 + 0.05) / 0.5 of the mask, 0.25 / 0.5 of rank 1; rank 8 ships more than the mask for as much."""
+    found = frontier(bytes_and_scores()).set_index("way")
+    assert list(found.index) == ["lora r = 1, linear head", "adaprune 0.5", "lora r = 8", "finetune"]  # by bytes
+    assert found["share"].tolist() == pytest.approx([0.5, 0.7, 0.7, 1.0])  # the rate that is best on held-out rows
+    assert found["bytes"].tolist() == [1e5, 3e5, 2e6, 1e8]
+    assert found["first"].tolist() == [True, True, False, True]
+
+
+def test_the_frontier_asks_for_landmarks_and_leaves_ablations_out():
+    runs = bytes_and_scores()
+    assert frontier(runs[runs["method"] != "probe"]).empty
+    ablated = runs[runs["method"] == "adaprune"].assign(ablation="shuffle", score=9.0)
+    pd.testing.assert_frame_equal(frontier(pd.concat([runs, ablated], ignore_index=True)), frontier(runs))

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adaprune.report.statistics import holm, interval, paired_test, retention, within_cells_test
+from adaprune.report.statistics import (
+    holm,
+    interval,
+    paired_test,
+    retention,
+    within_cells_interval,
+    within_cells_test,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -116,6 +123,19 @@ def test_within_cells_test_by_regression():
 def test_within_cells_test_of_one_cell_is_students():
     d = [0.3, 0.1, 0.4, 0.2]
     assert within_cells_test(d, ["a"] * 4) == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+
+
+def test_the_interval_within_cells_holds_zero_exactly_where_the_test_is_not_significant():
+    """By scipy, for one cell, where it is the plain interval of the mean; with several, at p = 0.05 it ends at 0."""
+    d = [0.1, 0.4, 0.3, -0.1]
+    plain = stats.t.interval(0.95, 3, loc=np.mean(d), scale=stats.sem(d))
+    assert within_cells_interval(d, ["a"] * 4) == pytest.approx(plain)
+    cells = ["a", "a", "b", "b", "b"]
+    for shift in np.linspace(-0.6, 0.6, 25):
+        moved = np.array([0.0, 0.2, 0.1, 0.2, 0.3]) + shift
+        low, high = within_cells_interval(moved, cells)
+        assert (low <= 0 <= high) == (within_cells_test(moved, cells) >= 0.05)
+    assert all(map(math.isnan, within_cells_interval([0.1, 0.2], ["a", "b"])))
 
 
 def test_within_cells_test_needs_seeds_that_spread():

@@ -175,7 +175,7 @@ KNOBS = {
     ],
     "head": [("linear", {}, "head losses", "steps")],
     "pooling": [("mean", {}, "head losses masks", "steps"), ("cls", {"model": "other"}, "head losses masks", "steps")],
-    "rank": [(2, {"method": "lora"}, "losses head", "rows steps")],
+    "rank": [(2, {"method": "lora"}, "losses", "rows steps")],
     "recovery": [(False, {"learning_rate": 1e-2}, "losses masks", "steps sparsities")],
     "allocation": [
         ("equal", {}, "masks counts", "steps"),

@@ -28,7 +28,8 @@ from adaprune.runs.records import read_record, table
 from adaprune.runs.run import Run
 from adaprune.training.checkpoints import facts_of
 from adaprune.training.encoders import load_encoder, tensor_hashes
-from adaprune.training.trainer import _arguments, _Trainer, evaluate, fit, predict, steps_in
+from adaprune.training.job import Fit, Outcome
+from adaprune.training.trainer import _arguments, _Trainer, fit, predict, score, steps_in
 
 HERE = Path(__file__).parent
 # Offline, one thread, and the package found from wherever the tests are started.
@@ -353,7 +354,7 @@ def test_predictions_come_in_the_order_of_the_rows(fields):
 def test_evaluating_changes_nothing(fields):
     job = job_of(fields)
     before = tensor_hashes(job.model)
-    scores = evaluate(job.model, job.sentences, "validation", job.settings)
+    scores = score(job, Outcome(Fit()))[0]["validation"]
     assert set(scores) == {"accuracy", "f1_macro"}
     assert tensor_hashes(job.model) == before
     assert not job.settings.folder.exists() or not list(job.settings.folder.iterdir())
