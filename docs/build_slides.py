@@ -24,6 +24,8 @@ LESSONS = ("1_masks", "2_learning_a_mask", "6_pruning_or_the_model")
 def slides(notebooks: list[NotebookNode]) -> NotebookNode:
     """One notebook of the cells that are on slides, in order."""
     cells = [cell for book in notebooks for cell in book.cells if cell.metadata.get("slideshow", {}).get("slide_type")]
+    for number, cell in enumerate(cells):
+        cell["id"] = str(number)  # those of several notebooks
     return with_maths(new_notebook(cells=cells, metadata={"title": "Adapting by pruning"}))
 
 
