@@ -16,8 +16,10 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks: our bars are plain text, on purpose
 
 from adaprune.adapt import adapt
+from adaprune.adapted import Adapted
 from adaprune.data import load_task
 from adaprune.deploy import Mask, MaskedEncoder, apply_mask, load_mask, save_mask, zoo
+from adaprune.fit import fit
 from adaprune.masks import AdaPrune, attach, keep_top
 from adaprune.methods import Method
 from adaprune.nested import evaluate_at
@@ -27,6 +29,7 @@ from adaprune.training import AdaptationHead, AdaptedModel, load_encoder
 __all__ = [
     "AdaPrune",
     "AdaptationHead",
+    "Adapted",
     "AdaptedModel",
     "Mask",
     "MaskedEncoder",
@@ -36,6 +39,7 @@ __all__ = [
     "apply_mask",
     "attach",
     "evaluate_at",
+    "fit",
     "keep_top",
     "load_encoder",
     "load_mask",

@@ -237,10 +237,21 @@ def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
 
 def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
     """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
+    card = card_of(job, encoder, metrics)
+    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
+    if outcome.thetas is not None:
+        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
+    return path.stat().st_size
+
+
+def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
+    """What a stranger needs to know to use a mask of this job."""
     run = job.run
-    card = {  # what a stranger needs to know to use the mask
+    return {
         "task": run.task,
         "labels": list(job.task.labels),
+        "columns": [name for name in ("text", "text_pair") if name in job.task.splits["train"].column_names],
+        "max_length": run.max_length,
         "metrics": metrics,
         "sparsity": run.sparsity,
         "scope": run.scope,
@@ -254,7 +265,3 @@ def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> 
         "licence": encoder.licence,  # the base model's, which binds its mask too
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }
-    path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
-    if outcome.thetas is not None:
-        write_tensors(job.paths.theta, ranks(outcome.thetas, outcome.masks))
-    return path.stat().st_size

@@ -8,6 +8,7 @@ import torch
 
 from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, save_mask
 from adaprune.masks import maskable
+from adaprune.methods import METHODS
 from adaprune.runs import mask_path
 from benchmarks import anchor, mask_size, step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
@@ -161,6 +162,16 @@ def test_bars_of_mask_sizes():
     assert mask_size.judged(made, "bert-base") and not mask_size.judged(made | {"decode_seconds": 1.6}, "bert-base")
 
 
+@pytest.fixture
+def forget():
+    """Methods that a test brings along are gone after it."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+@pytest.mark.usefixtures("forget")
 def test_an_anchor_holds_theta_and_none_leaves_adaprune_as_it_is(tmp_path, ten_sentences, tiny_model_dir, capsys):
     common = {"task": str(ten_sentences), "model": str(tiny_model_dir), "results_dir": str(tmp_path), "head": "linear"}
     run = Run(**common, epochs=4, batch_size=2, learning_rate=1e-2, max_length=16)

@@ -1,7 +1,6 @@
 """The notebooks: their form, the one that trains through papermill, and what a wrong parameter leads to."""
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from adaprune import Run, load_encoder, load_mask
+from adaprune import Run, adapt, load_encoder, load_mask
 from adaprune.runs.records import read_record, write_record
 from tests.deploy.test_serving import make_mask
 from tests.runs.test_records import make_record
@@ -165,9 +164,13 @@ def test_papermill_explains_every_parameter():
         assert f"{name}: {type(value).__name__} (default {shown}) {Run.model_fields[name].description}" in told
 
 
-def test_01_adapt_ends_with_the_record():
-    assert "application/json" in code(ADAPT)[-1].source
-    assert "Run.from_namespace(globals())" in code(ADAPT)[1].source
+def test_01_adapt_reads_before_it_trains_and_ends_with_a_table():
+    cells = [cell.source for cell in code(ADAPT)]
+    assert "Run.from_namespace(globals())" in cells[1]
+    (read_at,) = (number for number, source in enumerate(cells) if "reading.rows_read" in source)
+    (trained_at,) = (number for number, source in enumerate(cells) if "adapt(run)" in source)
+    assert read_at < trained_at
+    assert "display(pd.DataFrame(" in cells[-1] and not any("application/json" in source for source in cells)
 
 
 def papermill(source: Path, target: Path, *arguments: object) -> subprocess.CompletedProcess:
@@ -188,7 +191,7 @@ def tiny(ten_sentences, tiny_model_dir) -> list[object]:
     return [word for name, value in chosen.items() for word in ("-p", name, value)] + ["-p", "results_dir", "out"]
 
 
-def test_the_suite_small(tmp_path, tiny):
+def test_the_suite_small(tmp_path, tiny, ten_sentences):
     """01_adapt with a mask and without one, then 00_start_here over their records; folders from the caller's."""
     for method in ("adaprune", "features"):
         done = papermill(ADAPT, tmp_path / f"{method}.ipynb", *tiny, "-p", "method", method)
@@ -200,8 +203,19 @@ def test_the_suite_small(tmp_path, tiny):
     assert load_mask(mask).kept == learned["mask"]["kept"] == round(0.5 * learned["mask"]["total"])
     assert features["mask"] is None
 
-    last = code(tmp_path / "adaprune.ipynb")[-1].outputs[0].data
-    assert last["application/json"] == json.loads(last["text/plain"]) == learned
+    table = code(tmp_path / "adaprune.ipynb")[-1].outputs[-1].data["text/plain"]
+    facts = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in table.splitlines()[1:])
+    assert facts["accuracy, this run"] == f"{learned['metrics']['validation']['accuracy']:.4f}"
+    assert facts["accuracy, commonest label"] == "0.5000" and facts["held-out rows"] == "4"
+    alike = {"task": str(ten_sentences), "method": "probe", "sparsity": 0.0, "results_dir": str(tmp_path / "probe")}
+    probe = adapt(Run(**alike, model=learned["run"]["model"], max_length=16))
+    assert facts["accuracy, probe"] == f"{probe['metrics']['validation']['accuracy']:.4f}"
+    assert facts["record"].endswith(f"{Run(**learned['run']).name}.json")
+    shown = next(cell.outputs for cell in code(tmp_path / "adaprune.ipynb") if "reading.rows_read" in cell.source)
+    rows, lengths, texts = (output.data["text/plain"] for output in shown if "data" in output)
+    assert rows.splitlines()[0].split() == ["rows", "bad", "good"] and re.search(r"validation +4 +2 +2", rows)
+    assert lengths.splitlines()[0].split() == ["median", "longest", "cut", "unknown"]
+    assert "a fine film" in texts and len(texts.splitlines()) == 4
     assert "first of its kind" in printed(tmp_path / "adaprune.ipynb")
     assert "has no mask" in printed(tmp_path / "features.ipynb")
     assert "first of its kind" not in printed(tmp_path / "features.ipynb")
@@ -213,6 +227,27 @@ def test_the_suite_small(tmp_path, tiny):
         assert f"{record['metrics']['validation']['accuracy']:.4f}".rstrip("0").rstrip(".") in shown
     for suffix in ("svg", "png"):
         assert (tmp_path / "pictures" / f"extra_comparison.{suffix}").is_file()
+
+
+def test_01_adapt_runs_as_a_script(tmp_path, ten_sentences, tiny_model_dir):
+    pytest.importorskip("nbconvert")
+    convert = [sys.executable, "-m", "nbconvert", "--to", "script", "--output-dir", str(tmp_path), str(ADAPT)]
+    subprocess.run(convert, check=True, capture_output=True)
+    script = tmp_path / "01_adapt.py"
+    chosen = {"task": str(ten_sentences), "model": str(tiny_model_dir), "max_train_examples": 0, "epochs": 1.0,
+              "max_length": 16, "results_dir": "out"}  # fmt: skip
+    source = script.read_text()
+    for name, value in chosen.items():
+        source, found = re.subn(rf"^{name}: (\w+) = \S+", rf"{name}: \1 = {value!r}", source, flags=re.M)
+        assert found == 1
+    script.write_text(source)
+    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",
+                    "PYTHONPATH": str(ROOT)}  # fmt: skip
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (record,) = (read_record(path) for path in (tmp_path / "out").glob("*.json"))
+    score = record["metrics"]["validation"]["accuracy"]
+    assert re.search(rf"accuracy, this run +{score:.4f}", done.stdout)
 
 
 COMPARE = ROOT / "notebooks" / "02_compare.ipynb"

@@ -5,8 +5,9 @@ Imports `masks`, `runs` and `training`.
 """
 
 from adaprune.deploy.coding import decode, encode
-from adaprune.deploy.mask import Mask, check_base, given
+from adaprune.deploy.mask import Mask, base_of, check_base, given
 from adaprune.deploy.mask_file import apply_mask, load_mask, save_mask
 from adaprune.deploy.serving import MaskedEncoder
+from adaprune.deploy.sharing import front_matter, push, serve_in_pipelines
 from adaprune.deploy.task_inference import called, task_entropies, task_scores
 from adaprune.deploy.zoo_files import ZOO, zoo, zoo_name

@@ -191,7 +191,8 @@ def _at_hand(path: Path, card: Mapping) -> nn.Module:
     """The base model that the card names; OSError, with its name and the way out, where it cannot be loaded."""
     way = "give the base: load_mask(path, base=encoder)"
     try:
-        return _loaded(*base_of(card))
+        model, commit = base_of(card)
+        return _loaded(model, commit, _files(model))
     except OSError as error:
         raise OSError(f"{path} has masks as differences from {card['model']!r}, and {error} Or {way}") from error
     except ValueError as error:
@@ -199,5 +200,13 @@ def _at_hand(path: Path, card: Mapping) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=1)  # many masks are mostly of one base; nobody else holds this copy, or changes it
-def _loaded(model: str, commit: str | None) -> nn.Module:
+def _loaded(model: str, commit: str | None, files: tuple) -> nn.Module:
     return load_encoder(model, commit).model
+
+
+def _files(model: str) -> tuple[tuple[str, int, int], ...]:
+    """A local model's files as they are now: another model in this place or of this name is loaded anew."""
+    if not Path(model).is_dir():
+        return ()
+    found = [file.resolve() for file in Path(model).iterdir() if file.is_file()]
+    return tuple(sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in found))

@@ -10,21 +10,21 @@ from __future__ import annotations
 import copy
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, ModelCardData, hf_hub_download, snapshot_download
 from huggingface_hub import errors as hub_errors
+from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.deploy.mask import Mask, base_of, fitting_head, given
 from adaprune.deploy.mask_file import load_mask, save_mask
+from adaprune.deploy.sharing import front_matter, push
 from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.masks import maskable
 from adaprune.training import MINILM, Encoder, load_encoder
@@ -223,25 +223,14 @@ class MaskedEncoder(nn.Module):
             task = self.task(name)
             path = folder / f"{name}.safetensors"
             save_mask(path, task.masks(), task.head.state_dict(), given(task.card), self.encoder)
-        base = "sentence-transformers/all-MiniLM-L6-v2" if self.base.id == MINILM else self.base.id
-        data = ModelCardData(
-            library_name="adaprune",
-            pipeline_tag="text-classification",
-            base_model=None if Path(base).exists() else base,
-            license=None if self.base.licence == "unknown" else self.base.licence,
-        )
         said = "\n".join(f"- {name}: {self.task(name).card.get('metrics', 'no metrics')}" for name in self.tasks)
         text = f"# Masks\n\nA binary mask and a head for each task, over an untouched base model.\n\n{said}\n"
-        (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
+        (folder / "README.md").write_text(f"---\n{front_matter(self.base)}\n---\n\n{text}", encoding="utf-8")
         (folder / INDEX).write_text(json.dumps({"tasks": self.tasks}) + "\n", encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Uploads what ``save_pretrained`` writes to a hub repository, made if it is new; returns its address."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            api = HfApi(token=token)
-            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Masks of adaprune").repo_url)
+        return push(self.save_pretrained, repo_id, private, token)
 
 
 def _key(name: str) -> str:

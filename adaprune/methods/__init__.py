@@ -28,6 +28,7 @@ from adaprune.methods.ia3 import IA3
 from adaprune.methods.bitfit import BITFIT
 from adaprune.methods.learning import LEARNED, SCORES, learn, optimiser_for
 from adaprune.methods.oneshot import cut, input_norms, with_head
+from adaprune.methods.probe import of_pairs, probe_head
 from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Method, register
 

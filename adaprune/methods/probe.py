@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from adaprune.data import tokenize
 from adaprune.runs import Method
-from adaprune.training import Fit, Job, Outcome, bar, read
+from adaprune.training import AdaptationHead, Fit, Job, Outcome, bar, read
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression; the ridge's alpha is 1 / C
 UNSEEN = -1e4  # the logit of a class that no training row has
@@ -30,17 +32,60 @@ def probe(job: Job) -> Outcome:
     start = time.monotonic()
     rows = {split: features(job, split) for split in job.task.splits}
     labels = {split: np.asarray(job.task.splits[split]["label"]) for split in job.task.splits}
+    fitted = _best(job, rows, labels)
+    weights = [
+        torch.from_numpy(np.atleast_1d(part).astype(np.float32)) for part in (fitted[-1].coef_, fitted[-1].intercept_)
+    ]
+    done = Fit(seconds=time.monotonic() - start, examples=len(labels["train"]) * len(STRENGTHS))
+    return Outcome(done, updates=weights, answer=lambda split: _logits(fitted, rows[split], job))
+
+
+def probe_head(job: Job) -> AdaptationHead:
+    """The probe of ``job`` as a linear head on the last layer, so that it can ship like any other.
+
+        V = W / sigma,   c = b - W (mu / sigma)      with mean mu and spread sigma of the standardisation
+
+    The head's mixture is 1 for the last layer, 0 for the others. A probe of pairs reads 4 width numbers, see
+    `probe`, which no encoder gives at once: `of_pairs` tells such heads.
+    """
+    rows = {split: features(job, split) for split in ("train", "selection")}
+    labels = {split: np.asarray(job.task.splits[split]["label"]) for split in rows}
+    scale, regression = _best(job, rows, labels)
+    weight, bias = np.atleast_2d(regression.coef_), np.atleast_1d(regression.intercept_)
+    classes = getattr(regression, "classes_", np.array([0]))
+    if len(classes) == 2:  # scikit-learn keeps one row, the log of the odds of the second class
+        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+    weight = weight / scale.scale_
+    bias = bias - weight @ scale.mean_
+    layers = job.model.config.num_hidden_layers
+    head = AdaptationHead(layers, weight.shape[1], job.task.num_labels, "linear", job.model.head.pooling)
+    with torch.no_grad():
+        head.mix.copy_(torch.tensor([UNSEEN] * (layers - 1) + [0.0]))  # exp(UNSEEN) is 0
+        head.output.weight.zero_()
+        head.output.bias.fill_(UNSEEN)
+        head.output.weight[classes] = torch.from_numpy(weight).float()
+        head.output.bias[classes] = torch.from_numpy(bias).float()
+    return head
+
+
+def of_pairs(tensors: Mapping[str, Tensor], width: int, pooling: str) -> AdaptationHead | None:
+    """The head with these tensors where it is a probe's that reads pairs, 4 ``width`` numbers; else None."""
+    if tensors["output.weight"].shape[1] != 4 * width or "hidden.weight" in tensors:
+        return None
+    head = AdaptationHead(len(tensors["mix"]), 4 * width, len(tensors["output.weight"]), "linear", pooling)
+    head.load_state_dict(dict(tensors))
+    return head
+
+
+def _best(job: Job, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]):
+    """The regression with the penalty that does best on the selection split."""
     fitted, best = None, -np.inf
     for strength in bar(STRENGTHS, desc="probe", unit="strength", leave=False):
         tried = _fit(rows["train"], labels["train"], strength, bool(job.task.labels))
         found = job.task.metrics(_logits(tried, rows["selection"], job), labels["selection"])[job.task.primary]
         if fitted is None or found > best:
             fitted, best = tried, found
-    weights = [
-        torch.from_numpy(np.atleast_1d(part).astype(np.float32)) for part in (fitted[-1].coef_, fitted[-1].intercept_)
-    ]
-    done = Fit(seconds=time.monotonic() - start, examples=len(labels["train"]) * len(STRENGTHS))
-    return Outcome(done, updates=weights, answer=lambda split: _logits(fitted, rows[split], job))
+    return fitted
 
 
 def features(job: Job, split: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from adaprune.training.encoders import (
     tensor_hashes,
 )
 from adaprune.training.frozen import fit_head, read
-from adaprune.training.heads import AdaptationHead, AdaptedModel
+from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
 from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
 from adaprune.training.progress import bar
 from adaprune.training.stages import Result, stage, together

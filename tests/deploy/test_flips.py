@@ -4,6 +4,7 @@ What a stranger reads of such files, and files that lie, are in test_mask_format
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,22 @@ def test_the_base_that_the_card_names_is_loaded(tmp_path, tiny_model_dir):
     with pytest.raises(OSError, match=r"b.safetensors has masks as differences from 'gone/none', and .*give the base"):
         _ = load_mask(gone).masks
     assert same(load_mask(gone, base=encoder).masks, masks)
+
+
+def test_one_name_in_two_folders_is_two_bases(tmp_path, tiny_model_dir, monkeypatch):
+    """The card has the base's name as it was given; another base of that name, loaded before, is not taken for it."""
+    for folder, factor in (("one", 1.0), ("other", 2.0)):
+        place = tmp_path / folder / "tiny"
+        shutil.copytree(tiny_model_dir, place)
+        base = AutoModel.from_pretrained(place)
+        with torch.no_grad():
+            base.embeddings.word_embeddings.weight.mul_(factor)
+        base.save_pretrained(place)
+        base.pooler = None
+        masks = near(base, 0.5, 0.02)
+        monkeypatch.chdir(place.parent)
+        path = save_mask(Path("a.safetensors"), masks, head_of(width=16), {**CARD, "model": "tiny"}, base)
+        assert load_mask(path).card["format"] == 3 and same(load_mask(path).masks, masks)
 
 
 def test_it_is_applied_as_any_other(saved):

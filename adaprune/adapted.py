@@ -1,0 +1,249 @@
+"""A task that is ready to use: the base model under its mask, its head, its tokenizer. What `fit` returns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from adaprune.data.metrics import score
+from adaprune.deploy import (
+    ZOO,
+    Mask,
+    apply_mask,
+    base_of,
+    check_base,
+    front_matter,
+    load_mask,
+    push,
+    serve_in_pipelines,
+)
+from adaprune.given import is_pair, number_of, rows_to_judge
+from adaprune.methods import of_pairs
+from adaprune.runs import write_bytes
+from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
+
+FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}
+
+
+class Adapted(nn.Module):
+    """A model adapted to a task: texts in, labels out.
+
+    ``transformers.pipeline("text-classification", model=adapted)`` works as it stands. ``card`` is the mask's card;
+    ``mask_path`` the file it was read from; ``record`` the run's record, None for one that was not trained here.
+
+    Args:
+        mask: of `load_mask`.
+        base: the model that the mask was made for, which is changed: its masked weights become 0.
+        mask_path: where the mask was read from.
+        record: of the run that made it.
+        said: what `fit` found out, for the README of `save_pretrained`.
+    """
+
+    input_modalities = ("text",)  # pipelines print these two of a model
+    can_generate = staticmethod(lambda: False)
+
+    def __init__(self, mask: Mask, base: Encoder, mask_path: Path, record: dict | None = None, said: str = ""):
+        super().__init__()
+        self.tokenizer, self.base, self.card = base.tokenizer, base, mask.card
+        self.mask_path, self.record, self.said = Path(mask_path), record, said
+        self.labels: list[str] = mask.card["labels"]
+        self.max_length = mask.card.get("max_length", 128)
+        self.columns = tuple(mask.card.get("columns", ()))  # cards from before 0.2 do not say
+        if (head := of_pairs(mask.head, base.model.config.hidden_size, mask.card.get("pooling", "cls"))) is not None:
+            check_base(base.model, mask)  # a probe's mask keeps everything, so nothing is applied
+            self.model = AdaptedModel(base.model, head).eval()
+        else:
+            self.model = apply_mask(base.model, mask)
+        self.pairs_apart = head is not None
+        self.config.id2label = dict(enumerate(self.labels)) or {0: "score"}
+        self.config.label2id = {label: number for number, label in self.config.id2label.items()}
+        self.config.problem_type = "single_label_classification" if self.labels else "regression"
+        serve_in_pipelines()
+
+    config = property(lambda self: self.model.config)
+    device = property(lambda self: next(self.parameters()).device)
+    dtype = property(lambda self: next(self.parameters()).dtype)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, model: str | None = None, revision: str | None = None) -> Adapted:
+        """What `save_pretrained` or `push_to_hub` stored, on the base model that its card names.
+
+        Args:
+            name: the folder, a mask file, a name of the `zoo`, or a hub repository.
+            model: where the base model is, in place of the card's: a name or folder. It must be the very same one.
+            revision: of the hub repository.
+
+        Raises:
+            FileNotFoundError: no such folder, file or repository.
+            ValueError: a damaged file, another base model, or a card that names none.
+            OSError: the base model cannot be reached.
+        """
+        path = mask_file(Path(name).expanduser(), revision)
+        mask = load_mask(path)
+        base = load_encoder(model) if model else load_encoder(*base_of(mask.card))
+        return cls(mask, base, path)
+
+    @torch.no_grad()
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        """Logits, shape (batch, outputs), of tokenised texts.
+
+        Raises:
+            ValueError: a probe of pairs, which reads each text on its own: use `predict`.
+        """
+        if self.pairs_apart:
+            raise ValueError("a probe of text pairs reads each text on its own: use predict([(text, text_pair), ...])")
+        return self.model(**inputs)
+
+    @torch.no_grad()
+    def predict(self, texts: str | Iterable, return_scores: bool = False, batch_size: int = 64) -> Any:
+        """The label of each text; of a regression its value.
+
+        Args:
+            texts: texts, or pairs of them where the task reads pairs. One text alone gives one answer.
+            return_scores: also give, for each text, its probabilities by label.
+
+        Returns:
+            A list of labels, or values; with ``return_scores`` that list and one of ``{label: probability}``.
+
+        Raises:
+            ValueError: something that is no text; a pair where the task reads single texts, or the reverse.
+        """
+        alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
+        rows = self._checked([texts] if alone else list(texts))
+        logits = self._logits(rows, batch_size)
+        if self.labels:
+            answers = [self.labels[number] for number in logits.argmax(1).tolist()]
+            scores = [dict(zip(self.labels, row, strict=True)) for row in logits.softmax(1).tolist()]
+        else:
+            answers = logits[:, 0].tolist()
+            scores = [{"score": value} for value in answers]
+        if alone:
+            answers, scores = answers[0], scores[0]
+        return (answers, scores) if return_scores else answers
+
+    def evaluate(self, data: Any, labels: Sequence | None = None, data_dir: str = "") -> dict[str, float]:
+        """The task's metrics on data of the kinds that `fit` takes; of a folder or named task its validation split.
+
+        Raises:
+            ValueError: a label that the model does not know, or data that cannot be meant.
+            FileNotFoundError: no such file.
+        """
+        rows = rows_to_judge(data, labels, data_dir)
+        truth = [number_of(label, self.labels, row) for row, label in enumerate(rows["label"], 1)]
+        names = ("text", "text_pair") if "text_pair" in rows else ("text",)
+        texts = list(zip(*(rows[name] for name in names), strict=True)) if len(names) == 2 else rows["text"]
+        metrics = tuple(name for name in self.card["metrics"]["validation"] if not name.endswith("_mismatched"))
+        return score(metrics, self._logits(self._checked(texts)), np.array(truth), len(self.labels) or 1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes mask.safetensors, card.json and README.md into ``folder``; the base model is only named.
+
+        Raises:
+            FileExistsError: a file of one of these names is another's. Nothing has then been written.
+            OSError: the folder cannot be written.
+        """
+        folder = check_folder(folder)
+        content = self.mask_path.read_bytes()
+        card = {**self.card, "file_sha256": hashlib.sha256(content).hexdigest()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "card.json").unlink(missing_ok=True)  # so that no card ever stands beside another's mask
+            write_bytes(folder / "mask.safetensors", content)
+            write_bytes(folder / "card.json", json.dumps(card, indent=1).encode() + b"\n")
+            write_bytes(folder / "README.md", self._readme().encode())
+        except OSError as error:
+            raise OSError(f"cannot write {folder} ({error.strerror or error}): make room or choose another") from error
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Uploads what `save_pretrained` writes to a hub repository, made if it is new; returns its address."""
+        return push(self.save_pretrained, repo_id, private, token)
+
+    def _checked(self, rows: list) -> list[tuple[str, ...]]:
+        """Each row as a tuple of texts."""
+        wanted = len(self.columns) or (2 if rows and is_pair(rows[0]) else 1)
+        for number, row in enumerate(rows, 1):
+            if not (is_pair(row) if wanted == 2 else isinstance(row, str)):
+                kind = "a pair of texts (text, text_pair)" if wanted == 2 else "a text"
+                raise ValueError(f"row {number}: this task reads {kind}, got {str(row)[:80]!r} ({type(row).__name__})")
+        return [tuple(row) if wanted == 2 else (row,) for row in rows]
+
+    @torch.no_grad()
+    def _logits(self, rows: list[tuple[str, ...]], batch_size: int = 64) -> Tensor:
+        """(rows, outputs) on the CPU; batches are made of texts of like lengths."""
+        logits = torch.zeros(len(rows), self.model.head.output.out_features)
+        order = sorted(range(len(rows)), key=lambda row: sum(map(len, rows[row])))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        read = self._read_apart if self.pairs_apart else self._read
+        for batch in bar(batches, desc="predicting", unit="batch", leave=False, disable=len(batches) < 10):
+            logits[batch] = read([rows[row] for row in batch]).float().cpu()
+        return logits
+
+    def _read(self, rows: list[tuple[str, ...]]) -> Tensor:
+        return self.model(**self._tokens(*zip(*rows, strict=True))).logits
+
+    def _read_apart(self, rows: list[tuple[str, ...]]) -> Tensor:
+        vectors = []
+        for texts in zip(*rows, strict=True):
+            inputs = self._tokens(texts)
+            last = self.model.encoder(**inputs, return_dict=True).last_hidden_state
+            vectors.append(pooled((last,), inputs["attention_mask"], self.model.head.pooling)[..., 0])
+        u, v = vectors
+        return self.model.head.output(torch.cat([u, v, (u - v).abs(), u * v], dim=1))
+
+    def _tokens(self, *texts: tuple[str, ...]) -> dict[str, Tensor]:
+        columns = [list(column) for column in texts]
+        return self.tokenizer(
+            *columns, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
+        ).to(self.device)
+
+    def _readme(self) -> str:
+        call = 'adapted.predict([("a text", "its pair")])' if len(self.columns) == 2 else 'adapted.predict(["a text"])'
+        labels = ", ".join(self.labels) or "none, it gives a number"
+        rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in self.card["metrics"]["validation"].items())
+        return (
+            f"---\n{front_matter(self.base)}\n---\n\n# A mask for {Path(self.card['task']).name}\n\n"
+            "A binary mask and a head over an untouched base model.\n\n"
+            f'```python\nimport adaprune\n\nadapted = adaprune.Adapted.from_pretrained("this folder")\n{call}\n```\n\n'
+            f"Labels: {labels}. Method {self.card.get('method')}, sparsity {self.card.get('sparsity')}, "
+            f"texts cut at {self.max_length} tokens.\n\n| on held-out rows | |\n|---|---|\n{rows}\n\n{self.said}\n"
+        )
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder, once no file of another is where `Adapted.save_pretrained` would write; FileExistsError else."""
+    folder = Path(folder).expanduser()
+    for name, mark in FILES.items():
+        path = folder / name
+        if path.is_dir() or (path.exists() and mark not in path.read_bytes()):
+            raise FileExistsError(f"{path} is not adaprune's, yet would be replaced: move it, or choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose a folder")
+    return folder
+
+
+def mask_file(name: Path, revision: str | None) -> Path:
+    """The mask file of a folder, a path, the zoo's name, or a hub repository."""
+    if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
+        return ZOO / f"{name}.safetensors"
+    if name.is_dir() or name.suffix == ".safetensors":
+        path = name / "mask.safetensors" if name.is_dir() else name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        return path
+    try:
+        return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
+    except (OSError, ValueError, hub_errors.HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name} is no folder with mask.safetensors, no mask file, and cannot be had from the hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error

@@ -1,0 +1,237 @@
+"""The command ``adaprune``: results on standard output, all else on standard error; its options are `Run`'s fields."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from adaprune.runs import METHODS, Run
+
+FIRST = ("sparsity", "method", "teacher", "model", "epochs", "seed", "max_length", "max_train_examples", "data_dir")
+EXIT_WRONG, EXIT_STOPPED = 1, 130  # click's own, for a wrong option, is 2
+
+
+class _Fields(click.Command):
+    """A command with an option for each field of `Run`; ``--help`` shows the first, ``--help-all`` all of them."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        names = [*FIRST, *(name for name in Run.model_fields if name not in (*FIRST, "task", "results_dir"))]
+        self.params += [_option(name, hidden=name not in FIRST) for name in names]
+        self.params.append(
+            click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all,
+                         help="Show every option and leave.")
+        )  # fmt: skip
+
+
+def _option(name: str, hidden: bool) -> click.Option:
+    """The option of a field: its type, its choices, its own words; not given, it is not passed on."""
+    field = Run.model_fields[name]
+    kind = str if get_origin(field.annotation) is Literal or field.annotation not in (int, float, bool) else None
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    choices = tuple(METHODS) if name == "method" else choices
+    said = "; auto: find or train it" if name == "teacher" else ""
+    shown = "" if field.default in ("", 0, True) else f"  [default: {field.default}]"
+    flag = name.replace("_", "-")
+    return click.Option(
+        [f"--{flag}/--no-{flag}" if field.annotation is bool else f"--{flag}"],
+        type=click.Choice([c for c in choices if c]) if choices else kind or field.annotation,
+        metavar=None if field.annotation is bool else "NAME" if choices else "TEXT" if kind else "NUMBER",
+        default=None,
+        hidden=hidden,
+        help=f"{field.description}{said}{shown}",
+    )
+
+
+def _help_all(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        for parameter in context.command.params:
+            parameter.hidden = False
+        click.echo(context.get_help())
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="adaprune")
+def adaprune() -> None:
+    r"""Adapts a pre-trained encoder to a table of texts by pruning it, and uses what came of it.
+
+    \b
+    adaprune fit tickets.csv --sparsity 0.5 --out tickets
+    adaprune predict tickets "My screen stays black"
+    """
+
+
+@adaprune.command(cls=_Fields, short_help="Adapt a model to DATA.")
+@click.argument("data")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("adapted"), show_default=True,
+              help="folder for mask.safetensors, card.json, README.md, and runs/, the records")  # fmt: skip
+def fit(data: str, out: Path, **fields: Any) -> None:
+    """Adapt a model to DATA: a .csv, .tsv, .jsonl or .parquet file with the columns text, (text_pair,) label; a folder
+    with train.* and validation.*; or a task's name (sst2, ...).
+
+    An interrupted fit continues when it is called again, a finished one is not run again.
+    """  # noqa: D205, D415
+    import adaprune as package
+    from adaprune.adapted import check_folder
+
+    check_folder(out)
+    given = {name: value for name, value in fields.items() if value is not None}
+    adapted = package.fit(data, **given, results_dir=str(out.expanduser() / "runs"))
+    adapted.save_pretrained(out)
+    click.echo(adapted.said)
+    click.echo(f"{out / 'mask.safetensors'}  {(out.expanduser() / 'mask.safetensors').stat().st_size:,} bytes")
+
+
+@adaprune.command(short_help="Label texts.")
+@click.argument("model")
+@click.argument("texts", nargs=-1)
+@click.option("--file", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="a table's columns text, text_pair; of another file a text a line")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--scores", is_flag=True, help="also give each label's probability")
+@click.option("--base", help="where the base model is, if not where the card says")
+def predict(model: str, texts: tuple[str, ...], file: Path | None, form: str, scores: bool, base: str | None) -> None:
+    """Label TEXTS with MODEL, a folder of `adaprune fit`, a mask file, or a name of the zoo.
+
+    "-" reads texts from standard input, one a line; of a task on pairs a line has both, with a tab between.
+    """
+    import pandas as pd
+
+    from adaprune.adapted import Adapted
+
+    columns = _texts(texts, file)
+    rows = list(zip(*columns.values(), strict=True)) if len(columns) == 2 else columns["text"]
+    labels, found = Adapted.from_pretrained(model, base).predict(rows, return_scores=True)
+    table = pd.DataFrame({**columns, "label": pd.Series(labels, dtype=object)})
+    if scores:
+        table = table.join(pd.DataFrame(found, index=table.index).add_prefix("p_"))
+    text = (
+        table.to_csv(index=False) if form == "csv" else table.to_json(orient="records", lines=True, force_ascii=False)
+    )
+    click.echo(text, nl=False)
+
+
+@adaprune.command(short_help="Score a model on labelled data.")
+@click.argument("model")
+@click.argument("data")
+@click.option("--base", help="where the base model is, if not where the card says")
+@click.option("--data-dir", default="", help=Run.model_fields["data_dir"].description)
+def evaluate(model: str, data: str, base: str | None, data_dir: str) -> None:
+    """Score MODEL on DATA, as JSON: a labelled file, a folder's validation.* or a task's validation split."""
+    from adaprune.adapted import Adapted
+
+    click.echo(json.dumps(Adapted.from_pretrained(model, base).evaluate(data, data_dir=data_dir)))
+
+
+@adaprune.command(short_help="Say what a mask file is.")
+@click.argument("file")
+@click.option("--json", "whole", is_flag=True, help="the whole card, as JSON")
+def inspect(file: str, whole: bool) -> None:
+    """Say what FILE is: a mask's base model, size, score and card. Takes a folder or a name of the zoo, too."""
+    from adaprune.adapted import mask_file
+    from adaprune.deploy import load_mask
+
+    path = mask_file(Path(file).expanduser(), None)
+    mask = load_mask(path)
+    if whole:
+        click.echo(json.dumps(mask.card, indent=1))
+        return
+    card, metrics = mask.card, mask.card.get("metrics", {})
+    said = {
+        "file": f"{path}, {path.stat().st_size:,} bytes, format {card['format']}, every byte checked",
+        "base model": f"{card.get('model', 'not named')} ({card.get('revision', 'no revision')})",
+        "licence": card.get("licence", "unknown"),
+        "task": card.get("task", "not named"),
+        "reads": " and ".join(card.get("columns", [])) or "not said",
+        "labels": ", ".join(card["labels"]) or "none: a regression",
+        "method": card.get("method", "not named"),
+        "kept": f"{mask.kept:,} of {mask.total:,} weights in scope, sparsity {mask.sparsity:.6g}",
+        "head": f"{sum(tensor.numel() for tensor in mask.head.values()):,} numbers",
+        **{f"held-out {name}": f"{value:.4f}" for name, value in metrics.get("validation", {}).items()},
+    }
+    click.echo("\n".join(f"{name:18} {value}" for name, value in said.items()))
+
+
+@adaprune.command(short_help="A table of all records in a folder.")
+@click.argument("results_dir")
+@click.option("--csv", "csv", is_flag=True, help="every column, as CSV")
+def compare(results_dir: str, csv: bool) -> None:
+    """Show all records below RESULTS_DIR, the best of each task first."""
+    from adaprune.runs import table
+
+    records = table(results_dir)
+    if csv:
+        click.echo(records.to_csv(index=False), nl=False)
+        return
+    columns = [
+        "task",
+        "method",
+        "mask_sparsity",
+        "seed",
+        "model",
+        "primary",
+        "score",
+        "selection_score",
+        "train_seconds",
+    ]
+    best = records.sort_values(["task", "score"], ascending=[True, False])[columns]
+    click.echo(best.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+
+
+@adaprune.command(short_help="The masks that come with the package.")
+@click.option("--csv", "csv", is_flag=True, help="as CSV")
+def zoo(csv: bool) -> None:
+    """Show the masks that come with the package; predict, evaluate and inspect take their names."""
+    import adaprune as package
+
+    masks = package.zoo()
+    click.echo(masks.to_csv() if csv else masks.to_string(float_format="{:.4g}".format), nl=not csv)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command. Exits with 0; 1 where something cannot be done, in one sentence; 2 for a wrong option."""
+    try:
+        adaprune.main(arguments, prog_name="adaprune", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped: call again to continue", err=True)
+        sys.exit(EXIT_STOPPED)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        click.echo(f"adaprune: {error}", err=True)
+        sys.exit(EXIT_WRONG)
+
+
+def _texts(texts: tuple[str, ...], file: Path | None) -> dict[str, list[str]]:
+    """The columns to label, from the arguments, a file, or standard input."""
+    if bool(texts) == bool(file):
+        raise click.UsageError("give texts, or --file FILE, or - for standard input; one of them")
+    if file is not None and file.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
+        return _columns(file)
+    lines = list(texts)
+    if file is not None or texts == ("-",):
+        read = file.read_text(encoding="utf-8-sig") if file else sys.stdin.read()
+        lines = [line for line in read.splitlines() if line.strip()]
+    pairs = [line.split("\t") for line in lines]
+    if lines and all(len(pair) == 2 for pair in pairs):
+        return {"text": [pair[0] for pair in pairs], "text_pair": [pair[1] for pair in pairs]}
+    return {"text": lines}
+
+
+def _columns(file: Path) -> dict[str, list[str]]:
+    """The text columns of a table, which need no labels."""
+    import pandas as pd
+
+    readers = {".parquet": pd.read_parquet, ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False)}
+    separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    read = readers.get(file.suffix.lower(), lambda path: pd.read_csv(path, sep=separator, dtype=str, na_filter=False))
+    table = read(file)
+    if "text" not in table.columns:
+        raise ValueError(f"{file}: lacks the column 'text' (it has: {', '.join(map(str, table.columns))})")
+    return {name: table[name].tolist() for name in ("text", "text_pair") if name in table.columns}

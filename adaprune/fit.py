@@ -1,0 +1,181 @@
+"""From a table of texts to a model in one call: `fit` runs what has to be run, and says what it brought."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from adaprune.adapt import adapt, card_of, prepare
+from adaprune.adapted import Adapted
+from adaprune.data import load_task
+from adaprune.deploy import load_mask, save_mask
+from adaprune.given import columns_of
+from adaprune.masks import maskable
+from adaprune.methods import METHODS, probe_head
+from adaprune.runs import Run, find_record, paths_of, plan_for, read_answers, record_path, write_bytes
+from adaprune.training import load_encoder
+
+# What a probe or a teacher shares with the run that it stands beside; the rest are settings of the run's own method.
+SHARED = ("task", "seed", "model", "data_dir", "results_dir", "max_train_examples", "max_length", "precision",
+          "checkpoint_steps")  # fmt: skip
+
+
+def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **fields: Any) -> Adapted:
+    """Adapts the model to ``data`` and gives it back ready to use.
+
+    Besides the run asked for, the probe is run (seconds): a regression on the frozen model's sentence vectors, which
+    is what the model knows already. One line on standard error says what adapting brought over it. Finished runs are
+    found in ``results_dir`` and not run again; an interrupted one continues.
+
+    Args:
+        data: a path or a task's name as `Run` takes it; a pandas frame or `datasets.Dataset` with the columns text,
+            (text_pair,) label; or two lists, texts and labels. What is no path is kept in ``results_dir``/data.
+        labels: the second list, where ``data`` is the first; texts may be pairs.
+        teacher: the record of a fine-tuned run of the same data, or "auto": find it in ``results_dir``, else train it
+            first, which takes about as long again.
+        fields: of `Run`, by name. ``method="probe"`` ships the probe: a mask that keeps everything, and a linear head.
+
+    Raises:
+        ValueError: what cannot be meant, with the choices; a method that leaves nothing to ship.
+        TypeError: data of another kind.
+        OSError: data, model or results folder cannot be reached.
+    """
+    if "task" in fields:
+        raise ValueError("task is what data says: give fit(data), where data is a path or a task's name")
+    run = Run(task="a table", **fields)  # refuses unknown names and wrong values before anything is written
+    if not (run.method == "probe" or (run.kind.mask and run.kind.weights_intact)):
+        ships = [name for name, kind in METHODS.items() if name == "probe" or (kind.mask and kind.weights_intact)]
+        raise ValueError(
+            f"fit returns a mask or a probe on an untouched model, and method {run.method!r} leaves neither: use "
+            f"adapt(Run(...)) for its score, or one of {', '.join(ships)}"
+        )
+    run = run.model_copy(update={"task": _task(data, labels, run.results_dir)})
+    shared = {name: getattr(run, name) for name in SHARED}
+    if teacher == "auto":
+        teacher = _teacher(Run(**shared, method="finetune", sparsity=0.0))
+    run = run.model_copy(update={"teacher": teacher})
+    plan_for(run)  # refuses what the method does not read, before the probe is run
+    record = adapt(run)
+    probe = run if run.method == "probe" else Run(**shared, method="probe", sparsity=0.0)
+    said = _verdict(run, probe)
+    path = paths_of(record_path(run)).mask
+    if run.method == "probe" and not path.is_file():
+        _ship_probe(run, record)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: delete {record_path(run)} and run again (masks are not in git)")
+    adapted = Adapted(load_mask(path), load_encoder(run.model), path, record, said)
+    print(said, file=sys.stderr)
+    return adapted
+
+
+def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
+    """What ``Run.task`` is for this data: its path, or a file written once and named by what is in it."""
+    if labels is None and isinstance(data, (str, Path)):
+        return str(data)
+    columns = columns_of(data, labels)
+    content = json.dumps(columns, default=str).encode()
+    path = Path(results_dir, "data", f"table-{hashlib.sha256(content).hexdigest()[:8]}.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        try:
+            table = pa.table(columns)
+        except pa.ArrowException as error:
+            raise ValueError(f"a column of the data mixes kinds of values ({error}): make it one of them") from error
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        write_bytes(path, buffer.getvalue().to_pybytes())
+    return str(path)
+
+
+def _teacher(run: Run) -> str:
+    """The record of the fine-tuned teacher, found or made; says what it costs."""
+    path = record_path(run)
+    if find_record(run) is None:
+        print("teacher: fine-tuning the whole model first; nothing of it is shipped", file=sys.stderr)
+    record = adapt(run)
+    metric = record["metrics"]["primary"]
+    print(
+        f"teacher: {metric} {record['metrics']['validation'][metric]:.3f}, {record['cost']['train_seconds']:.0f} s of "
+        f"training, {path}",
+        file=sys.stderr,
+    )
+    return str(path)
+
+
+def _verdict(run: Run, probe: Run) -> str:
+    """One line: the score, the commonest class's and the probe's, and what adapting brought.
+
+    Whether it brought anything is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
+    """
+    metrics = [adapt(one)["metrics"] for one in (run, probe)]
+    metric = metrics[0]["primary"]
+    score, known = (one["validation"][metric] for one in metrics)
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    rows = len(task.splits["validation"])
+    constant = "the commonest label" if task.labels else "the mean"
+    begin = f"{metric} {score:.3f} on {rows} held-out rows; always {constant}: {commonest(task)[metric]:.3f}"
+    if run.method == "probe":
+        return f"{begin}. This is the probe: nothing was adapted."
+    try:
+        samples = [read_answers(paths_of(record_path(one)).answers)[1] for one in (run, probe)]
+        low, high = np.quantile(samples[0] - samples[1], [0.025, 0.975])
+        between = f" [{low:+.3f}, {high:+.3f}]"
+    except FileNotFoundError:  # records from before 0.2
+        low, between = score - known, ""
+    gain = f"{score - known:+.3f}{between}"
+    if score <= known:
+        said = f"adapting brought nothing ({gain}): the probe is the better choice, method='probe' ships it"
+    elif low <= 0:
+        said = f"adapting brought {gain} over it, which so few rows cannot tell from nothing"
+    else:
+        said = f"adapting brought {gain} over it"
+    return f"{begin}; a probe on the untouched model: {known:.3f}; {said}."
+
+
+def scores_beside(run: Run) -> dict[str, float]:
+    """The main metric of a finished run, of the probe, and of the commonest label, on the same held-out rows.
+
+    The probe is read from ``results_dir``, or run in a folder that is thrown away: nothing is written. Where that would
+    take minutes, above 20,000 training rows, it is missing.
+    """
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    probe = Run(**{name: getattr(run, name) for name in SHARED}, method="probe", sparsity=0.0)
+    found, metric = find_record(probe), task.primary
+    if found is None and len(task.splits["train"]) <= 20_000:
+        with tempfile.TemporaryDirectory() as folder:
+            found = adapt(probe.model_copy(update={"results_dir": folder}))
+    return {
+        "this run": find_record(run)["metrics"]["validation"][metric],
+        "probe": float("nan") if found is None else found["metrics"]["validation"][metric],
+        "commonest label" if task.labels else "the mean": commonest(task)[metric],
+    }
+
+
+def commonest(task: Any) -> dict[str, float]:
+    """The metrics of always saying the commonest class of the training rows, or their mean value."""
+    labels, held = np.asarray(task.splits["train"]["label"]), task.splits["validation"]
+    said = np.bincount(labels, minlength=task.num_labels) if task.labels else np.array([labels.mean()])
+    return task.metrics(np.tile(said.astype(float), (len(held), 1)), held["label"])
+
+
+def _ship_probe(run: Run, record: dict) -> None:
+    """Writes the probe as a mask file: every weight kept, and the regression as a linear head."""
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    encoder, plan, paths = load_encoder(run.model), plan_for(run), paths_of(record_path(run))
+    job = prepare(run, plan, paths, task, encoder)
+    kept = {
+        name: torch.ones_like(module.weight, dtype=torch.bool)
+        for name, module in maskable(encoder.model, run.scope).items()
+    }
+    card = {**card_of(job, encoder, record["metrics"]), "sparsity": 0.0}
+    save_mask(paths.mask, kept, probe_head(job).state_dict(), card, encoder.model)

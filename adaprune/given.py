@@ -1,0 +1,88 @@
+"""What users give, as columns: frames, data sets, lists and files, and labels that a model is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from adaprune.data import GLUE, load_task
+from adaprune.data.datafiles import COLUMNS, read_own, read_table
+
+
+def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
+    """The columns text, text_pair (where there is one) and label of a frame, a `datasets.Dataset` or two lists.
+
+    Raises:
+        ValueError: a column is missing, or the lists differ in length.
+        TypeError: something else.
+    """
+    if labels is None and isinstance(data, (list, tuple)) and len(data) == 2 and not isinstance(data[0], str):
+        data, labels = data
+    if labels is not None:
+        texts, labels = list(data), list(labels)
+        if len(texts) != len(labels):
+            raise ValueError(f"{len(texts)} texts and {len(labels)} labels: give a label for each text")
+        pairs = bool(texts) and all(map(is_pair, texts))
+        columns = {"text": [t[0] for t in texts], "text_pair": [t[1] for t in texts]} if pairs else {"text": texts}
+        columns["label"] = labels
+    elif isinstance(data, datasets.Dataset):
+        columns = {name: list(data[name]) for name in data.column_names if name in COLUMNS}
+        kind = data.features.get("label")
+        if isinstance(kind, datasets.ClassLabel):
+            columns["label"] = [None if n is None or n < 0 else kind.int2str(n) for n in columns["label"]]
+    elif isinstance(data, pd.DataFrame):
+        columns = {name: data[name].tolist() for name in COLUMNS if name in data.columns}
+    else:
+        raise TypeError(
+            f"data is a {type(data).__name__}: give a path or a task's name, a pandas frame, a datasets.Dataset "
+            "(one split of it) or two lists, texts and labels"
+        )
+    for name in ("text", "label"):
+        if name not in columns:
+            raise ValueError(f"data lacks the column {name!r} (it has: {', '.join(map(str, data))}): rename one")
+    return {name: [_plain(value) for value in columns[name]] for name in COLUMNS if name in columns}
+
+
+def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str, list]:
+    """The columns of what is to be judged, with labels as they stand there."""
+    if not isinstance(data, (str, Path)) or labels is not None:
+        return columns_of(data, labels)
+    path = Path(data).expanduser()
+    if path.is_file():
+        rows = read_table(path)
+        return columns_of(pd.DataFrame({name: pd.Series(rows[name], dtype=object) for name in rows}))
+    if str(data) in GLUE or not path.is_dir():
+        task = load_task(str(data), data_dir)
+        held, names = task.splits["validation"], task.labels
+        rows = {name: list(held[name]) for name in held.column_names}
+    else:
+        _, rows, names = read_own(path)
+        if rows is None:
+            raise ValueError(f"{path} has no validation file: give the file to judge on")
+    return {**rows, "label": [names[label] for label in rows["label"]] if names else rows["label"]}
+
+
+def number_of(label: Any, labels: list[str], row: int) -> float:
+    """A label as the metrics take it: its class number, or the value of a regression."""
+    if labels and str(label) in labels:
+        return labels.index(str(label))
+    if labels or isinstance(label, (str, bool)) or label is None:
+        known = f"the labels are {', '.join(labels)}" if labels else "this is a regression, whose labels are numbers"
+        raise ValueError(f"row {row}: the model does not know the label {label!r}: {known}")
+    return float(label)
+
+
+def is_pair(value: Any) -> bool:
+    """Whether this is two texts."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(text, str) for text in value)
+
+
+def _plain(value: Any) -> Any:
+    """A Python value, None for what pandas calls missing."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value) else value

@@ -1,0 +1,59 @@
+"""What was read, before anything is trained: rows and labels, lengths of texts, words that the tokenizer knows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from adaprune.data import TaskData
+
+ENOUGH = 10_000  # rows of a split, evenly spaced, that lengths are counted on
+
+
+def rows_read(task: TaskData) -> pd.DataFrame:
+    """Rows of each split, and of each class; of a regression the least, mean and greatest value."""
+    found = {}
+    for split, rows in task.splits.items():
+        labels = np.asarray(rows["label"])
+        if task.labels:
+            counts = np.bincount(labels, minlength=task.num_labels).tolist()
+            said = dict(zip(task.labels, counts, strict=True))
+        else:
+            said = {"least": labels.min(), "mean": labels.mean(), "greatest": labels.max()}
+        found[split] = {"rows": len(rows), **said}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def texts_read(task: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> pd.DataFrame:
+    """Of each split: ``median`` and ``longest`` in tokens, ``cut`` and ``unknown``, both shares.
+
+    ``cut``: rows longer than ``max_length``, which lose their end. ``unknown``: tokens that the tokenizer has no word
+    for, special ones left out. Of more than 10,000 rows so many, evenly spaced.
+    """
+    found = {}
+    for split, rows in task.splits.items():
+        places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ENOUGH)).astype(int))
+        some = rows.select(places)
+        texts = [list(some[name]) for name in ("text", "text_pair") if name in some.column_names]
+        ids = tokenizer(*texts, verbose=False)["input_ids"]
+        lengths = np.array([len(row) for row in ids])
+        words = np.concatenate([np.asarray(row) for row in ids])
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        words = words[~np.isin(words, list(special))]
+        unknown = 0.0 if tokenizer.unk_token_id is None else float((words == tokenizer.unk_token_id).mean())
+        found[split] = {
+            "median": int(np.median(lengths)), "longest": int(lengths.max()),
+            "cut": float((lengths > max_length).mean()), "unknown": unknown,
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def examples(task: TaskData, count: int = 3, width: int = 160) -> pd.DataFrame:
+    """The first training rows, long texts cut to ``width`` letters, labels by name."""
+    rows = task.splits["train"].select(range(min(count, len(task.splits["train"])))).to_pandas()
+    names = [name for name in ("text", "text_pair") if name in rows]
+    rows[names] = rows[names].map(lambda text: text if len(text) <= width else f"{text[: width - 3]}...")
+    if task.labels:
+        rows["label"] = [task.labels[number] for number in rows["label"]]
+    return rows

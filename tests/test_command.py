@@ -1,0 +1,162 @@
+"""The command: results on standard output, all else on standard error, exit codes, help that a person reads."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import adaprune
+from adaprune import command
+from adaprune.adapted import FILES
+from adaprune.command import FIRST, main
+from adaprune.runs import METHODS, Run
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_runs_dir):
+    """A model fitted by the command; its folder."""
+    out = tiny_runs_dir / "by_command"
+    main([*fit_of(tiny_runs_dir), "--out", str(out), "--epochs", "1", "--sparsity", "0.25"])
+    return out
+
+
+def fit_of(runs) -> list[str]:
+    return ["fit", str(runs / "ten"), "--model", str(runs / "tiny"), "--max-length", "16"]
+
+
+def said(capsys, *arguments: object) -> tuple[str, str]:
+    capsys.readouterr()
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr()
+
+
+def refused(capsys, *arguments: object) -> tuple[int, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    return left.value.code, err
+
+
+def test_fit_leaves_three_files_and_the_records(folder, tiny_runs_dir, capsys):
+    assert {path.name for path in folder.iterdir()} == {*FILES, "runs"}
+    (ours, *others) = sorted((folder / "runs").glob("*.json"))
+    assert "method~adaprune_sparsity~0.25_" in ours.name and len(others) == 1
+    assert json.loads((folder / "card.json").read_text())["sparsity"] == 0.25
+    before = (folder / "mask.safetensors").stat().st_mtime_ns
+    out, err = said(capsys, *fit_of(tiny_runs_dir), "--out", folder, "--epochs", "1", "--sparsity", "0.25")
+    first, second = out.splitlines()
+    assert first.startswith("accuracy 0.") and "held-out rows" in first
+    assert second == f"{folder}/mask.safetensors  {(folder / 'mask.safetensors').stat().st_size:,} bytes"
+    assert (folder / "mask.safetensors").stat().st_mtime_ns > before  # found again, not trained: no bar
+    assert "training:" not in err
+
+
+def test_fit_leaves_what_is_anothers(tiny_runs_dir, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("my notes")
+    code, err = refused(capsys, *fit_of(tiny_runs_dir), "--out", tmp_path)
+    assert code == 1 and err.startswith(f"adaprune: {tmp_path / 'README.md'} is not adaprune's, yet would be replaced")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]  # refused before anything was trained
+    assert (tmp_path / "README.md").read_text() == "my notes"
+
+
+def test_predictions_are_the_models_however_texts_come(folder, tmp_path, capsys, monkeypatch):
+    texts = ["a fine film", 'dull, "flat" and long']
+    labels, scores = adaprune.Adapted.from_pretrained(folder).predict(texts, return_scores=True)
+    expected = {"text": texts, "label": labels}
+    pd.DataFrame({"text": texts, "id": [1, 2]}).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame({"text": texts}).to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    pd.DataFrame({"text": texts}).to_csv(tmp_path / "t.tsv", index=False, sep="\t")
+    pd.DataFrame({"text": texts}).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.txt").write_text("\n".join(texts) + "\n\n")
+    files = [("--file", tmp_path / f"t.{end}") for end in ("csv", "jsonl", "tsv", "parquet", "txt")]
+    for ways in (texts, *files):
+        out, err = said(capsys, "predict", folder, *ways)
+        assert pd.read_csv(io.StringIO(out)).to_dict("list") == expected
+        assert "label" not in err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(texts).encode())))
+    out, _ = said(capsys, "predict", folder, "-", "--format", "jsonl", "--scores")
+    for row, text, label, score in zip(map(json.loads, out.splitlines()), texts, labels, scores, strict=True):
+        assert (row.pop("text"), row.pop("label")) == (text, label)
+        assert row == pytest.approx({f"p_{name}": share for name, share in score.items()})
+
+
+def test_evaluate_inspect_and_compare_say_what_the_files_say(folder, tiny_runs_dir, capsys):
+    record = json.loads(next((folder / "runs").glob("*adaprune*.json")).read_text())
+    out, _ = said(capsys, "evaluate", folder, tiny_runs_dir / "ten" / "validation.csv")
+    assert json.loads(out) == pytest.approx(record["metrics"]["validation"])
+    for file in (folder, folder / "mask.safetensors"):
+        out, _ = said(capsys, "inspect", file)
+        lines = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(("base", "held")))
+        assert lines["labels"] == "bad, good" and lines["reads"] == "text" and lines["method"] == "adaprune"
+        kept, total = record["mask"]["kept"], record["mask"]["total"]
+        assert lines["kept"] == f"{kept:,} of {total:,} weights in scope, sparsity 0.25"
+    out, _ = said(capsys, "inspect", folder, "--json")
+    assert json.loads(out)["base"]
+    out, _ = said(capsys, "compare", folder / "runs")
+    assert len(out.splitlines()) == 3 and " adaprune " in out and " probe " in out
+    out, _ = said(capsys, "compare", folder / "runs", "--csv")
+    assert pd.read_csv(io.StringIO(out))["method"].tolist() == ["adaprune", "probe"]
+
+
+def test_the_zoo_is_the_packages(capsys):
+    out, _ = said(capsys, "zoo", "--csv")
+    assert pd.read_csv(io.StringIO(out))["name"].tolist() == adaprune.zoo().index.tolist()
+    name = adaprune.zoo().index[0]
+    out, _ = said(capsys, "inspect", name)
+    assert f"{name}.safetensors" in out
+
+
+def test_help_shows_ten_options_first_and_all_when_asked(capsys):
+    out, _ = said(capsys, "fit", "--help")
+    shown = [line.split()[0] for line in out.splitlines() if line.startswith("  --")]
+    assert shown == ["--out", *("--" + name.replace("_", "-") for name in FIRST), "--help-all"] and len(FIRST) == 9
+    out, _ = said(capsys, "fit", "--help-all")
+    every = {line.split()[0] for line in out.splitlines() if line.startswith("  --")}
+    fields = {"--" + name.replace("_", "-") for name in Run.model_fields} - {"--task", "--results-dir"}
+    assert every == fields | {"--out", "--help-all"}
+    words = " ".join(out.split())
+    assert all(
+        Run.model_fields[name].description in words for name in Run.model_fields if name not in ("task", "results_dir")
+    )
+
+
+WRONG = {
+    ("fit", "no.csv", "--out", "out"): (1, "adaprune: no.csv: no such file or folder"),
+    ("fit", "no.csv", "--sparsity", "2", "--out", "out"): (1, "adaprune: sparsity must lie in [0, 1), got 2.0"),
+    ("fit", "no.csv", "--sparsty", "0.5"): (2, "No such option '--sparsty'. (Did you mean"),
+    ("fit", "no.csv", "--method", "mgic"): (2, "'mgic' is not one of"),
+    ("fit", "no.csv", "--method", "finetune", "--out", "out"): (1, "method 'finetune' leaves neither"),
+    ("predict", "nowhere/at/all", "a"): (1, "adaprune: nowhere/at/all is no folder with mask.safetensors"),
+    ("predict", "somewhere"): (2, "give texts, or --file FILE, or - for standard input"),
+    ("compare", "nowhere"): (1, "adaprune: nowhere is not a folder"),
+    ("fly",): (2, "No such command 'fly'"),
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_what_goes_wrong_is_one_sentence_and_a_code(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, sentence = WRONG[arguments]
+    found, err = refused(capsys, *arguments)
+    assert found == code and sentence in err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_options_have_the_types_of_fields():
+    fit = command.adaprune.commands["fit"]
+    options = {option.name: option for option in fit.params}
+    assert set(options["method"].type.choices) == set(METHODS)
+    for name, field in Run.model_fields.items():
+        if field.annotation in (int, float):
+            value = options[name].type.convert("1", None, None)
+            assert type(value) is field.annotation
+
+
+def test_python_m_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "adaprune", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, f"adaprune, version {adaprune.__version__}")

@@ -1,0 +1,269 @@
+"""From a table to a model: what `fit` trains and says, what an `Adapted` answers, and what it writes."""
+
+import importlib
+import json
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+from transformers import pipeline
+
+import adaprune
+from adaprune.adapted import FILES, check_folder
+from adaprune.fit import commonest
+from adaprune.given import columns_of, number_of
+from adaprune.methods.probe import STRENGTHS
+from adaprune.runs import paths_of, read_answers, record_path
+from tests.deploy.test_serving import hub  # noqa: F401
+
+TEXTS = ["a fine film", "a dull film", "funny and warm, a superb cast", "skip it"]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_runs_dir: Path) -> dict:
+    return {"model": str(tiny_runs_dir / "tiny"), "max_length": 16, "results_dir": str(tiny_runs_dir / "fitted")}
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_runs_dir, settings) -> adaprune.Adapted:
+    return adaprune.fit(str(tiny_runs_dir / "ten"), epochs=2.0, **settings)
+
+
+def test_a_mask_answers_as_its_file_applied_by_hand(adapted, settings):
+    encoder = adaprune.load_encoder(settings["model"])
+    model = adaprune.apply_mask(encoder.model, adaprune.load_mask(adapted.mask_path))
+    labels, scores = adapted.predict(TEXTS, return_scores=True)
+    for text, label, score in zip(TEXTS, labels, scores, strict=True):
+        logits = model(**encoder.tokenizer([text], return_tensors="pt")).logits[0]
+        by_hand = logits.softmax(-1).tolist()
+        assert list(score) == ["bad", "good"]
+        assert list(score.values()) == pytest.approx(by_hand, abs=1e-6)
+        assert label == ["bad", "good"][int(logits.argmax())]
+        assert adapted.predict(text) == label
+    assert adapted.predict([]) == []
+
+
+def test_its_score_is_the_records_and_that_of_counting(adapted, tiny_runs_dir):
+    held = pd.read_csv(tiny_runs_dir / "ten" / "validation.csv")
+    right = np.mean([one == other for one, other in zip(adapted.predict(held["text"]), held["label"], strict=True)])
+    expected = adapted.record["metrics"]["validation"]
+    assert expected["accuracy"] == right
+    for data in (
+        tiny_runs_dir / "ten",
+        tiny_runs_dir / "ten" / "validation.csv",
+        held,
+        datasets.Dataset.from_pandas(held),
+    ):
+        assert adapted.evaluate(data) == pytest.approx(expected)
+    assert adapted.evaluate(held["text"].tolist(), held["label"].tolist()) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="row 2: the model does not know the label 'fine': the labels are bad, good"):
+        adapted.evaluate(["a", "b"], ["good", "fine"])
+
+
+def test_pipelines_take_it_as_it_stands(adapted, caplog):
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("transformers").propagate = True
+        found = pipeline("text-classification", model=adapted)
+        answers = found([*TEXTS, "a film " * 100], batch_size=2)  # the last is cut as in training
+    assert not [record for record in caplog.records if "Supported models" in record.getMessage()]
+    labels, scores = adapted.predict([*TEXTS, "a film " * 100], return_scores=True)
+    assert [answer["label"] for answer in answers] == labels
+    assert [answer["score"] for answer in answers] == pytest.approx([max(s.values()) for s in scores], abs=1e-5)
+    assert "Adapted" in repr(found)
+
+
+def test_a_folder_holds_three_files_and_nothing_of_others_is_touched(adapted, settings, tmp_path):
+    folder = tmp_path / "mine"
+    adapted.save_pretrained(folder)
+    adapted.save_pretrained(folder)  # its own files it may replace
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+    again = adaprune.Adapted.from_pretrained(folder)
+    assert again.predict(TEXTS, return_scores=True) == adapted.predict(TEXTS, return_scores=True)
+    assert again.record is None and again.card == adapted.card
+    assert json.loads((folder / "card.json").read_text())["max_length"] == 16
+    for name in FILES:
+        (folder / name).write_text("of somebody else")
+        with pytest.raises(FileExistsError, match=f"{name} is not adaprune's, yet would be replaced"):
+            adapted.save_pretrained(folder)
+        assert (folder / name).read_text() == "of somebody else"
+        (folder / name).unlink()
+    assert not any(folder.iterdir())  # a refusal writes nothing
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="is a file: choose a folder"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"mask\.safetensors: no such file"):
+        adaprune.Adapted.from_pretrained(folder)
+
+
+def test_the_hub_holds_what_a_folder_does(adapted, tmp_path, hub):  # noqa: F811
+    assert adapted.push_to_hub("user/mine", private=True, token="a-token") == f"{hub.address}/user/mine"
+    adapted.save_pretrained(tmp_path / "mine")
+    assert hub.repos["user/mine"] == {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    again = adaprune.Adapted.from_pretrained("user/mine")
+    assert again.predict(TEXTS, return_scores=True) == adapted.predict(TEXTS, return_scores=True)
+    with pytest.raises(FileNotFoundError, match="user/none is no folder with mask.safetensors, no mask file, and "):
+        adaprune.Adapted.from_pretrained("user/none")
+
+
+def test_finished_runs_are_found_and_the_line_compares_with_the_probe(adapted, tiny_runs_dir, settings, capsys):
+    ten = str(tiny_runs_dir / "ten")
+    before = sorted(path.name for path in Path(settings["results_dir"]).glob("*.json"))
+    again = adaprune.fit(ten, epochs=2.0, **settings)
+    assert sorted(path.name for path in Path(settings["results_dir"]).glob("*.json")) == before
+    assert len(before) == 2  # the run's and the probe's
+    said = capsys.readouterr().err.strip().splitlines()[-1]  # the last thing a reader sees
+    probe = adaprune.adapt(adaprune.Run(task=ten, method="probe", sparsity=0.0, **settings))
+    ours, known = (one["metrics"]["validation"]["accuracy"] for one in (again.record, probe))
+    assert said == again.said and "\n" not in said
+    assert said.startswith(f"accuracy {ours:.3f} on 4 held-out rows; always the commonest label: 0.500; a probe on ")
+    assert f"untouched model: {known:.3f}; adapting brought" in said
+    nothing = "brought nothing" in said and "method='probe' ships it" in said
+    assert nothing == (ours <= known)
+
+
+def test_the_interval_is_that_of_pairs_of_resamples(tmp_path, monkeypatch, settings, tiny_runs_dir):
+    house = importlib.import_module("adaprune.fit")
+    ten = str(tiny_runs_dir / "ten")
+    run, probe = (adaprune.Run(task=ten, method=m, **settings) for m in ("adaprune", "probe"))
+    scores = {run.name: 0.75, probe.name: 0.5}
+    monkeypatch.setattr(
+        house, "adapt", lambda r: {"metrics": {"primary": "accuracy", "validation": {"accuracy": scores[r.name]}}}
+    )
+    gains = np.linspace(0, 0.4, 301)  # the quantiles of evenly spaced numbers: 0.01 and 0.39
+    found = {record_path(run): 0.5 + gains, record_path(probe): np.full(301, 0.5)}
+    monkeypatch.setattr(
+        house, "read_answers", lambda path: (None, next(v for k, v in found.items() if k.stem == path.stem))
+    )
+    assert house._verdict(run, probe).endswith("adapting brought +0.250 [+0.010, +0.390] over it.")
+    found[record_path(run)] = 0.4 + gains
+    assert "[-0.090, +0.290] over it, which so few rows cannot tell from nothing" in house._verdict(run, probe)
+    scores[run.name] = 0.5
+    assert "adapting brought nothing (+0.000 [" in house._verdict(run, probe)
+
+
+def vectors(settings, texts):
+    """The last layer's first token, one text at a time."""
+    encoder = adaprune.load_encoder(settings["model"])
+    with torch.no_grad():
+        return np.concatenate(
+            [encoder.model(**encoder.tokenizer(text, return_tensors="pt"))[0][:, 0].numpy() for text in texts]
+        )
+
+
+@pytest.mark.parametrize("kind", ["classes", "three", "values"])
+def test_a_shipped_probe_is_scikit_learns_regression(kind, settings, tmp_path):
+    words = "fine dull warm flat funny cold superb long wise wasted".split()
+    texts = [f"a {one} and {other} film" for one in words for other in words if one < other]
+    labels = {
+        "classes": [("bad", "good")[len(text) % 2] for text in texts],
+        "three": [len(text) % 3 for text in texts],
+        "values": [len(text) / 7 for text in texts],
+    }[kind]
+    settings = {**settings, "results_dir": str(tmp_path)}
+    shipped = adaprune.fit(texts, labels, method="probe", **settings)
+    task = adaprune.load_task(shipped.record["run"]["task"])
+    train, held = task.splits["train"], task.splits["validation"]["text"]
+    scale = StandardScaler().fit(vectors(settings, train["text"]))
+    rows, new = (scale.transform(vectors(settings, texts)) for texts in (train["text"], held))
+    answers = []  # of each penalty: which one was chosen is not repeated here
+    for strength in STRENGTHS:
+        if kind == "values":
+            answers.append(Ridge(alpha=1 / strength).fit(rows, train["label"]).predict(new)[:, None])
+        else:
+            regression = LogisticRegression(C=strength, max_iter=500).fit(rows, train["label"])
+            answers.append(regression.predict_proba(new))
+    _, scores = shipped.predict(list(held), return_scores=True)
+    ours = np.array([list(score.values()) for score in scores])
+    assert min(np.abs(ours - theirs).max() for theirs in answers) < 1e-4
+    assert shipped.evaluate(
+        list(held), [task.labels[n] if task.labels else n for n in task.splits["validation"]["label"]]
+    ) == pytest.approx(shipped.record["metrics"]["validation"], abs=1e-5)
+    mask = adaprune.load_mask(shipped.mask_path)
+    assert mask.kept == mask.total and shipped.mask_path.stat().st_size < 20_000
+    again = pipeline("text-classification", model=shipped)(held[0], top_k=None)
+    assert {answer["label"]: answer["score"] for answer in again} == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_a_probe_of_pairs_ships_too(settings, tiny_runs_dir, tmp_path):
+    pairs = tiny_runs_dir / "pairs"
+    shipped = adaprune.fit(str(pairs), method="probe", **settings)
+    assert shipped.evaluate(pairs) == pytest.approx(shipped.record["metrics"]["validation"])
+    logits, _ = read_answers(paths_of(record_path(adaprune.Run(**shipped.record["run"]))).answers)
+    held = pd.read_csv(pairs / "validation.csv")
+    answers = shipped.predict(list(zip(held["text"], held["text_pair"], strict=True)))
+    assert [shipped.labels.index(answer) for answer in answers] == logits.astype(int).tolist()
+    shipped.save_pretrained(tmp_path)
+    again = adaprune.Adapted.from_pretrained(tmp_path)
+    assert again.predict(("a fine film", "a dull film")) == shipped.predict([("a fine film", "a dull film")])[0]
+    with pytest.raises(ValueError, match="row 1: this task reads a pair of texts"):
+        again.predict(["a fine film"])
+    with pytest.raises(ValueError, match="reads each text on its own"):
+        again(input_ids=torch.tensor([[2, 3]]))
+
+
+def test_a_teacher_is_made_once_and_its_cost_is_said(settings, tiny_runs_dir, tmp_path, capsys):
+    settings = {**settings, "results_dir": str(tmp_path)}
+    ten = str(tiny_runs_dir / "ten")
+    first = adaprune.fit(ten, teacher="auto", epochs=1.0, **settings)
+    said = capsys.readouterr().err
+    assert "teacher: fine-tuning the whole model first" in said and "s of training, " in said
+    teacher = Path(first.record["run"]["teacher"])
+    assert teacher.parent == tmp_path and "method~finetune" in teacher.name
+    changed = teacher.stat().st_mtime_ns
+    adaprune.fit(ten, teacher="auto", epochs=1.0, sparsity=0.7, **settings)
+    assert "fine-tuning the whole model first" not in capsys.readouterr().err
+    assert teacher.stat().st_mtime_ns == changed
+
+
+def test_tables_of_every_kind_are_one_table():
+    expected = {"text": ["a", "b"], "label": ["x", "y"]}
+    frame = pd.DataFrame({"label": ["x", "y"], "id": [1, 2], "text": ["a", "b"]}, index=[7, 3])
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])})
+    named = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features)
+    for data in (frame, frame.astype({"label": "category"}), named, (["a", "b"], ["x", "y"]), [["a", "b"], ["x", "y"]]):
+        assert columns_of(data) == expected
+    assert columns_of(["a", "b"], np.array(["x", "y"])) == expected
+    both = {"text": ["a", "b"], "text_pair": ["c", "d"], "label": [1, 2]}
+    assert columns_of([("a", "c"), ("b", "d")], [1, 2]) == both
+    assert columns_of(frame.assign(label=[1.0, None]))["label"] == [1.0, None]
+    with pytest.raises(ValueError, match="2 texts and 1 labels"):
+        columns_of(["a", "b"], ["x"])
+    with pytest.raises(ValueError, match=r"data lacks the column 'label' \(it has: id, text\)"):
+        columns_of(frame.drop(columns="label")[["id", "text"]])
+    with pytest.raises(TypeError, match="data is a dict: give a path"):
+        columns_of({"train": 1})
+    assert [number_of("b", ["a", "b"], 1), number_of(3, ["3", "4"], 1), number_of(2, [], 1)] == [1, 0, 2.0]
+
+
+def test_the_commonest_label_is_right_as_often_as_it_occurs(tiny_runs_dir):
+    task = adaprune.load_task(str(tiny_runs_dir / "ten"))
+    assert commonest(task)["accuracy"] == 0.5  # two of four held-out rows
+
+
+WRONG = {
+    "method='finetune'": "method 'finetune' leaves neither: use adapt",
+    "task='sst2'": "task is what data says",
+    "sparsty=0.5": "unknown parameter 'sparsty': did you mean 'sparsity'?",
+    "sparsity=1.5": r"sparsity must lie in \[0, 1\), got 1.5",
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(given, tmp_path, settings):
+    fields = {**settings, "results_dir": str(tmp_path / "out"), **eval(f"dict({given})")}
+    with pytest.raises(ValueError, match=WRONG[given]):
+        adaprune.fit(["a", "b"], ["x", "y"], **fields)
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_that_are_none_are_named_by_their_row(adapted):
+    with pytest.raises(ValueError, match=r"row 2: this task reads a text, got '3' \(int\)"):
+        adapted.predict(["a", 3])
+    with pytest.raises(ValueError, match="row 1: this task reads a text, got"):
+        adapted.predict([("a", "b")])
