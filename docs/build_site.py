@@ -3,7 +3,8 @@
     python docs/build_site.py [OUT]        OUT: default runs/html; `make site` runs the small notebooks first
 
 Every file stands where it stands in the repository, so that links stay; pages are .html in place of .md and .ipynb.
-A page's links are followed: what they name comes along. Nothing is fetched, and the pages fetch nothing.
+A page's links are followed: what they name comes along. Nothing is fetched, and the pages fetch nothing. The pages of
+all notebooks are packed into notebooks.zip besides.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -52,6 +54,7 @@ def build(out: Path) -> list[Path]:
         else:
             shutil.copyfile(source, target)
         done.append(source)
+    pack(out)
     pdoc.render.configure(docformat="google", template_directory=ROOT / "docs/site")
     warnings.filterwarnings("ignore", "Error parsing type annotation")  # of names for type checkers only
     warnings.filterwarnings("ignore", "The module specification")  # adapt is a module and a function
@@ -61,6 +64,15 @@ def build(out: Path) -> list[Path]:
     )  # its classes stand on private ones, without a page
     pdoc.pdoc("adaprune", *public, output_directory=out / "api")
     return done
+
+
+def pack(out: Path) -> Path:
+    """All notebooks as pages in one file, notebooks.zip, to hand on: each page stands alone."""
+    path = out / "notebooks.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for one in sorted((out / "notebooks").rglob("*.html")):
+            file.write(one, one.relative_to(out))
+    return path
 
 
 def is_page(source: Path) -> bool:

@@ -200,6 +200,21 @@ def test_links_lead_on_and_back(path):
     assert "README.md" in links and any(link.endswith(".py") for link in links)
 
 
+def test_the_plan_names_every_lesson_and_its_parts_and_fills_two_hours():
+    plan = (LESSONS[0].parent / "README.md").read_text(encoding="utf8")
+    for path in LESSONS:
+        question = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+        assert f"]({path.name}) | {question} |" in plan
+    assert all((LESSONS[0].parent / link).exists() for link in re.findall(r"\]\(([^)#]+)\)", plan))
+    spans = [tuple(map(int, span)) for span in re.findall(r"^\| (\d+)-(\d+) \|", plan, re.M)]
+    assert spans[0][0] == 0 and spans[-1][1] == 120
+    assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
+    rows = re.findall(r"^\| \d+-\d+ \| (.+?) \|", plan, re.M)
+    headings = "\n".join(cell.source for path in LESSONS for cell in nbformat.read(path, as_version=4).cells)
+    parts = [part for row in rows for part in re.findall(r"\*(.+?)\*", row)]
+    assert parts and all(re.search(rf"^## {re.escape(part)}$", headings, re.M) for part in parts), parts
+
+
 @each_lesson
 def test_runs_holds_and_judges(path, own_table):
     name, cells = path.stem, code(path)
