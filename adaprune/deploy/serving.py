@@ -2,7 +2,7 @@
 
 A masked layer computes w0 * m in the forward pass from the packed bits of the task that the call is for, and forgets
 it. So a switch of task moves nothing, a batch can mix tasks, and threads can serve different tasks at once; the price
-is one pass over the masked weights in each forward pass. Who serves one task only uses `deploy.apply_mask`: no price.
+is one pass over the masked weights in each forward pass. To serve a single task, use `deploy.apply_mask`: no overhead.
 """
 
 from __future__ import annotations
