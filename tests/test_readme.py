@@ -97,7 +97,7 @@ def test_the_majority_class_and_what_it_keeps(glue_dir):
         cells = [*floors.values(), sum(kept) / len(kept), 0.0, "-"]
         row = " | ".join(cell if cell == "-" else f"{cell:.3f}" for cell in cells)
         assert f"| majority class | {row} |" in README
-    assert f"keeps {kept[1]:.2f} of MRPC and {kept[2]:.2f} of RTE" in README
+    assert f"retains {kept[1]:.2f} on MRPC and {kept[2]:.2f} on RTE" in README
     runs = table(ROOT / "results" / "recipe").groupby(["method", "sparsity", "task"])["score"].mean()
     above = [(runs["adaprune", 0.5, t] - floors[t]) / (runs["finetune", 0.0, t] - floors[t]) for t in RECIPE]
     assert f"the mean is {sum(above) / len(above):.2f}" in README
@@ -134,10 +134,10 @@ def test_the_table_of_ablations_says_what_the_records_say():
 
 
 MADE_AGAIN = {
-    "recovery, the sparsity stands at the end": {"reach": 1.0},
-    "no recovery, the sparsity stands at the end": {"reach": 1.0, "recovery": False},
-    "recovery, the sparsity stands after 0.4 of the steps": {},
-    "no recovery, the sparsity stands after 0.4 of the steps": {"recovery": False},
+    "recovery, final sparsity reached at the end": {"reach": 1.0},
+    "no recovery, final sparsity reached at the end": {"reach": 1.0, "recovery": False},
+    "recovery, final sparsity reached after 0.4 of the steps": {},
+    "no recovery, final sparsity reached after 0.4 of the steps": {"recovery": False},
     "theta starts constant": {"initial_theta": "constant"},
     "theta starts normal": {"initial_theta": "normal"},
     "theta starts uniform": {"initial_theta": "uniform"},

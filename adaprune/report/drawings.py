@@ -104,7 +104,7 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
 
 
 def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Difference in score, one line per ablation and sparsity, one marker per task; the mean over pairs, their number beside.
+    """Difference in score, one line per ablation and sparsity, one marker per task: mean and number of pairs.
 
     Bars go from the least pair to the most; a single pair has none and is hollow. A line names its sparsity where it
     is not the one that most pairs have.

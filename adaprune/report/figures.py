@@ -124,7 +124,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
 
 
 def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: Collection[str]) -> Axes:
-    """Fig. 2 of the paper: score against sparsity, one line per way of adapting; horizontal lines for methods without a mask.
+    """Fig. 2 of the paper: score against sparsity, one line per way of adapting; a level line where there is no mask.
 
     Args:
         ax: the panel; one task, model and number of training rows.

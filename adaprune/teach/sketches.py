@@ -93,7 +93,7 @@ def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[f
 
 
 def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
-    """How far each kind of step carries theta, one line per kind, one marker per task, and how far it has to go; log axis.
+    """How far each kind of step carries theta, one line per kind, one marker per task, and what is needed; log axis.
 
     ``rows``: ``step`` (in order of appearance, the first at the top), ``task``, ``distance``.
     """
