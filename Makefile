@@ -3,6 +3,7 @@
 #   VENV=DIR       where the environment is built (default .venv)
 #   PYTHON=NAME    the Python 3.11+ that builds it (default python3)
 #   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
+#   REVEAL=DIR     of `make slides`: a folder with reveal.js 4, for a room without a network
 #   DATA=DIR       of `make masks` and `make zoo`: folder with <task>/{train,validation}.parquet (default: the hub)
 #   RESULTS=DIR    of `make zoo`: folder with the records and masks (default results/zoo)
 
@@ -10,6 +11,7 @@ VENV ?= .venv
 PYTHON ?= python3
 LAB_FLAGS ?=
 DATA ?=
+REVEAL ?=
 RESULTS ?= results/zoo
 
 PY := $(VENV)/bin/python
@@ -45,12 +47,13 @@ export TQDM_MININTERVAL := 10
 
 # The site executes what runs small, on committed records or on nothing; copies that `make run` and `make masks` left are shown too.
 SITE := runs/html
+SLIDES := 1_masks 2_learning_a_mask 6_pruning_or_the_model
 SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/*.ipynb)) \
 	$(ON_RECORDS:%=runs/site/%.ipynb)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run masks zoo test test-browser lab site data env lint format clean
+.PHONY: help run masks zoo test test-browser lab site slides data env lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -137,6 +140,9 @@ $(VENV)/.extra-%: $(READY)
 site: $(VENV)/.extra-site $(SITE_NOTEBOOKS)  ## build the static site in runs/html and check its links
 	$(PY) docs/build_site.py $(SITE)
 	$(PY) docs/check_site.py $(SITE)
+
+slides: $(VENV)/.extra-site $(SLIDES:%=runs/site/teach/%.ipynb)  ## make ten slides from the lessons' own cells, runs/slides.html
+	$(PY) docs/build_slides.py runs/slides.html $(REVEAL)
 
 test-browser: $(VENV)/.extra-browser data  ## run notebooks in a real JupyterLab, driven by a headless Chromium
 	$(PY) -m pytest -q -rs --durations=10 tests/in_browser.py

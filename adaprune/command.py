@@ -92,7 +92,7 @@ def fit(data: str, out: Path, **fields: Any) -> None:
 @click.argument("model")
 @click.argument("texts", nargs=-1)
 @click.option("--file", "file", type=click.Path(path_type=Path),
-              help="a table's columns text, text_pair; of another file a text a line")  # fmt: skip
+              help="a table's columns text, text_pair; of another file, one text per line")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("--scores", is_flag=True, help="also give each label's probability")
 @click.option("--base", help="where the base model is, if not where the card says")

@@ -133,7 +133,7 @@ def _adaprune(model: AdaptedModel, scope: str, rule: str) -> AdaPrune:
 
 
 def seconds_in_turns(shape: Shape, variants: tuple[str, ...], rounds: int, rule: str, device: str) -> dict[str, list]:
-    """Variant -> seconds a step, one number a round; in each round every variant takes one turn."""
+    """Variant -> seconds per step, one number per round; in each round every variant takes one turn."""
     steppers = {variant: stepper(variant, shape, load(shape, device), rule) for variant in variants}
     for step in steppers.values():
         step()

@@ -3,7 +3,8 @@
     python docs/build_site.py [OUT]        OUT: default runs/html; `make site` runs the small notebooks first
 
 Every file stands where it stands in the repository, so that links stay; pages are .html in place of .md and .ipynb.
-A page's links are followed: what they name comes along. Nothing is fetched, and the pages fetch nothing.
+A page's links are followed: what they name comes along. Nothing is fetched, and the pages fetch nothing. The pages of
+all notebooks are packed into notebooks.zip besides.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import re
 import shutil
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pdoc
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
@@ -29,6 +32,7 @@ NOT_RUN = (
     "*Shown without results: on the machine that built these pages this notebook has not been run as it stands. "
     "Figures from the project's own runs: in the table of [the first page]({readme}).*"
 )
+MATHS = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$]+?)(?<=\S)\$", re.DOTALL)
 COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # what `make` leaves of a notebook under another name
 
 
@@ -50,6 +54,7 @@ def build(out: Path) -> list[Path]:
         else:
             shutil.copyfile(source, target)
         done.append(source)
+    pack(out)
     pdoc.render.configure(docformat="google", template_directory=ROOT / "docs/site")
     warnings.filterwarnings("ignore", "Error parsing type annotation")  # of names for type checkers only
     warnings.filterwarnings("ignore", "The module specification")  # adapt is a module and a function
@@ -59,6 +64,15 @@ def build(out: Path) -> list[Path]:
     )  # its classes stand on private ones, without a page
     pdoc.pdoc("adaprune", *public, output_directory=out / "api")
     return done
+
+
+def pack(out: Path) -> Path:
+    """All notebooks as pages in one file, notebooks.zip, to hand on: each page stands alone."""
+    path = out / "notebooks.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for one in sorted((out / "notebooks").rglob("*.html")):
+            file.write(one, one.relative_to(out))
+    return path
 
 
 def is_page(source: Path) -> bool:
@@ -78,7 +92,7 @@ def place(source: Path) -> Path:
 def render(exporter: HTMLExporter, source: Path) -> str:
     """The page of a notebook, a text or a folder, its links still those of the source."""
     if source.suffix == ".ipynb":
-        notebook = executed(source)
+        notebook = with_maths(executed(source))
     elif source.is_dir():
         names = sorted(path.name for path in source.iterdir() if path.name[0] not in "._")
         notebook = page("\n".join([f"# {source.relative_to(ROOT)}", "", *(f"- [{name}]({name})" for name in names)]))
@@ -107,6 +121,22 @@ def executed(source: Path) -> NotebookNode:
             return copy
     readme = os.path.relpath(ROOT / "README.md", source.parent)
     notebook.cells.insert(1, new_markdown_cell(NOT_RUN.format(readme=readme)))
+    return notebook
+
+
+def with_maths(notebook: NotebookNode) -> NotebookNode:
+    """The notebook, its formulas turned from LaTeX into MathML, which browsers draw without any script."""
+
+    def drawn(found: re.Match) -> str:
+        code, block, inline = found.groups()
+        return code or convert((block or inline).strip(), display="block" if block else "inline")
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = MATHS.sub(drawn, cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = MATHS.sub(drawn, output.data["text/markdown"])
     return notebook
 
 

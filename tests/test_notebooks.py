@@ -24,6 +24,7 @@ ADAPT = ROOT / "notebooks" / "01_adapt.ipynb"
 START = ROOT / "notebooks" / "00_start_here.ipynb"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 SHORTER = {"max_train_examples": 2000}  # the one default of the notebook that is not Run's: two minutes
+COLAB = "# On Colab: "
 MAGIC = re.compile(r"^\s*[%!].*$", re.M)
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -115,12 +116,20 @@ def test_names_no_place_of_one_machine_and_installs_nothing(path):
 
 @each_notebook
 def test_parameters_come_first_and_are_plain(path):
-    cells = code(path)
-    assert "parameters" in tags(cells[0])
-    assert not any(tags(cell) for cell in cells[1:])
-    for line in parsed(cells[0]).body:
+    first, *cells = [cell for cell in code(path) if not cell.source.startswith(COLAB)]
+    assert "parameters" in tags(first)
+    assert not any(tags(cell) for cell in cells)
+    for line in parsed(first).body:
         assert isinstance(line, ast.AnnAssign)
         assert type(ast.literal_eval(line.value)).__name__ == line.annotation.id
+
+
+def test_one_header_for_colab_before_all_else_where_readers_begin():
+    firsts = {path: code(path)[0].source for path in NOTEBOOKS}
+    headers = {path: source for path, source in firsts.items() if source.startswith(COLAB)}
+    assert [*headers] == [path for path in NOTEBOOKS if path == START or path.parent.name == "teach"]
+    assert len(set(headers.values())) == 1
+    assert sum(COLAB in cell.source for path in NOTEBOOKS for cell in code(path)) == len(headers)
 
 
 def test_every_notebook_is_on_the_map():

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,26 @@ def test_the_command_fails_on_a_broken_link(site, tmp_path):
     command = [sys.executable, ROOT / "docs" / "check_site.py", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout.endswith("1 links, 1 wrong\n"), done.stderr
+
+
+def test_notebooks_are_packed_as_pages(monkeypatch, tmp_path):
+    for needed in ("pdoc", "nbconvert"):
+        pytest.importorskip(needed, reason="needs the extra adaprune[site]")
+    for name in ("index.html", "notebooks/b.html", "notebooks/teach/1.html", "notebooks/c.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with zipfile.ZipFile(load("build_site").pack(tmp_path)) as packed:
+        assert packed.namelist() == ["notebooks/b.html", "notebooks/teach/1.html"]
+        assert packed.read("notebooks/b.html") == b"notebooks/b.html"
+
+
+def test_formulas_become_mathml_and_code_and_prices_stay():
+    for needed in ("pdoc", "nbconvert", "latex2mathml"):
+        pytest.importorskip(needed, reason="needs the extra adaprune[site]")
+    build_site = load("build_site")
+    texts = ["so $x^2$ is", "$$ a_i $$", "`$HOME` and `$x`", "costs 3 $ or 4 $"]
+    drawn = [cell.source for cell in build_site.with_maths(build_site.new_notebook(
+        cells=[build_site.new_markdown_cell(text) for text in texts])).cells]  # fmt: skip
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in drawn[0] and 'display="inline"' in drawn[0]
+    assert "<msub><mi>a</mi><mi>i</mi></msub>" in drawn[1] and 'display="block"' in drawn[1]
+    assert drawn[2:] == texts[2:]

@@ -1,4 +1,4 @@
-"""Theta as it is kept beside a mask: its order in 2 bytes a weight, enough to cut it at any other sparsity."""
+"""Theta as it is kept beside a mask: its order in 2 bytes per weight, enough to cut it at any other sparsity."""
 
 from collections.abc import Mapping
 

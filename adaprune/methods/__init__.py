@@ -1,7 +1,7 @@
 # ruff: noqa: I001
 """The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
 
-Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut` and `with_head`.
+Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut`, `input_norms` and `with_head`.
 Imports `data` (for the probe), `masks`, `runs` and `training`.
 """
 
@@ -27,7 +27,7 @@ from adaprune.methods.lora import LORA
 from adaprune.methods.ia3 import IA3
 from adaprune.methods.bitfit import BITFIT
 from adaprune.methods.learning import LEARNED, SCORES, learn, optimiser_for
-from adaprune.methods.oneshot import cut, with_head
+from adaprune.methods.oneshot import cut, input_norms, with_head
 from adaprune.methods.probe import of_pairs, probe_head
 from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Method, register

@@ -22,7 +22,7 @@ than two seeds in common, or no spread). **Bold**: the best of a column among th
 intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods
 that train weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs
 (memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is head and
-mask at 1 bit a weight, or head and every weight that was trained (of lora its two factors); "-" in records older than
+mask at 1 bit per weight, or head and every weight that was trained (of lora its two factors); "-" in records older than
 this count.
 """
 
@@ -181,7 +181,7 @@ def _settings(runs: pd.DataFrame) -> list[str]:
 
 
 def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
-    """A teacher's settings without folder, task and seed, by which pupils of one way differ; `TAUGHT`: one a task."""
+    """A teacher's settings without folder, task and seed, by which pupils of one way differ; `TAUGHT`: one per task."""
     settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
     taught = settings[settings != ""]
     return settings.where(settings == "", TAUGHT) if (taught.groupby(tasks).nunique() <= 1).all() else settings

@@ -36,7 +36,7 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
 
 
 def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: float) -> Axes:
-    """Share of units with a degree below x, a line a method, and the binomial of a random mask as a grey line.
+    """Share of units with a degree below x, one line per method, and the binomial of a random mask as a grey line.
 
     Args:
         samples: method -> degrees of units, (units,).
@@ -104,7 +104,7 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
 
 
 def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Difference in score, a line an ablation at a sparsity, a marker a task; the mean over pairs, their number beside.
+    """Difference in score, one line per ablation and sparsity, one marker per task: mean and number of pairs.
 
     Bars go from the least pair to the most; a single pair has none and is hollow. A line names its sparsity where it
     is not the one that most pairs have.

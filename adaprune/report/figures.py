@@ -101,7 +101,7 @@ def draw_components(ax: Axes, record: dict[str, Any]) -> Axes:
 
 
 def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """One dot a run on a line for each `way_of` adapting, the best at the top, with the mean of the line's dots.
+    """One dot per run, on one line for each `way_of` adapting, the best at the top, with the mean of the line's dots.
 
     Args:
         ax: a panel of one task and one model, or the dots do not compare.
@@ -124,7 +124,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
 
 
 def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: Collection[str]) -> Axes:
-    """Fig. 2 of the paper: score against sparsity, a line a way of adapting; level lines for methods without mask.
+    """Fig. 2 of the paper: score against sparsity, one line per way of adapting; a level line where there is no mask.
 
     Args:
         ax: the panel; one task, model and number of training rows.

@@ -1,4 +1,4 @@
-"""Sweeps: a table of runs, one row a run, checked before anything runs; and a line that says how far a sweep is."""
+"""Sweeps: a table with one row per run, checked before anything runs; and a line that says how far a sweep is."""
 
 import csv
 import time

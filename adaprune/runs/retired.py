@@ -39,6 +39,6 @@ def modern(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def farewell(name: str) -> str:
-    """The sentence for who asks for a retired field."""
+    """The sentence for a run that asks for a retired field."""
     now = {"snapshots": " Say keep='snapshots'.", "keep_theta": " Say keep='theta'."}.get(name, "")
     return f"parameter {name!r} is retired.{now or f' Commit {LAST} is the last that has it.'}"

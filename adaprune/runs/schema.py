@@ -64,7 +64,7 @@ class Cost(_Open):
     """What the run took, and what its task adds to a base model that is already there.
 
     ``shipped_bytes``: the mask file's size; without one the head and, in float32, what was trained of weights. Records
-    older than the coded mask file count the head and 1 bit a weight, and the oldest have no such number.
+    older than the coded mask file count the head and 1 bit per weight, and the oldest have no such number.
     """
 
     train_seconds: float = Field(ge=0)

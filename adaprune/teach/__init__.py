@@ -1,8 +1,10 @@
 """For the walkthroughs: the theorem on a problem small enough to enumerate, exercises that check, sketches.
 
-Take from here `begin`, `check` and `reveal` of the exercises, and the modules `sketches` and `theory`.
-Imports `masks` and `report`.
+Take from here `begin`, `check`, `agree`, `say`, `reveal`, `quiet`, `slider`, `by_score`, and `sketches` and `theory`.
+Imports `masks`, `methods`, `report`, `topology` and `training`.
 """
 
 from adaprune.teach import sketches, theory
-from adaprune.teach.exercises import EXACT, begin, check, reveal
+from adaprune.teach.exercises import agree, begin, check, done, quiet, reveal, say
+from adaprune.teach.race import by_score
+from adaprune.teach.slider import slider

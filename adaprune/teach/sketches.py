@@ -13,7 +13,8 @@ from adaprune.report import figures
 
 INK, LINES, LINE_STYLES = figures.INK, figures.LINES, figures.LINE_STYLES
 OURS, OTHER = figures.STYLES["adaprune"].colour, figures.STYLES["magnitude"].colour
-COLOURS = [figures.STYLES[name].colour for name in ("adaprune", "magnitude", "gmp", "random")]
+LOOKS = ("adaprune", "magnitude", "gmp", "random")  # whose looks four things get that are no methods
+COLOURS = [figures.STYLES[name].colour for name in LOOKS]
 PALE = "#CFE3F1"  # behind what is kept
 MANY = 40  # units in a row, which are then drawn small
 
@@ -33,17 +34,19 @@ def draw_cells(ax: Axes, values: np.ndarray, mask: np.ndarray) -> Axes:
     return ax
 
 
-def draw_chances(ax: Axes, rows: pd.DataFrame, label: str) -> Axes:
-    """Probability of ``label`` on one line for each way, dashed where a coin would be.
+def draw_dots(ax: Axes, rows: pd.DataFrame, xlabel: str, most: float, chance: float) -> Axes:
+    """A dot for each run, a line for each way, dashed where chance is.
 
-    ``rows``: ``way`` (the first at the top), ``method``, ``chance``.
+    ``rows``: ``way`` (the first at the top), ``method`` (for its look), ``value`` in 0 ... ``most``.
     """
-    for height, (method, chance) in enumerate(zip(rows["method"], rows["chance"], strict=True)):
+    ways = list(dict.fromkeys(rows["way"]))
+    for method, height, value in zip(rows["method"], rows["way"].map(ways.index), rows["value"], strict=True):
         colour, marker = figures.STYLES[method]
-        ax.plot([chance], [height], marker, color=colour, ms=10, mec="white", mew=0.7, clip_on=False)
-    ax.axvline(0.5, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(rows)), rows["way"])
-    ax.set(xlabel=f"probability of {label!r}", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+        edge = {"mew": 2.5} if marker in ("|", "_") else {"mec": "white", "mew": 0.7}
+        ax.plot([value], [height], marker, color=colour, ms=10, clip_on=False, **edge)
+    ax.axvline(chance, color=INK, lw=1, ls="--")
+    ax.set_yticks(range(len(ways)), ways)
+    ax.set(xlabel=xlabel, xlim=(-0.02 * most, 1.02 * most), ylim=(len(ways) - 0.5, -0.5))
     return figures.dress(ax, grid="both")
 
 
@@ -63,6 +66,17 @@ def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) 
     return figures.dress(ax)
 
 
+def draw_start(ax: Axes, t: float, theta: float, slope: bool = False) -> Axes:
+    """sigmoid(t theta) around 0, or its slope on a log axis, and where a weight with ``theta`` stands on it."""
+    along, name, lowest = np.linspace(-0.03, 0.03, 601), "slope" if slope else "mask", 1e-9
+    curve, here = (t * expit(t * x) * expit(-t * x) if slope else expit(t * x) for x in (along, theta))
+    ax.plot(along, curve, color=INK, lw=1.8)
+    ax.plot([theta], [max(here, lowest)], "o", color=OURS, ms=9, clip_on=False)
+    ax.set(xlabel="theta", ylabel=name, xticks=[-0.02, 0, 0.02], title=f"{name} at {theta:g}: {here:.2g}")
+    ax.set(**({"yscale": "log", "ylim": (lowest, 1e5)} if slope else {"ylim": (-0.05, 1.05)}))
+    return figures.dress(ax)
+
+
 def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[float]) -> Axes:
     """Theta of some weights along the steps, and the threshold; triangles where one goes and where it comes back."""
     steps, level = np.arange(len(level)), np.asarray(level)
@@ -79,12 +93,12 @@ def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[f
 
 
 def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
-    """How far each kind of step carries theta, a line a kind, a marker a task, and how far it has to go; log axis.
+    """How far each kind of step carries theta, one line per kind, one marker per task, and what is needed; log axis.
 
     ``rows``: ``step`` (in order of appearance, the first at the top), ``task``, ``distance``.
     """
     kinds, tasks = list(dict.fromkeys(rows["step"])), list(dict.fromkeys(rows["task"]))
-    for task, (colour, marker) in zip(tasks, list(figures.STYLES.values())[:8:2], strict=False):
+    for task, (colour, marker) in zip(tasks, (figures.STYLES[name] for name in LOOKS), strict=False):
         some = rows[rows["task"] == task]
         ax.plot(some["distance"], some["step"].map(kinds.index), marker, color=colour, ms=8, label=task)
     ax.axvline(needed, color=INK, lw=1.2, ls="--", label=f"needed: {needed:g}")
@@ -106,7 +120,7 @@ def draw_gap(ax: Axes, steps: Sequence[int], gaps: np.ndarray, limit: np.ndarray
 
 
 def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray], vacuous: float) -> Axes:
-    """C of Theorem 1 over t_l, a line for each t_s; above the dashed line the bound says nothing. Log axes."""
+    """C of Theorem 1 over t_l, a line for each t_s; above the dashed line the bound is vacuous. Log axes."""
     for number, (t_s, values) in enumerate(curves.items()):
         shade = str(round(0.65 * (1 - number / max(1, len(curves) - 1)), 2))
         ax.plot(
@@ -118,7 +132,7 @@ def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray]
             label=f"t_s = {t_s:g}",
         )
     ax.axhline(vacuous, color=OTHER, lw=1.2, ls="--")
-    ax.text(t_l[0], vacuous * 1.5, "says nothing", color=OTHER, va="bottom")
+    ax.text(t_l[0], vacuous * 1.5, "vacuous", color=OTHER, va="bottom")
     ax.set(xscale="log", yscale="log", xlabel="t_l", ylabel="C")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figures.dress(ax, grid="both")
@@ -134,6 +148,24 @@ def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
     ax.set(xscale="log", xlabel="rank of the mask", ylabel="loss")
     ax.legend(frameon=False, loc="upper left", markerscale=0.6)
     return figures.dress(ax)
+
+
+def draw_room(ax: Axes, rows: pd.DataFrame, ways: Mapping[str, str]) -> Axes:
+    """For each task a line from the floor to fine-tuning, and where the ways stand.
+
+    ``rows``: indexed by task, ``floor``, ``tuned``, and a column for each way; ``ways``: column -> method whose look it
+    gets.
+    """
+    heights = np.arange(len(rows))
+    ax.hlines(heights, rows["floor"], rows["tuned"], color=PALE, lw=9, zorder=0)
+    for name, method in {"floor": "probe", "tuned": "finetune", **ways}.items():
+        colour, marker = figures.STYLES[method]
+        label = {"floor": "floor: nothing adapted", "tuned": "fine-tuned"}.get(name, name)
+        ax.plot(rows[name], heights, marker, color=colour, ms=11 if name == "floor" else 8, mew=2, label=label)
+    ax.set_yticks(heights, rows.index)
+    ax.set(xlabel="score on the dev split", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figures.dress(ax, grid="both")
 
 
 def draw_wires(

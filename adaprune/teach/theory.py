@@ -164,7 +164,7 @@ def descend(
 
         theta <- theta - c / sqrt(i) dL/dm t_s sigmoid'(t_s theta),   dL/dm at m = sigmoid(t_l theta)
 
-    Each run draws ``batch`` rows a step and starts, as the paper's theta, from N(0.01, 0.001^2). ``looks`` are the
+    Each run draws ``batch`` rows per step and starts, as the paper's theta, from N(0.01, 0.001^2). ``looks`` are the
     numbers of steps after which theta is noted, the largest ends it. Raises ValueError for a value out of range.
     """
     _check(c=c, t_l=t_l, t_s=t_s)

@@ -26,7 +26,7 @@ ATTENTION, FFN = ("query", "key", "value", "attention_output"), ("ffn_in", "ffn_
 
 
 class Report(NamedTuple):
-    """All statistics of a mask: a row a matrix, a row a head, a row an FFN block; a layer of -1 is the embeddings."""
+    """All statistics of a mask: one row per matrix, per head and per FFN block; a layer of -1 is the embeddings."""
 
     matrices: pd.DataFrame
     heads: pd.DataFrame

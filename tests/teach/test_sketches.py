@@ -27,11 +27,11 @@ def test_cells_show_every_number_and_fade_the_removed(ax):
     assert ax.collections[0].get_array().ravel().tolist() == [0, 1, 1, 1]
 
 
-def test_chances_are_in_the_order_given(ax):
-    sketches.draw_chances(
-        ax, pd.DataFrame({"way": ["b", "a"], "method": ["random", "imp"], "chance": [0.2, 0.9]}), "good"
-    )
-    assert [line.get_xdata() for line in ax.lines[:2]] == [[0.2], [0.9]]
+def test_dots_are_the_runs_in_the_order_given(ax):
+    rows = pd.DataFrame({"way": ["b", "a", "b"], "method": ["random", "imp", "random"], "value": [20, 90, 30]})
+    sketches.draw_dots(ax, rows, "good", most=96, chance=48)
+    places = [(*line.get_xdata(), *line.get_ydata()) for line in ax.lines[:3]]
+    assert places == [(20, 0), (90, 1), (30, 0)] and list(ax.lines[3].get_xdata()) == [48, 48]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a"]
 
 

@@ -1,0 +1,139 @@
+"""How a reader's function is judged: run on cases, compared with what is right, its mistake named in a sentence."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Exercise(NamedTuple):
+    """A function to write.
+
+    Args:
+        answer: what is right, by a route of its own: from arguments to a value. Its parameters are the exercise's.
+        cases: the arguments of each call.
+        slips: usual mistakes, a sentence about each -> the function that makes it.
+        judge: where many values are right: from what was returned and the arguments to what is wrong with it, or "".
+    """
+
+    answer: Callable[..., Any]
+    cases: tuple[tuple[Any, ...], ...]
+    slips: Mapping[str, Callable[..., Any]] = {}
+    judge: Callable[..., str] | None = None
+
+
+def fault_of(function: Callable[..., Any], exercise: Exercise) -> str | None:
+    """What is wrong with a reader's function, in a sentence: "" for nothing, None while it is empty."""
+    name, wanted = function.__name__, list(inspect.signature(exercise.answer).parameters)
+    try:
+        inspect.signature(function).bind(*wanted)
+    except TypeError:
+        return f"{name} is called with {_counted(wanted)}, in this order; yours does not take that."
+    for number, case in enumerate(exercise.cases):
+        given = copies(case)
+        try:
+            found = function(*given)
+        except Exception as error:  # whatever a reader's code raises
+            return f"{called(name, wanted, case)} stopped with {type(error).__name__}: {error}."
+        if found is None:
+            return None if number == 0 else f"{called(name, wanted, case)} returned nothing: is a return missing?"
+        if changed := [arg for arg, old, new in zip(wanted, case, given, strict=True) if not _untouched(old, new)]:
+            return f"{name} changed its argument {changed[0]}. Work on a copy: {changed[0]}.clone()."
+        if told := _wrong(found, exercise, case):
+            return told if exercise.judge else _slip(function, exercise) or f"{called(name, wanted, case)} {told}"
+    return ""
+
+
+def same(value: Any, right: Any, within: float = 1e-6) -> bool:
+    """Whether two values, lists, arrays or tensors have one shape and the same numbers."""
+    found, wanted = as_array(value), as_array(right)
+    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=within, atol=1e-9, equal_nan=True)
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Numbers of any kind as an array of floats; TypeError or ValueError for what holds none, or is not even."""
+    if isinstance(value, str):
+        raise TypeError("text is no number")
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    if isinstance(value, (list, tuple)):
+        value = [as_array(part) for part in value]
+    return np.asarray(value, dtype=float)
+
+
+def show(value: Any, digits: int = 4) -> str:
+    """A value as a reader would write it, its numbers rounded.
+
+    >>> show(torch.tensor([[True, False]])), show(1 / 3), show(2.0)
+    ('[[True, False]]', '0.3333', '2')
+    """
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(show(part, digits) for part in value) + "]"
+    if isinstance(value, float):
+        return f"{value + 0:.{digits}g}"
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def called(name: str, parameters: list[str], case: tuple[Any, ...]) -> str:
+    """A call with its arguments, as the start of a sentence."""
+    shown = ", ".join(f"{parameter}={show(value)}" for parameter, value in zip(parameters, case, strict=True))
+    return f"{name}({shown})"
+
+
+def copies(case: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments that can be changed without harm; functions among them stay."""
+    return tuple(value if callable(value) else copy.deepcopy(value) for value in case)
+
+
+def _wrong(found: Any, exercise: Exercise, case: tuple[Any, ...]) -> str:
+    """What is wrong with one returned value, as the end of a sentence; "" for nothing."""
+    if exercise.judge:
+        try:
+            return exercise.judge(found, *copies(case))
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            return f"What you return cannot be used, {show(found)}: {error}."
+    right = exercise.answer(*copies(case))
+    wanted = as_array(right)
+    try:
+        shape = as_array(found).shape
+    except (TypeError, ValueError):
+        return f"returned {_kind(found)}, {show(found)}. It should return {_form(wanted)}."
+    if shape != wanted.shape:
+        return f"returned {show(found)}. It should return {_form(wanted)}, such as {show(right)}."
+    return "" if same(found, right) else f"returned {show(found)}. Right is {show(right)}."
+
+
+def _slip(function: Callable[..., Any], exercise: Exercise) -> str:
+    """The sentence of the usual mistake that explains every value of the reader's function, or ""."""
+    for sentence, mistaken in exercise.slips.items():
+        try:
+            if all(same(function(*copies(case)), mistaken(*copies(case))) for case in exercise.cases):
+                return sentence
+        except Exception:  # the reader's code fails on a later case: this slip does not explain it
+            continue
+    return ""
+
+
+def _untouched(old: Any, new: Any) -> bool:
+    return torch.equal(old, new) if isinstance(old, Tensor) else callable(old) or old == new
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} argument{'s' if len(names) > 1 else ''} ({', '.join(names)})"
+
+
+def _form(wanted: np.ndarray) -> str:
+    if wanted.ndim == 0:
+        return "one number"
+    return f"{wanted.shape[0]} numbers" if wanted.ndim == 1 else f"numbers of shape {wanted.shape}"
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return {"str": "text", "dict": "a dictionary", "set": "a set"}.get(kind, f"a {kind}")
