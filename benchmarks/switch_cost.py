@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from adaprune.deploy.runtime.served_layers import Task
 from safetensors.torch import load_file, save_file
 from scipy.stats import entropy
 from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
 from adaprune.deploy import MaskedEncoder, apply_mask, decode, encode, load_mask, save_mask
+from adaprune.deploy.runtime.served_layers import Task
 from adaprune.masks import maskable
 from adaprune.runs import environment
 from adaprune.training import AdaptationHead, Encoder

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.deploy.test_compact import difference, masked, padded
 
 from adaprune.deploy.runtime import compact, load_compact, save_compact, set_runtime
 from adaprune.training import AdaptedModel
 from tests import tiny
+from tests.deploy.test_compact import difference, masked, padded
 
 
 def described(path) -> dict:

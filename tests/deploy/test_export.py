@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from tests.deploy.test_compact import masked
 
 from adaprune.deploy.runtime import compact, export, set_runtime
 from tests import tiny
+from tests.deploy.test_compact import masked
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install adaprune[onnx]")
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 import torch
-from adaprune.deploy.runtime.served_layers import ServedLinear, Task
 
 from adaprune import MaskedEncoder, apply_mask, load_mask
+from adaprune.deploy.runtime.served_layers import ServedLinear, Task
 from adaprune.deploy.runtime.sparse import SparseLinear
 from adaprune.masks import maskable
 from adaprune.training import Encoder

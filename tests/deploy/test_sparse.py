@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from tests.deploy.test_compact import masked
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, pipeline
@@ -16,6 +15,7 @@ from adaprune.deploy.runtime.sparse import BLOCK, SIZES, ChosenLinear, PlacedLin
 from adaprune.masks import maskable
 from adaprune.training import AdaptationHead, AdaptedModel, Encoder
 from tests import tiny
+from tests.deploy.test_compact import masked
 
 
 def linear(outputs: int, inputs: int, density: float, bias: bool = True) -> nn.Linear:
