@@ -43,7 +43,7 @@ from adaprune.training import (
     Sentences,
     Settings,
     batches_in,
-    claim,
+    check_origin,
     load_encoder,
     local_revision,
     most_tokens,
@@ -51,9 +51,9 @@ from adaprune.training import (
     read_logits,
     score,
     set_dropout,
-    taught,
     tensor_hash,
     tensor_hashes,
+    with_teacher,
     write_logits,
     write_tensors,
 )
@@ -87,13 +87,13 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     encoder = load_encoder(run.model)
     origin = {"data": task.fingerprint, "model": encoder.revision, "processes": processes.num_processes}
     with processes.main_process_first():
-        claim(paths.checkpoints, **origin, teacher=None if logits is None else tensor_hash(logits))
+        check_origin(paths.checkpoints, **origin, teacher=None if logits is None else tensor_hash(logits))
     base = tensor_hashes(encoder.model)
     job = prepare(run, plan, paths, task, encoder)
     surroundings = environment(
         model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(job.plan)
     )
-    outcome = _learn(taught(job, logits))
+    outcome = _learn(with_teacher(job, logits))
     masks, intact = outcome.masks, _intact(run, base, tensor_hashes(encoder.model))
     metrics, answers = score(job, outcome)
     lessons = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None

@@ -11,7 +11,7 @@ from adaprune.masks import SCORED, component_of, initial_theta, sum_over_units, 
 from adaprune.methods.learning import LEARNED, learn
 from adaprune.methods.oneshot import activations, sensitivities_with_head
 from adaprune.runs import Method
-from adaprune.training import Fit, Job, Outcome, together
+from adaprune.training import Fit, Job, Outcome, add_fits
 
 
 def adaprune(job: Job) -> Outcome:
@@ -42,7 +42,7 @@ def adaprune(job: Job) -> Outcome:
         thetas = initial_theta(job.weights, by_weights, generator)
         thetas = thetas if scores is None else theta_in_order(scores, thetas)
     outcome = learn(job, thetas)
-    return replace(outcome, fit=together(*before, outcome.fit))
+    return replace(outcome, fit=add_fits(*before, outcome.fit))
 
 
 def _of_units(

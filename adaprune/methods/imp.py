@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
-from adaprune.training import Fit, Job, Outcome, Result, Settings, fit_weights, put_zeros, stage, together
+from adaprune.training import Fit, Job, Outcome, Result, Settings, add_fits, fit_weights, put_zeros, stage
 
 
 def imp(job: Job) -> Outcome:
@@ -34,7 +34,7 @@ def imp_finetune(job: Job) -> Outcome:
     """
     masks, fits = _rounds(job)
     put_zeros(job.weights, masks)
-    return Outcome(together(*fits, fit_weights(job, job.weights)), masks)
+    return Outcome(add_fits(*fits, fit_weights(job, job.weights)), masks)
 
 
 def sparsities(target: float) -> list[float]:

@@ -22,7 +22,7 @@ from adaprune.masks import (
     protect,
     set_masks,
 )
-from adaprune.training import AdaptedModel, Fit, Job, Outcome, Result, Settings, fit_head, stage, together
+from adaprune.training import AdaptedModel, Fit, Job, Outcome, Result, Settings, add_fits, fit_head, stage
 
 CALIBRATION = 1024  # training sentences
 
@@ -149,4 +149,4 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def with_head(job: Job, masks: dict[str, Tensor], *before: Fit) -> Outcome:
     """Fixed ``masks`` over the job's weights, and a head trained on what they leave; ``before``: what they took."""
     set_masks(job.model.encoder, masks)
-    return Outcome(together(*before, fit_head(job)), masks)
+    return Outcome(add_fits(*before, fit_head(job)), masks)

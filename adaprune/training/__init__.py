@@ -4,7 +4,7 @@ Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the trai
 Imports `data`, `masks` and `runs`.
 """
 
-from adaprune.training.checkpoints import claim, last_whole, read_tensors, write_tensors
+from adaprune.training.checkpoints import check_origin, last_whole, read_tensors, write_tensors
 from adaprune.training.encoders import (
     MINILM,
     MINILM_NOTE,
@@ -21,7 +21,7 @@ from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
 from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
 from adaprune.training.progress import bar
-from adaprune.training.stages import Result, stage, together
-from adaprune.training.teachers import read_logits, read_teacher, taught, write_logits
+from adaprune.training.stages import Result, add_fits, stage
+from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
 from adaprune.training.trainer import batches_in, fit, predict, score, steps_in
 from adaprune.training.weights import fit_weights, put_zeros

@@ -82,7 +82,7 @@ def facts_of(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def claim(folder: Path, **origin: str | int | None) -> None:
+def check_origin(folder: Path, **origin: str | int | None) -> None:
     """Makes ``folder`` the place for the checkpoints of a run on ``origin``: data, model, processes, teacher or None.
 
     Raises:

@@ -37,7 +37,7 @@ def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> 
     return tensors, Fit(**json.loads(facts["fit"]))
 
 
-def together(*fits: Fit) -> Fit:
+def add_fits(*fits: Fit) -> Fit:
     """One account of fits in a row: all costs added up, and the last one's curve, its steps counted on.
 
     Of the fits before it only the points of sparsity stay: their losses and scores are those of another model.

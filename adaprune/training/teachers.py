@@ -69,7 +69,7 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
     return logits
 
 
-def taught(job: Job, logits: Tensor | None) -> Job:
+def with_teacher(job: Job, logits: Tensor | None) -> Job:
     """The job with a teacher's ``logits`` beside its training rows; as it was where there is no teacher."""
     if logits is None:
         return job

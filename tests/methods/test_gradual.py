@@ -21,7 +21,7 @@ from adaprune.training import trainer as training
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.job import Fit, Settings
-from adaprune.training.stages import stage, together
+from adaprune.training.stages import add_fits, stage
 from adaprune.training.weights import hold_zeros
 
 GMP, IMP = (importlib.import_module(f"adaprune.methods.{name}") for name in ("gmp", "imp"))
@@ -265,7 +265,7 @@ def test_a_stage_is_done_once_and_its_damage_is_named(tmp_path):
 def test_fits_in_a_row_by_hand():
     copy = Fit([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "sparsity": 0.5, "elapsed": 3.0}], 2, 4.0, 8)
     head = Fit([{"step": 1, "loss": 0.5, "elapsed": 1.0}], 3, 2.0, 12)
-    assert together(copy, head) == Fit(
+    assert add_fits(copy, head) == Fit(
         [{"step": 2, "sparsity": 0.5, "elapsed": 3.0}, {"step": 3, "loss": 0.5, "elapsed": 5.0}], 5, 6.0, 20
     )
-    assert together(head) == head
+    assert add_fits(head) == head

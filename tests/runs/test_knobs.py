@@ -34,7 +34,7 @@ from adaprune.runs.records import read_record
 from adaprune.runs.run import RESULT_NEUTRAL, Run
 from adaprune.training import trainer
 from adaprune.training.encoders import load_encoder
-from adaprune.training.teachers import read_logits, taught
+from adaprune.training.teachers import read_logits, with_teacher
 from adaprune.training.trainer import predict
 
 WORDS = "a film the cast is i laughed and cried see it twice cold flat long".split()
@@ -272,7 +272,7 @@ def job_of(**fields):
     run = ask(**{"checkpoint_steps": 0, "results_dir": f"job{next(COUNT)}", **fields})
     task = load_task(run.task, run.data_dir, run.max_train_examples)
     job = prepare(run, plan_for(run), paths_of(record_path(run)), task, load_encoder(run.model))
-    return taught(job, read_logits(run, task))
+    return with_teacher(job, read_logits(run, task))
 
 
 def learned(**fields):
@@ -356,7 +356,7 @@ def test_a_pupil_comes_nearer_to_its_teacher(monkeypatch):
     distances = []
     for teaching in (None, opinion):
         job = job_of(method="features", epochs=20, head_learning_rate=2e-2)
-        taken = taught(job, teaching)
+        taken = with_teacher(job, teaching)
         taken.run.kind.function(taken)
         logits = predict(job.model, job.sentences, "train", job.settings)
         distances.append(np.abs(logits - opinion.numpy()).mean())

@@ -16,7 +16,7 @@ from adaprune.masks.layers import attach, maskable, threshold_of
 from adaprune.masks.optim import AdaPrune
 from adaprune.training import checkpoints
 from adaprune.training.checkpoints import (
-    claim,
+    check_origin,
     facts_of,
     last_whole,
     load_trained,
@@ -162,14 +162,14 @@ def test_the_seal_lists_every_other_file(tmp_path):
 
 
 def test_checkpoints_of_other_data_are_not_continued(tmp_path):
-    claim(tmp_path, data="a", model="m", processes=1)
-    claim(tmp_path, data="b", model="m", processes=1)  # nothing was trained yet
+    check_origin(tmp_path, data="a", model="m", processes=1)
+    check_origin(tmp_path, data="b", model="m", processes=1)  # nothing was trained yet
     seal(checkpoint(tmp_path, 1))
-    claim(tmp_path, data="b", model="m", processes=1)
+    check_origin(tmp_path, data="b", model="m", processes=1)
     with pytest.raises(ValueError, match=r"had another processes \(1, now 2\): delete that folder"):
-        claim(tmp_path, data="b", model="m", processes=2)
+        check_origin(tmp_path, data="b", model="m", processes=2)
     with pytest.raises(ValueError, match=r"had another data \(b, now a\)"):
-        claim(tmp_path, data="a", model="m", processes=1)
+        check_origin(tmp_path, data="a", model="m", processes=1)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -177,7 +177,7 @@ def test_a_damaged_note_of_origin_is_named(tmp_path, content):
     seal(checkpoint(tmp_path, 1))
     (tmp_path / "origin.json").write_text(content)
     with pytest.raises(ValueError, match=r"origin\.json is damaged .*: delete the folder .* to start over"):
-        claim(tmp_path, data="a")
+        check_origin(tmp_path, data="a")
 
 
 def test_optimiser_state_comes_back_without_pickled_code(model, tmp_path):

@@ -17,7 +17,7 @@ from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
-from adaprune.training.teachers import read_logits, taught
+from adaprune.training.teachers import read_logits, with_teacher
 from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
@@ -146,14 +146,14 @@ def test_a_teachers_row_is_its_sentences(ask, teacher):
     """The logits stay with their row through selection and batches."""
     job, rows = job_of(ask(teacher=teacher)), [7, 0, 4, 3]
     logits = torch.arange(18.0).view(9, 2)
-    sentences = taught(job, logits).sentences
+    sentences = with_teacher(job, logits).sentences
     chosen = sentences.splits["train"].select(rows)
     assert torch.equal(sentences.collate([chosen[i] for i in range(len(rows))])["teacher_logits"], logits[rows])
     words = job.sentences.splits["train"]["input_ids"]
     assert [list(ids) for ids in chosen["input_ids"]] == [list(words[row]) for row in rows]
     assert "teacher_logits" not in job.sentences.splits["train"].column_names
     assert {name for name, split in sentences.splits.items() if "teacher_logits" in split.column_names} == {"train"}
-    assert taught(job, None) is job
+    assert with_teacher(job, None) is job
 
 
 def test_a_teacher_is_part_of_the_name_without_its_folder(ask, teacher):
