@@ -79,6 +79,7 @@ WHOLE = (
     "ModernBERT",
     "T5, encoder alone",
 )  # with every method; BERT: test_adapt.py
+UNFIT = {"ia3": ("DeBERTa", "ModernBERT"), "bitfit": ("ModernBERT", "T5, encoder alone")}  # which say why
 REFUSED = [*FAMILIES][[*FAMILIES].index("Longformer") :]
 HEAD = """# Families of encoders
 
@@ -86,7 +87,9 @@ Made by `python -m tests.test_families`, which builds a tiny random model of eac
 and asks `topology.report` of its mask. What is refused is refused when it is loaded, by the sentence that stands here.
 "Heads and blocks": the report has statistics of attention heads and FFN blocks too, which need the six matrices of a
 layer apart; fused or gated ones are reported by matrix. The test runs every method on DeBERTa, DeBERTa-v2 with shared
-keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and wanda on each.
+keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and wanda on each. Of these `ia3` is refused where
+keys, values or FFN units have no matrix of their own (DeBERTa, ModernBERT), `bitfit` where there are no biases
+(ModernBERT, T5).
 
 | family | `model_type` | matrices of a layer | `topology.report` |
 |---|---|---|---|
@@ -161,9 +164,15 @@ def here(tmp_path, monkeypatch):
 def test_a_family_runs(here, family):
     made(family, here / "m")
     for method in METHODS if family in WHOLE else ("adaprune", "wanda"):
-        if method == "lora":
-            pytest.importorskip("peft", reason="lora needs peft, of the extra adaprune[methods]")
+        if method in ("lora", "ia3"):
+            pytest.importorskip("peft", reason="lora and ia3 need peft, of the extra adaprune[methods]")
         run = asked(method)
+        if family in UNFIT.get(method, ()):
+            with pytest.raises(
+                ValueError, match=f"method '{method}' .* model 'm' .family {family.lower()[:2]}.* has no"
+            ):
+                adaprune.adapt(run)
+            continue
         record = adaprune.adapt(run)
         assert record["weights_intact"] is run.kind.weights_intact
         if not run.kind.mask:

@@ -9,4 +9,4 @@ from adaprune.data.places import expanded, public
 from adaprune.data.resampling import RESAMPLES, resampled
 from adaprune.data.sampler import GroupedByLength
 from adaprune.data.tasks import GLUE, KNOWN_TASKS, TaskData, load_task, tokenize
-from adaprune.data.tokenizers import check_known, fitted
+from adaprune.data.tokenizers import check_known, fitted, unknown_share

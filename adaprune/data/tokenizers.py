@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterable, Sequence
 
 import datasets
 from torch import nn
@@ -50,21 +51,27 @@ def fitted(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, model: str) -
     return tokenizer
 
 
-def check_known(tokenizer: PreTrainedTokenizerBase, train: datasets.Dataset, model: str) -> float:
-    """The share of unknown tokens among those of the first rows of ``train``; special ones are not counted.
+def unknown_share(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[int]]) -> float:
+    """The share of unknown tokens among those of ``rows`` of token numbers; special ones are not counted.
 
-    A text of which nothing is left counts as one unknown token. A large share is warned of.
+    A text of which nothing is left counts as one unknown token.
+    """
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    unknown = total = 0
+    for ids in rows:
+        content = [number for number in ids if number not in special]
+        total += max(1, len(content))
+        unknown += content.count(tokenizer.unk_token_id) if content else 1
+    return unknown / total
+
+
+def check_known(tokenizer: PreTrainedTokenizerBase, train: datasets.Dataset, model: str) -> float:
+    """The `unknown_share` of the first rows of ``train``; a large one is warned of.
 
     Raises:
         ValueError: nearly all are unknown: a mask could learn nothing of these texts.
     """
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    unknown = total = 0
-    for ids in train.select(range(min(LOOKED_AT, len(train))))["input_ids"]:
-        content = [number for number in ids if number not in special]
-        total += max(1, len(content))
-        unknown += content.count(tokenizer.unk_token_id) if content else 1
-    share = unknown / total
+    share = unknown_share(tokenizer, train.select(range(min(LOOKED_AT, len(train))))["input_ids"])
     said = f"the tokenizer of model {model!r} knows {1 - share:.0%} of the tokens of the training texts"
     if share >= MOST:
         raise ValueError(f"{said}: are they in another language or script? choose a model of theirs")

@@ -7,8 +7,15 @@ from adaprune.training import Job, Outcome, fit
 
 
 def bitfit(job: Job) -> Outcome:
-    """Trains every bias of the encoder, those of its layer norms among them, and the head, with AdamW."""
+    """Trains every bias of the encoder, those of its layer norms among them, and the head, with AdamW.
+
+    Raises:
+        ValueError: a family that has no biases.
+    """
     biases = [parameter for name, parameter in job.model.encoder.named_parameters() if name.endswith("bias")]
+    if not biases:
+        family = job.model.encoder.config.model_type
+        raise ValueError(f"method 'bitfit' trains biases, and model {job.run.model!r} (family {family}) has none")
     for bias in biases:
         bias.requires_grad_(True)
     optimiser = torch.optim.AdamW(

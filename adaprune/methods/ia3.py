@@ -13,11 +13,19 @@ def ia3(job: Job) -> Outcome:
         k = l_k * (W_k x),   v = l_v * (W_v x),   y = W_out (l_ff * h),   l = 1 at the start
 
     In the end they are multiplied into the weights. Needs the package peft (extra ``methods``).
+
+    Raises:
+        ValueError: a family whose keys, values or FFN units have no matrix of their own.
     """
     from peft import IA3Config, IA3Model
 
     model = job.model
     names = {name.removesuffix(".weight"): component_of(name) for name in maskable(model.encoder)}
+    if lacking := [part for part in ("key", "value", "ffn_out") if part not in names.values()]:
+        raise ValueError(
+            f"method 'ia3' rescales keys, values and FFN units, and model {job.run.model!r} (family "
+            f"{model.encoder.config.model_type}) has no matrix of its own for {', '.join(lacking)}: use method 'lora'"
+        )
     scaled = [name for name, part in names.items() if part in ("key", "value", "ffn_out")]
     inside = [name for name, part in names.items() if part == "ffn_out"]
     adapted = IA3Model(model.encoder, IA3Config(target_modules=scaled, feedforward_modules=inside), "default")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from adaprune.data import TaskData
+from adaprune.data import TaskData, unknown_share
 
 ENOUGH = 10_000  # rows of a split, evenly spaced, that lengths are counted on
 
@@ -29,7 +29,7 @@ def texts_read(task: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: i
     """Of each split: ``median`` and ``longest`` in tokens, ``cut`` and ``unknown``, both shares.
 
     ``cut``: rows longer than ``max_length``, which lose their end. ``unknown``: tokens that the tokenizer has no word
-    for, special ones left out. Of more than 10,000 rows so many, evenly spaced.
+    for, see `data.unknown_share`. Of more than 10,000 rows so many, evenly spaced.
     """
     found = {}
     for split, rows in task.splits.items():
@@ -38,13 +38,9 @@ def texts_read(task: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: i
         texts = [list(some[name]) for name in ("text", "text_pair") if name in some.column_names]
         ids = tokenizer(*texts, verbose=False)["input_ids"]
         lengths = np.array([len(row) for row in ids])
-        words = np.concatenate([np.asarray(row) for row in ids])
-        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        words = words[~np.isin(words, list(special))]
-        unknown = 0.0 if tokenizer.unk_token_id is None else float((words == tokenizer.unk_token_id).mean())
         found[split] = {
             "median": int(np.median(lengths)), "longest": int(lengths.max()),
-            "cut": float((lengths > max_length).mean()), "unknown": unknown,
+            "cut": float((lengths > max_length).mean()), "unknown": unknown_share(tokenizer, ids),
         }  # fmt: skip
     return pd.DataFrame.from_dict(found, orient="index")
 
