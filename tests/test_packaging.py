@@ -1,5 +1,6 @@
 """The files around the package agree with each other and carry nothing of the machine that wrote them."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -42,6 +43,15 @@ def tracked_files() -> list[Path]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_container_installs_what_is_there():
+    folder = ROOT / ".devcontainer"
+    command = json.loads((folder / "devcontainer.json").read_text(encoding="utf8"))["postCreateCommand"]
+    bash, script, python, *extras = command.split()
+    assert (bash, script, python) == ("bash", ".devcontainer/install.sh", "python")
+    assert set(extras) <= set(EXTRAS)
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 
 def make_dry(target: str) -> str:

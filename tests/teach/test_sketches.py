@@ -1,5 +1,8 @@
 """Pictures of the walkthroughs: what is drawn is the data."""
 
+import math
+import re
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +12,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
 
 from adaprune.report import figures
-from adaprune.teach import sketches
+from adaprune.teach import sketches, slider
 
 matplotlib.use("Agg")
 
@@ -73,6 +76,33 @@ def test_gap_constants_and_ranking(ax):
     (dots,) = (found for found in other.collections if isinstance(found, PathCollection))
     assert dots.get_offsets().tolist() == [[1, 0.1], [4, 0.7]]
     assert dots.get_sizes()[0] > dots.get_sizes()[1]
+
+
+def test_a_start_is_on_its_curve(ax):
+    sketches.draw_start(ax, t=100, theta=0.01)
+    assert ax.lines[1].get_ydata() == pytest.approx([1 / (1 + math.exp(-1))])
+    other = plt.figure().add_subplot()
+    sketches.draw_start(other, t=1e5, theta=0.01, slope=True)  # e^-1000 is 0: it is drawn at the lower edge
+    assert other.lines[1].get_ydata() == [1e-9] and other.get_title() == "slope at 0.01: 0"
+
+
+def test_room_goes_from_the_floor_to_fine_tuning(ax):
+    rows = pd.DataFrame({"floor": [0.2, 0.5], "tuned": [0.6, 0.9], "mask": [0.5, 0.8]}, index=["a", "b"])
+    sketches.draw_room(ax, rows, {"mask": "adaprune"})
+    (bands,) = (found for found in ax.collections if isinstance(found, LineCollection))
+    assert [segment.tolist() for segment in bands.get_segments()] == [[[0.2, 0], [0.6, 0]], [[0.5, 1], [0.9, 1]]]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.2, 0.5], [0.6, 0.9], [0.5, 0.8]]
+
+
+def test_a_slider_holds_every_picture_and_shows_one():
+    pictures = {name: plt.figure() for name in ("t = 1", "t < 2", "t = 3")}
+    html = slider(pictures, start=1).data
+    assert re.findall(r'alt="(.*?)" style="display: (\w+)"', html) == [
+        ("t = 1", "none"), ("t &lt; 2", "block"), ("t = 3", "none")]  # fmt: skip
+    assert 'max="2" value="1"' in html and "<b>t &lt; 2</b>" in html and not plt.get_fignums()
+    for start in (3, -1):
+        with pytest.raises(ValueError, match=r"one of the 3 pictures, 0 \.\.\. 2, got"):
+            slider(pictures, start=start)
 
 
 INTO, OUT = np.array([[1, 1], [0, 0]], bool), np.array([[1, 1], [0, 1]], bool)
