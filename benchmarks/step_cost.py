@@ -3,7 +3,8 @@
     python -m benchmarks.step_cost [--json FILE] [--shapes NAME ...] [--rounds N] [--check]
 
 Seconds: all variants live in one process and take turns, round after round; a ratio is formed within each round, and
-its median over the rounds is reported with the extremes. Memory: each variant in a process of its own. Fine-tuning
+its median over the rounds is reported with the extremes. With one thread on a CPU they are the processor's seconds,
+which a busy machine hardly disturbs, else the clock's. Memory: each variant in a process of its own. Fine-tuning
 clips the gradient's norm and steps with AdamW (``fused``), both as transformers.Trainer does by default; of adaprune
 only the head is clipped. Every variant has the attention dropout of 0 that ``load_encoder`` sets, and hidden dropout.
 """
@@ -138,15 +139,16 @@ def seconds_in_turns(shape: Shape, variants: tuple[str, ...], rounds: int, rule:
     for step in steppers.values():
         step()
         step()  # the first makes the optimiser's state
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(rounds):
         for variant, step in steppers.items():
             _wait_for(device)
-            start = time.perf_counter()
+            start = clock()
             for _ in range(shape.steps):
                 step()
             _wait_for(device)
-            seconds[variant].append((time.perf_counter() - start) / shape.steps)
+            seconds[variant].append((clock() - start) / shape.steps)
     return seconds
 
 
