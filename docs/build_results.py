@@ -16,15 +16,12 @@ import numpy as np
 import pandas as pd
 
 from adaprune.report import comparison, gains
+from adaprune.report.drawings import WRITTEN
 from adaprune.runs import table
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
 PLACE = re.compile(r"(<!-- records: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-WRITTEN = {
-    "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI",
-    "rte": "RTE", "movie_reviews": "movie reviews",
-}  # fmt: skip
 WITHOUT_MASK = -1.0  # sorts before every sparsity
 
 

@@ -9,6 +9,10 @@ from matplotlib.axes import Axes
 
 from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
 
+WRITTEN = {
+    "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI",
+    "rte": "RTE", "movie_reviews": "movie reviews",
+}  # tasks as people write them  # fmt: skip
 STRONGEST = 2  # edges into each block that a head graph shows
 
 
@@ -172,17 +176,18 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
         tasks: the same for each task alone, by its name; the rows of `adaprune` are drawn.
     """
 
-    def line(points: pd.DataFrame, label: str, **look: Any) -> None:
-        points = points.sort_values("sparsity", ascending=False)
+    def line(points: pd.DataFrame, label: str, left: bool = False, **look: Any) -> None:
+        points = points.sort_values("sparsity", ascending=left)
         ax.plot(1 - points["sparsity"], points["share"], **look)
-        end = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-        ax.annotate(label, (1 - points["sparsity"].iloc[-1], points["share"].iloc[-1]), color=look["color"], **end)
+        end = {"xytext": (-8 if left else 8, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
+        end |= {"va": "center", "fontsize": 8, "color": look["color"]}
+        ax.annotate(label, (1 - points["sparsity"].iloc[-1], points["share"].iloc[-1]), **end)
 
     for way, points in shares[shares["method"] != "adaprune"].groupby("way"):
         colour, marker = style_of(way.split()[0])
         line(points, way, color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
     for task, points in tasks.items():
-        line(points[points["method"] == "adaprune"], task, color="#9CC4DE", lw=0.9)
+        line(points[points["method"] == "adaprune"], WRITTEN.get(task, task), left=True, color="#6FA8CC", lw=0.9)
     for way, points in shares[shares["method"] == "adaprune"].groupby("way"):
         colour, marker = style_of("adaprune")
         line(points, way, color=colour, marker=marker, ms=6, lw=2.2, zorder=3)
@@ -191,11 +196,11 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     kept = sorted(set(1 - shares["sparsity"]))
     for level, name in ((1, "fine-tuning"), (0, "probe or commonest class")):
         ax.axhline(level, color=INK, lw=0.8, ls=":", zorder=1)
-        ax.annotate(name, (kept[0], level), (0, 3), textcoords="offset points", fontsize=8, color=INK)
+        ax.text(0.995, level, name, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=INK)
     ax.set(xscale="log", xlabel="share of the weights that is kept", ylabel="share of fine-tuning's gain that is kept")
     ax.set_xticks(kept, [f"{share:.0%}" for share in kept])
     ax.minorticks_off()
-    ax.set_xlim(kept[0] * 0.85, kept[-1] * 1.6)
+    ax.set_xlim(kept[0] * 0.75, kept[-1] * 1.9)
     return dress(ax)
 
 

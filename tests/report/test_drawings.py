@@ -69,7 +69,7 @@ def gain_points() -> pd.DataFrame:
 def test_the_gain_is_drawn_against_what_is_kept(ax):
     points = gain_points()
     task = points[points["sparsity"] == 0.5].assign(share=0.99)  # its smp is not drawn
-    drawings.draw_gain(ax, points, {"CoLA": task})
+    drawings.draw_gain(ax, points, {"cola": task})
     drawn = {line.get_color(): line.get_xydata().round(9).tolist() for line in ax.lines if len(line.get_xdata())}
     ours, rival = (figures.style_of(name).colour for name in ("adaprune", "smp"))
     assert drawn[rival] == [[0.5, 0.8]] and [[0.5, 0.99]] in drawn.values()
