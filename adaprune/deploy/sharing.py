@@ -14,7 +14,7 @@ from adaprune.training import MINILM, Encoder
 
 
 class OwnTokenizer(TextClassificationPipeline):
-    """transformers' own pipeline, where the model may bring ``tokenizer`` and ``max_length``.
+    """transformers' own pipeline, where the model may bring its tokenizer and ``max_length``.
 
     For other models it is what it was: the tokenizer's absence is an error, and the list of models is checked.
     """
