@@ -62,7 +62,7 @@ def build(out: Path) -> list[Path]:
     public = (
         name for name in inside if name != "adaprune.runs.schema"
     )  # its classes stand on private ones, without a page
-    pdoc.pdoc("adaprune", *public, output_directory=out / "api")
+    pdoc.pdoc("adaprune", *public, "!adaprune.runs.schema", output_directory=out / "api")
     return done
 
 

@@ -25,7 +25,7 @@ NAME = r"[A-Za-z0-9][\w.-]{0,99}"
 
 
 class OwnTokenizer(TextClassificationPipeline):
-    """transformers' own pipeline, where the model may bring ``tokenizer`` and ``max_length``.
+    """transformers' own pipeline, where the model may bring its tokenizer and ``max_length``.
 
     For other models it is what it was: the tokenizer's absence is an error, and the list of models is checked.
     """
