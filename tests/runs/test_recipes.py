@@ -183,7 +183,7 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
     )
     asked = {
         "initial_theta": "uniform", "surrogate": "identity", "allocation": "equal", "recovery": False, "keep": "theta",
-        "rank": 2,
+        "rank": 2, "pattern": "units",
     }  # fmt: skip
     for name in SELECTIVE:
         run = Run(method=method, recipe=recipe, **{name: asked.get(name, 0.25)})
@@ -195,7 +195,7 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
                 plan_for(run)
         else:
             found = plan_for(run)
-            assert name in ("recovery", "keep", "rank") or getattr(found, name) == getattr(run, name)
+            assert name in ("recovery", "keep", "rank", "pattern") or getattr(found, name) == getattr(run, name)
 
 
 @pytest.mark.parametrize("method", ["finetune", "gmp", "imp_finetune", "lora", "ia3", "bitfit"])

@@ -186,6 +186,7 @@ OTHER = {
     "reach": 0.5,
     "head": "linear",
     "pooling": "mean",
+    "pattern": "units",
 }
 
 
