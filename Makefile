@@ -30,7 +30,7 @@ PAPERMILL := $(PY) -m papermill -k python3 --no-progress-bar --stdout-file - --s
 
 # What `make run` adapts, and what `make test` runs to see the same path work.
 RUN_METHODS := adaprune features magnitude
-RUN_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5
+RUN_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5 -p epochs 3  # a first look, in minutes
 TINY_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5 -p method adaprune \
 	-p max_train_examples 64 -p epochs 1 -p batch_size 16 -p max_length 32
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ADAPT = ROOT / "notebooks" / "01_adapt.ipynb"
 START = ROOT / "notebooks" / "00_start_here.ipynb"
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-SHORTER = {"max_train_examples": 2000}  # the one default of the notebook that is not Run's: two minutes
+SHORTER = {"max_train_examples": 2000}  # the one default of the notebook that is not Run's: five minutes
 COLAB = "# On Colab: "
 MAGIC = re.compile(r"^\s*[%!].*$", re.M)
 
