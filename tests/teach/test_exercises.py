@@ -166,6 +166,7 @@ def test_cases_are_not_worn_out():
 
 
 def test_a_name_from_a_cell_above_is_asked_for(monkeypatch, capsys):
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # IPython warns where another one is active
     shell = InteractiveShell.instance()
     monkeypatch.setattr(exercises, "get_ipython", lambda: shell)
     try:
