@@ -186,7 +186,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
     made = record["environment"]
     then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records say nothing, old ones nothing of pooling
-    if run.kind.reads:  # where anything is trained, and of old records that do not say it took the epochs asked for
+    if run.kind.reads:  # it trains something, and a record from before the rule of steps took the recipe's epochs
         then.setdefault("steps", 0)
     if plan.steps:  # then the epochs follow from the rows
         then.pop("epochs", None)

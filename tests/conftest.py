@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import adaprune  # noqa: F401
+from adaprune.methods import METHODS
 from tests import small_data
 
 
@@ -50,3 +51,12 @@ def tiny_runs_dir(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path
     small_data.pairs(folder / "pairs")
     (folder / "tiny").symlink_to(tiny_model_dir)
     return folder
+
+
+@pytest.fixture
+def forget():
+    """Methods that a test brings along are gone after it."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)

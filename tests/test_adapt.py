@@ -437,15 +437,6 @@ def test_more_tokens_than_the_model_has_positions_for_are_refused(ask):
 # ---------------------------------------------------------------- a method of one's own
 
 
-@pytest.fixture
-def forget():
-    """Methods that a test brings along are gone after it."""
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
-
-
 def smallest(job):
     """Keeps the k connections with the smallest |w|, then trains the head."""
     modules = maskable(job.model.encoder, job.run.scope)

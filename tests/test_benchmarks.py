@@ -8,7 +8,6 @@ import torch
 
 from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, save_mask
 from adaprune.masks import maskable
-from adaprune.methods import METHODS
 from adaprune.runs import mask_path
 from benchmarks import anchor, inference, mask_size, plan_cost, step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
@@ -222,15 +221,6 @@ def test_bars_of_mask_sizes():
     assert mask_size.judged(row | {"version 2": 90_000, "stored": "version 1"}, "bert-base")
     made = row | {"name": "made up, bert-base", "encode_seconds": 4.0, "decode_seconds": 1.5}
     assert mask_size.judged(made, "bert-base") and not mask_size.judged(made | {"decode_seconds": 1.6}, "bert-base")
-
-
-@pytest.fixture
-def forget():
-    """Methods that a test brings along are gone after it."""
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
 
 
 @pytest.mark.usefixtures("forget")
