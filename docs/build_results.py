@@ -23,19 +23,24 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
 PLACE = re.compile(r"(<!-- records: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WITHOUT_MASK = -1.0  # sorts before every sparsity
+CHOSEN_ON = {"steps": "selection_score"}  # what settings were chosen by is shown on held-out rows, the rest on dev rows
 
 
 def scores(name: str) -> str:
-    """Every way in a folder, by sparsity and task: means over seeds on the dev split, their number in brackets."""
+    """Every way in a folder, by sparsity and task: means over seeds, their number in brackets."""
     runs = comparison.with_ways(table(ROOT / "results" / name))
     runs = runs.assign(sparsity=runs["sparsity"].fillna(WITHOUT_MASK))
-    columns = runs.groupby(["task", "max_train_examples"], sort=False).size().index
+    columns = runs.groupby(["task", "max_train_examples"]).size().index
     several = len({model for model in runs["model"]}) > 1
     rows = []
-    for (model, sparsity, way), group in runs.groupby(["model", "sparsity", "way"]):
+    groups = sorted(
+        runs.groupby(["model", "sparsity", "way"]), key=lambda found: (*found[0][:2], _by_number(found[0][2]))
+    )
+    for (model, sparsity, way), group in groups:
         label = f"{way} ({Path(model).name})" if several else way
         cells = [
-            group[(group["task"] == task) & (group["max_train_examples"] == most)]["score"] for task, most in columns
+            group.loc[(group["task"] == task) & (group["max_train_examples"] == most), CHOSEN_ON.get(name, "score")]
+            for task, most in columns
         ]
         rows.append([label, "-" if sparsity == WITHOUT_MASK else f"{sparsity:g}", *(_cell(found) for found in cells)])
     heads = [f"{WRITTEN.get(task, task)}, {f'{most:,} rows' if most else 'all rows'}" for task, most in columns]
@@ -71,6 +76,11 @@ def _share(found: pd.DataFrame, sparsity: float) -> list[str]:
     row = found.loc[sparsity]
     interval = "-" if np.isnan(row["rows_low"]) else f"{row['rows_low']:.2f} to {row['rows_high']:.2f}"
     return [f"{row['share']:.2f}", interval, f"{WRITTEN[row['lowest_task']]} {row['lowest']:.2f}"]
+
+
+def _by_number(way: str) -> list[tuple[int, float, str]]:
+    """The words of a way, numbers in their order: 3 epochs before 12."""
+    return [(0, float(word), "") if re.fullmatch(r"[\d.]+", word) else (1, 0.0, word) for word in way.split()]
 
 
 def _cell(found: pd.Series) -> str:

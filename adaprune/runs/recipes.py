@@ -54,7 +54,7 @@ TUNED = Plan(
 # the steps: as many epochs as a mask's.
 TUNED_WEIGHTS = {"batch_size": 32, "steps": 750, "dropout": -1.0}
 
-MOST_EPOCHS = 40  # to which few rows are stretched
+MOST_EPOCHS = 40  # of few rows: a bound on the cost, which no score chose
 
 FINETUNE_RATE = 1e-4  # of weights and head, for `finetune`
 
