@@ -205,20 +205,22 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
 
 
 def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
-    """The share of the gain kept against times faster than the dense model (log), a line a way, a point a sparsity.
+    """The share of the gain kept against times faster than the dense model (log), one line per way of computing.
 
-    Bars: 95 % over seeds. Ways without masks, as quantised models, are vertical lines: how fast, not how good.
+    Each point is a sparsity, written beside the fastest way. Bars: 95 % over seeds. Ways without masks, as quantised
+    models, are vertical lines: how fast, not how good.
 
     ``points``: of `gains.speeds`.
     """
     looks, lines = list(STYLES.values()), len(LINE_STYLES)
-    for number, (way, some) in enumerate(points[points["share"].notna()].groupby("way")):
+    masked = points[points["share"].notna()]
+    for number, (way, some) in enumerate(masked.groupby("way")):
         spread = np.nan_to_num([some["share"] - some["seeds_low"], some["seeds_high"] - some["share"]])
-        look = {"color": looks[number].colour, "marker": looks[number].marker, "ls": LINE_STYLES[number % lines]}
+        look = {"color": looks[number].colour, "marker": "os^Dvp"[number % 6], "ls": LINE_STYLES[number % lines]}
         ax.errorbar(some["faster"], some["share"], spread, **look, ms=6, capsize=2, elinewidth=0.8, label=way)
-        for row in some.itertuples():
-            place = {"xytext": (5, -9), "textcoords": "offset points", "fontsize": 7, "color": INK}
-            ax.annotate(f"{row.sparsity:g}", (row.faster, row.share), **place)
+    for row in masked.sort_values("faster").groupby("sparsity").tail(1).itertuples():
+        place = {"xytext": (7, 2), "textcoords": "offset points", "fontsize": 8, "color": INK}
+        ax.annotate(f"{row.sparsity:g}", (row.faster, row.share), **place)
     for row in points[points["share"].isna()].itertuples():
         ax.axvline(row.faster, color=LINES, lw=0.9)
         place = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 7, "color": INK}
@@ -226,6 +228,9 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     ax.axvline(1, color=INK, lw=0.8, ls="--")
     ax.axhline(1, color=LINES, lw=0.8)
     ax.set(xscale="log", xlabel="times faster than dense float32", ylabel="share of fine-tuning's gain that is kept")
+    ax.set_xticks(ticks := [1, 1.5, 2, 3, 4, 6, 8, 12], [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(0.92 * points["faster"].min(), 1.1 * points["faster"].max())
     return dress(ax, grid="both")
 
 
