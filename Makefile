@@ -115,8 +115,8 @@ test: env data lint  ## run every check: style, notebooks, doctests, tests
 	@rm -rf runs/test && mkdir -p runs/test/results
 	$(PAPERMILL) notebooks/01_adapt.ipynb runs/test/01_adapt.ipynb $(TINY_PARAMETERS) -p results_dir runs/test/results
 	@ls runs/test/results/*.json > /dev/null
-	$(PY) -m pytest -q --durations=10 --nbval-lax --nbval-current-env --nbval-cell-timeout=180 \
-		tests adaprune $(ON_RECORDS:%=notebooks/%.ipynb)
+	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=180 tests adaprune $(ON_RECORDS:%=notebooks/%.ipynb)
 
 lint: env  ## check style and that notebooks carry no outputs
 	$(PY) -m ruff check .

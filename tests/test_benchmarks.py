@@ -224,8 +224,9 @@ def test_bars_of_mask_sizes():
 
 
 @pytest.mark.usefixtures("forget")
-def test_an_anchor_holds_theta_and_none_leaves_adaprune_as_it_is(tmp_path, ten_sentences, tiny_model_dir, capsys):
-    common = {"task": str(ten_sentences), "model": str(tiny_model_dir), "results_dir": str(tmp_path), "head": "linear"}
+def test_an_anchor_holds_theta(tmp_path, ten_sentences, tiny_model_dir, capsys, monkeypatch):
+    monkeypatch.chdir(ten_sentences.parent)  # short names
+    common = {"task": ten_sentences.name, "model": str(tiny_model_dir), "results_dir": str(tmp_path), "head": "linear"}
     run = Run(**common, epochs=4, batch_size=2, learning_rate=1e-2, max_length=16)
     settings = {"free": (0.0, float("inf")), "still": (1.0, float("inf")), "narrow": (0.0, 0.3), "shut": (0.0, -1.0)}
     rows = anchor.compare([run], settings)

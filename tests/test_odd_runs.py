@@ -83,7 +83,7 @@ def test_home_and_variables_in_every_path_of_a_run(here, monkeypatch):
         adaprune.adapt(run)
 
 
-def test_the_card_says_how_long_texts_were_and_no_path_of_this_machine(here):
+def test_a_card_has_no_path(here):
     run = run_of(task=str(here / "ten"), model=str(here / "tiny"), results_dir=str(here / "other"))
     adaprune.adapt(run)
     card = load_mask(mask_path(run)).card
