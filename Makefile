@@ -53,7 +53,7 @@ SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run masks zoo test test-browser lab site slides data env lint format clean
+.PHONY: help run masks zoo test test-browser test-wheel lab site slides data env lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -146,6 +146,13 @@ slides: $(VENV)/.extra-site $(SLIDES:%=runs/site/teach/%.ipynb)  ## make ten sli
 
 test-browser: $(VENV)/.extra-browser data  ## run notebooks in a real JupyterLab, driven by a headless Chromium
 	$(PY) -m pytest -q -rs --durations=10 tests/in_browser.py
+
+test-wheel: env  ## install the wheel with all it needs into an empty environment, predict and fit there
+	@rm -rf build runs/wheel && mkdir -p runs/wheel
+	$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir runs/wheel .
+	$(PYTHON) -m venv runs/wheel/venv
+	runs/wheel/venv/bin/python -m pip install -c constraints.txt runs/wheel/*.whl
+	cd runs/wheel && venv/bin/python -I ../../tests/from_wheel.py ../../README.md
 
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_FLAGS)

@@ -1,4 +1,4 @@
-"""Builds the static site: the README as its front page, what it links to, the notebooks as they ran, the docstrings.
+"""Builds the static site: README as its front page, what it links to, notebooks as they ran, all records, docstrings.
 
     python docs/build_site.py [OUT]        OUT: default runs/html; `make site` runs the small notebooks first
 
@@ -24,6 +24,7 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
+from results_page import page_of_records  # beside this file
 
 import adaprune
 
@@ -40,7 +41,7 @@ def build(out: Path) -> list[Path]:
     """Writes the site into ``out``, which is emptied first; returns the sources of its pages and files."""
     shutil.rmtree(out, ignore_errors=True)
     exporter = HTMLExporter(template_file=str(ROOT / "docs/site/page.html.j2"))
-    ahead, done = [ROOT / "README.md", *sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))], []
+    ahead, done = [ROOT / "README.md", ROOT / "results", *sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))], []
     while ahead:
         source = ahead.pop(0)
         if source in done:
@@ -93,6 +94,8 @@ def render(exporter: HTMLExporter, source: Path) -> str:
     """The page of a notebook, a text or a folder, its links still those of the source."""
     if source.suffix == ".ipynb":
         notebook = with_maths(executed(source))
+    elif source == ROOT / "results":
+        notebook = page(page_of_records(ROOT))
     elif source.is_dir():
         names = sorted(path.name for path in source.iterdir() if path.name[0] not in "._")
         notebook = page("\n".join([f"# {source.relative_to(ROOT)}", "", *(f"- [{name}]({name})" for name in names)]))

@@ -140,31 +140,47 @@ def test_changelog_has_an_unreleased_entry():
     assert re.search(r"^- \S", entries, re.M)
 
 
-def test_a_wheel_has_the_zoo(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
     """Built from a copy, by the setuptools that is there; nothing is fetched."""
-    shutil.copytree(ROOT / "adaprune", tmp_path / "adaprune", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "adaprune", folder / "adaprune", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "-q",
-        "-w",
-        "out",
-        ".",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        shutil.copy(ROOT / name, folder)
+    flags = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *flags, "."], cwd=folder, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    (wheel,) = (tmp_path / "out").glob("*.whl")
+    (path,) = (folder / "out").glob("*.whl")
+    return path
+
+
+def test_a_wheel_has_the_package_the_zoo_and_the_papers_numbers_alone(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"adaprune/zoo/{path.name}" for path in (ROOT / "adaprune" / "zoo").iterdir()}
-    assert len(expected) >= 2 and {name for name in inside if name.startswith("adaprune/zoo/")} == expected
-    assert "adaprune/report/paper/results.csv" in inside
+    zoo = {f"adaprune/zoo/{path.name}" for path in (ROOT / "adaprune" / "zoo").iterdir()}
+    paper = {f"adaprune/report/paper/{name}.csv" for name in ("results", "ablations")}
+    assert len(zoo) >= 2 and {name for name in inside if name.startswith("adaprune/zoo/")} == zoo
+    assert {name for name in inside if name.endswith(".csv")} == paper
+    others = {name for name in inside - zoo - paper if ".dist-info/" not in name}
+    assert others and all(name.startswith("adaprune/") and name.endswith(".py") for name in others), others
+
+
+def test_an_installed_wheel_predicts_and_fits_without_the_repository(wheel, tmp_path):
+    """In an environment that borrows all packages but adaprune from this one; `make test-wheel` installs them."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    own = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    # Folders named in a file come last, and their own .pth files, such as the editable install's, are not read.
+    borrowed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (own / "borrowed.pth").write_text("\n".join(borrowed))
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel]
+    subprocess.run(install, check=True)
+    script = [python, "-I", ROOT / "tests" / "from_wheel.py", ROOT / "README.md"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    similar, fitted = done.stdout.splitlines()
+    assert float(re.search(r"[\d.]+", similar)[0]) == pytest.approx(3.88, abs=0.01) and fitted == "True"
 
 
 def test_make_run_adapts_with_three_methods_in_an_ignored_folder():
@@ -187,7 +203,19 @@ def test_make_alone_lists_the_targets():
     if shutil.which("make") is None:
         pytest.skip("needs make, which this machine does not have")
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("run", "test", "test-browser", "lab", "site", "data", "env", "clean", "lint", "format"):
+    for target in (
+        "run",
+        "test",
+        "test-browser",
+        "test-wheel",
+        "lab",
+        "site",
+        "data",
+        "env",
+        "clean",
+        "lint",
+        "format",
+    ):
         assert f"make {target} " in listed
 
 

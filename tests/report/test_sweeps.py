@@ -10,20 +10,28 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from adaprune.report.sweeps import Progress, read_sweep
 from adaprune.runs.records import read_record
-from adaprune.runs.run import METHODS
+from adaprune.runs.run import METHODS, Run
 
 ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "workflow" / "schemas" / "sweep.schema.json"
 TABLES = sorted((ROOT / "sweeps").glob("*.tsv"))
 PAPER_METHODS = {"random", "imp", "gmp", "adaprune", "finetune", "features"}
 
 needs_snakemake = pytest.mark.skipif(
     importlib.util.find_spec("snakemake") is None, reason="needs snakemake: pip install -e '.[sweep]'"
 )
+
+
+def schema_of_run() -> str:
+    """What snakemake's validate reads of a table: the JSON schema of `Run`."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | Run.model_json_schema(), indent=1) + "\n"
 
 
 @pytest.fixture
@@ -148,14 +156,14 @@ def test_progress_counts_and_foresees():
 
 def test_slurm_and_local_profiles_stop_nothing_else():
     slurm = yaml.safe_load((ROOT / "sweeps" / "slurm" / "config.yaml").read_text())
-    local = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
+    local = yaml.safe_load((ROOT / "workflow" / "profiles" / "default" / "config.yaml").read_text())
     assert slurm["keep-going"] is local["keep-going"] is True
     assert slurm["executor"] == "slurm"
     assert set(slurm["set-resources"]["adapt"]) == {"gpu", "mem_mb", "runtime"}
 
 
 def snakemake(folder: Path, *arguments: object, **more) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile", *arguments]
     surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*map(str, command)], cwd=folder, env=surroundings, start_new_session=True, **pipes, **more)
@@ -172,6 +180,19 @@ def test_dry_run(tmp_path, profile):
     assert stats == {"adapt": "3", "compare": "1", "draw": "1"}
     assert ("gpu=1" in told) == bool(profile)
     assert not (tmp_path / "results").exists()
+
+
+@needs_snakemake
+def test_snakemake_finds_nothing_to_better(tmp_path):
+    told, _ = (process := snakemake(tmp_path, "--lint")).communicate()
+    assert process.returncode == 0, told
+
+
+def test_the_schema_of_a_table_is_that_of_run():
+    """After a change of `Run`: `python tests/report/test_sweeps.py` writes it anew."""
+    assert SCHEMA.read_text(encoding="utf8") == schema_of_run()
+    with pytest.raises(jsonschema.ValidationError, match="1.5 is greater than or equal to the maximum of 1"):
+        jsonschema.validate({"task": "rte", "sparsity": 1.5}, json.loads(schema_of_run()))
 
 
 @needs_snakemake
@@ -228,3 +249,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
 
     told, _ = snakemake(tmp_path, *asked, "--dry-run", "--forceall").communicate()
     assert "adapt          1" in " ".join(told.split("Job stats:")[1].split("\n"))  # only the one that failed
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema_of_run(), encoding="utf8")
