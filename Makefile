@@ -144,14 +144,14 @@ site: $(VENV)/.extra-site $(SITE_NOTEBOOKS)  ## build the static site in runs/ht
 slides: $(VENV)/.extra-site $(SLIDES:%=runs/site/teach/%.ipynb)  ## make ten slides from the lessons' own cells, runs/slides.html
 	$(PY) docs/build_slides.py runs/slides.html $(REVEAL)
 
-test-browser: $(VENV)/.extra-browser data  ## run notebooks in a real JupyterLab, driven by a headless Chromium
+test-browser: $(VENV)/.extra-browser $(VENV)/.extra-site data  ## run notebooks in a real JupyterLab, driven by a headless Chromium
 	$(PY) -m pytest -q -rs --durations=10 tests/in_browser.py
 
 test-wheel: env  ## install the wheel with all it needs into an empty environment, predict and fit there
-	@rm -rf build runs/wheel && mkdir -p runs/wheel
+	@rm -rf build *.egg-info runs/wheel && mkdir -p runs/wheel
 	$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir runs/wheel .
 	$(PYTHON) -m venv runs/wheel/venv
-	runs/wheel/venv/bin/python -m pip install -c constraints.txt runs/wheel/*.whl
+	runs/wheel/venv/bin/python -I -m pip install -c constraints.txt runs/wheel/*.whl
 	cd runs/wheel && venv/bin/python -I ../../tests/from_wheel.py ../../README.md
 
 lab: env  ## open the notebooks in JupyterLab

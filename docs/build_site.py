@@ -40,20 +40,13 @@ COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # what `make` leaves of a
 def build(out: Path) -> list[Path]:
     """Writes the site into ``out``, which is emptied first; returns the sources of its pages and files."""
     shutil.rmtree(out, ignore_errors=True)
-    exporter = HTMLExporter(template_file=str(ROOT / "docs/site/page.html.j2"))
+    exporter = html_exporter()
     ahead, done = [ROOT / "README.md", ROOT / "results", *sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))], []
     while ahead:
         source = ahead.pop(0)
         if source in done:
             continue
-        target = out / place(source).relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if is_page(source):
-            html, linked = with_links(render(exporter, source), source)
-            target.write_text(html, encoding="utf8")
-            ahead += linked
-        else:
-            shutil.copyfile(source, target)
+        ahead += put(exporter, source, out)
         done.append(source)
     pack(out)
     pdoc.render.configure(docformat="google", template_directory=ROOT / "docs/site")
@@ -65,6 +58,23 @@ def build(out: Path) -> list[Path]:
     )  # its classes stand on private ones, without a page
     pdoc.pdoc("adaprune", *public, "!adaprune.runs.schema", output_directory=out / "api")
     return done
+
+
+def html_exporter() -> HTMLExporter:
+    """What makes the site's pages out of notebooks."""
+    return HTMLExporter(template_file=str(ROOT / "docs/site/page.html.j2"))
+
+
+def put(exporter: HTMLExporter, source: Path, out: Path) -> list[Path]:
+    """Writes the page of one source into the site ``out``, or copies the file; returns what it links to."""
+    target = out / place(source).relative_to(ROOT)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not is_page(source):
+        shutil.copyfile(source, target)
+        return []
+    html, linked = with_links(render(exporter, source), source)
+    target.write_text(html, encoding="utf8")
+    return linked
 
 
 def pack(out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Every notebook in a real JupyterLab, opened, run and looked at by a headless Chromium: `make test-browser`.
+"""Every notebook in a real JupyterLab, and the page of results, looked at by a headless Chromium: `make test-browser`.
 
 No part of `make test`. Lab works on a copy, so that nothing it saves reaches the repository. All run as they stand but
 04 and 07, which need masks: those of a few small runs. Screenshots go to runs/browser/<notebook>.png. The header for
@@ -25,8 +25,10 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from adaprune import Run, adapt
+from adaprune.runs import table
 from tests.small_data import SENTENCES
 from tests.test_packaging import pins
+from tests.test_site import load
 
 sync_playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra adaprune[browser]").sync_playwright
 
@@ -96,8 +98,8 @@ def make_masks(root: Path) -> None:
     """Masks of two tasks of ten sentences each, in runs/small, and the parameters that name them."""
     for task, level, method in itertools.product(TASKS, LEVELS, WAYS):
         (root / task).mkdir(exist_ok=True)
-        for split, table in SENTENCES.items():
-            (root / task / f"{split}.csv").write_text(table, encoding="utf-8")
+        for split, rows in SENTENCES.items():
+            (root / task / f"{split}.csv").write_text(rows, encoding="utf-8")
         asked = {"epochs": 2, "batch_size": 4, "max_length": 16, "checkpoint_steps": 0}
         with contextlib.chdir(root):
             adapt(Run(task=task, method=method, sparsity=level, results_dir="runs/small", **asked))
@@ -155,6 +157,60 @@ def test_runs_in_lab_and_looks_right(lab, browser, name):
     page.screenshot(path=PICTURES / f"{Path(name).stem}.png")
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The site's page of all records with the files that it links to, nothing else, and the table of the records."""
+    build_site, out = load("build_site"), tmp_path_factory.mktemp("site")
+    exporter = build_site.html_exporter()
+    for source in build_site.put(exporter, ROOT / "results", out):
+        build_site.put(exporter, source, out)
+    return out / "results" / "index.html", table(ROOT / "results")
+
+
+def test_the_page_of_results_filters_sorts_and_leads_to_records(browser, results):
+    """From a file, with no network. Screenshots as on a desktop and on a phone."""
+    path, runs = results
+    page = browser.new_context(offline=True).new_page()
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.goto(path.as_uri())
+    count, rows = page.locator("output"), page.locator("#records tbody tr:visible")
+    assert count.inner_text() == f"{len(runs)} of {len(runs)} runs" and rows.count() == len(runs)
+
+    page.select_option("[name=task]", "STS-B")
+    page.select_option("[name=method]", "smp")
+    page.select_option("[name=sparsity]", "0.9")
+    page.select_option("[name=model]", "minilm")
+    page.select_option("[name=seeds]", "3")
+    asked = runs.query("task == 'stsb' and method == 'smp' and sparsity == 0.9 and model == 'minilm'")
+    assert 3 <= rows.count() <= len(asked) < len(runs)
+    assert set(page.locator("td.task:visible").all_inner_texts()) == {"STS-B"}
+    assert all(int(seeds) >= 3 for seeds in page.locator("td.seeds:visible").all_inner_texts())
+    address, filtered = page.url, count.inner_text()
+
+    page.get_by_role("button", name="Show all").click()
+    page.select_option("[name=task]", "CoLA")  # Matthews correlations, of which some are negative
+    page.get_by_role("button", name="score").click()
+    up = [float(score) for score in page.locator("td.score:visible").all_inner_texts()]
+    page.get_by_role("button", name="score").click()
+    down = [float(score) for score in page.locator("td.score:visible").all_inner_texts()]
+    assert up == sorted(up) and down == sorted(up, reverse=True) and len(up) == (runs["task"] == "cola").sum() > 1
+    assert page.locator("th[aria-sort=descending]").inner_text() == "score"
+
+    page.goto("about:blank")
+    page.goto(address)  # a view can be sent on
+    assert count.inner_text() == filtered
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name, width, height in (("desktop", 1400, 900), ("phone", 390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.screenshot(path=PICTURES / f"results_{name}.png")
+        last = page.locator("#records td:last-child a:visible").first.bounding_box()
+        assert last["x"] + last["width"] <= width, "the link to the record lies beyond the edge"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("link", name="record").first.click()
+    assert '"method": "smp"' in page.locator("body").inner_text()
+    page.context.close()
 
 
 def test_the_header_for_colab_installs_what_a_lesson_needs(tmp_path):

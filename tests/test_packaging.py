@@ -1,6 +1,7 @@
 """The files around the package agree with each other and carry nothing of the machine that wrote them."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -135,9 +136,11 @@ def test_preferred_citation_is_the_paper():
     assert {identifier["type"] for identifier in paper["identifiers"]} <= {"doi", "url", "swh", "other"}
 
 
-def test_changelog_has_an_unreleased_entry():
-    entries = (ROOT / "CHANGELOG.md").read_text(encoding="utf8").split("## Unreleased")[1]
-    assert re.search(r"^- \S", entries, re.M)
+def test_changelog_begins_with_this_version_or_what_comes_after_it():
+    first, *others = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf8"), flags=re.M)[1:]
+    heading = first.splitlines()[0]
+    assert heading == PROJECT["version"] or (heading, others[0].splitlines()[0]) == ("Unreleased", PROJECT["version"])
+    assert re.search(r"^- \S", first, re.M)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +178,8 @@ def test_an_installed_wheel_predicts_and_fits_without_the_repository(wheel, tmp_
     borrowed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (own / "borrowed.pth").write_text("\n".join(borrowed))
     install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel]
-    subprocess.run(install, check=True)
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, env=alone, check=True)
     script = [python, "-I", ROOT / "tests" / "from_wheel.py", ROOT / "README.md"]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

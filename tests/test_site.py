@@ -1,21 +1,28 @@
 """The static site: pages with links between them as in the repository, and the check that fails on a wrong one."""
 
 import importlib.util
+import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest import mock
+from urllib.parse import unquote
 
 import pytest
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
+EACH_RUN = ("seed", "score", "minutes")  # what runs of one setting differ in
 
 
 def load(name: str):
     """A module of docs/, which is no package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str(ROOT / "docs"), *sys.path]):  # as where one of them runs as a script
+        spec.loader.exec_module(module)
     return module
 
 
@@ -115,3 +122,48 @@ def test_formulas_become_mathml_and_code_and_prices_stay():
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in drawn[0] and 'display="inline"' in drawn[0]
     assert "<msub><mi>a</mi><mi>i</mi></msub>" in drawn[1] and 'display="block"' in drawn[1]
     assert drawn[2:] == texts[2:]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """The rows of a results page over the runs of STS-B of two folders, and the zoo's cards."""
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(ROOT / "adaprune/zoo", root / "adaprune/zoo", ignore=shutil.ignore_patterns("*.safetensors"))
+    for name in ("ablations", "recipe"):
+        (root / "results" / name).mkdir(parents=True)
+        for path in (ROOT / "results" / name).glob("task~stsb*.json"):
+            shutil.copy(path, root / "results" / name)
+    page = BeautifulSoup(load("results_page").page_of_records(root), "html.parser")
+    rows = page.select("#records tbody tr")
+    assert len(rows) == len(list(root.glob("results/*/*.json"))) > 20
+    return rows
+
+
+def test_each_record_has_a_row_with_its_own_numbers(records):
+    for row in records:
+        record = json.loads((ROOT / "results" / unquote(row.find("a", string="record")["href"])).read_text())
+        found = {cell["class"][0]: cell.text for cell in row.select("td[class]")}
+        metrics = record["metrics"]
+        assert found["score"] == f"{metrics['validation'][metrics['primary']]:.3f}"
+        assert found["seed"] == str(record["run"]["seed"])
+        assert found["sparsity"] == (f"{record['mask']['sparsity']:.4g}" if record["mask"] else "")
+        assert ("taught" in found["settings"]) == bool(record["run"]["teacher"])
+
+
+def test_the_zoos_mask_stands_at_its_run_alone(records):
+    (mask,) = [row for row in records if row.find("a", string="mask")]
+    assert mask.find("a", string="mask")["href"] == "../adaprune/zoo/stsb.safetensors"
+    assert mask.select_one(".seed").text == "0" and mask.select_one(".folder").text == "ablations"
+
+
+def test_seeds_of_a_setting_are_counted_though_each_has_a_teacher_of_its_own(records):
+    found = [{cell["class"][0]: cell.text for cell in row.select("td[class]")} for row in records]
+    taught = [row for row in found if row["folder"] == "recipe" and "taught" in row["settings"]]
+    for row in taught:
+        alike = {
+            other["seed"]
+            for other in taught
+            if {**other, **dict.fromkeys(EACH_RUN)} == {**row, **dict.fromkeys(EACH_RUN)}
+        }
+        assert row["seeds"] == str(len(alike))
+    assert "3" in {row["seeds"] for row in taught}
