@@ -61,9 +61,10 @@ help:  ## list the targets
 
 env: $(READY)  ## build the environment in VENV
 
-# The stamp comes last, so a half install is never taken for a whole one. torch goes first and
-# pinned: its version decides which of its builds, and so how many gigabytes, pip fetches.
-$(READY): constraints.txt pyproject.toml
+# The stamp comes last, so a half install is never taken for a whole one. What lock.txt names is taken only with its
+# hash; torch has none and goes before the package, pinned: its version decides which of its builds, and so how many
+# gigabytes, pip fetches.
+$(READY): constraints.txt lock.txt pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "adaprune needs Python 3.11 or later; '$(PYTHON)' was not found. Name yours: make PYTHON=python3.11" >&2; \
 		exit 1; }
@@ -71,6 +72,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) is %d.%d. Name another: make PYTHON=python3.11" % sys.version_info[:2])'
 	@rm -f $@
 	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --no-deps --require-hashes -r lock.txt
 	$(PY) -m pip install -c constraints.txt torch setuptools
 	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab,methods,sweep]'
 	@touch $@

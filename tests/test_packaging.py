@@ -73,6 +73,19 @@ def test_every_dependency_has_a_pin_within_its_range():
         assert version in requirement.specifier, f"{requirement} excludes the pinned {version}"
 
 
+def test_the_lock_has_what_make_installs_with_the_same_pins_and_a_hash():
+    """To renew it: constraints.txt first, as its head says, then the command at the head of lock.txt."""
+    blocks = re.findall(
+        r"^(\S+)==(\S+).*((?:\n    --hash=sha256:[0-9a-f]{64}.*)+)$", (ROOT / "lock.txt").read_text(), re.M
+    )
+    locked = {canonicalize_name(name): version for name, version, _ in blocks}
+    assert len(blocks) == (ROOT / "lock.txt").read_text().count("==") - (ROOT / "lock.txt").read_text().count(" == '")
+    assert {name: version for name, version in locked.items() if pins().get(name, version) != version} == {}
+    asked = PROJECT["dependencies"] + [line for extra in ("test", "lab", "methods", "sweep") for line in EXTRAS[extra]]
+    assert {canonicalize_name(Requirement(line).name) for line in asked} - set(locked) == {"torch"}
+    assert "-m pip install --no-deps --require-hashes -r lock.txt" in (ROOT / "Makefile").read_text(encoding="utf8")
+
+
 def test_torch_is_pinned_to_the_plain_version():
     # A local suffix such as +cpu exists on one index only and would shut out every other machine.
     assert pins()["torch"] == "2.13.0"

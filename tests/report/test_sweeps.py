@@ -10,28 +10,20 @@ import sys
 import time
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
 
 from adaprune.report.sweeps import Progress, read_sweep
 from adaprune.runs.records import read_record
-from adaprune.runs.run import METHODS, Run
+from adaprune.runs.run import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = ROOT / "workflow" / "schemas" / "sweep.schema.json"
 TABLES = sorted((ROOT / "sweeps").glob("*.tsv"))
 PAPER_METHODS = {"random", "imp", "gmp", "adaprune", "finetune", "features"}
 
 needs_snakemake = pytest.mark.skipif(
     importlib.util.find_spec("snakemake") is None, reason="needs snakemake: pip install -e '.[sweep]'"
 )
-
-
-def schema_of_run() -> str:
-    """What snakemake's validate reads of a table: the JSON schema of `Run`."""
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return json.dumps(dialect | Run.model_json_schema(), indent=1) + "\n"
 
 
 @pytest.fixture
@@ -183,19 +175,6 @@ def test_dry_run(tmp_path, profile):
 
 
 @needs_snakemake
-def test_snakemake_finds_nothing_to_better(tmp_path):
-    told, _ = (process := snakemake(tmp_path, "--lint")).communicate()
-    assert process.returncode == 0, told
-
-
-def test_the_schema_of_a_table_is_that_of_run():
-    """After a change of `Run`: `python tests/report/test_sweeps.py` writes it anew."""
-    assert SCHEMA.read_text(encoding="utf8") == schema_of_run()
-    with pytest.raises(jsonschema.ValidationError, match="1.5 is greater than or equal to the maximum of 1"):
-        jsonschema.validate({"task": "rte", "sparsity": 1.5}, json.loads(schema_of_run()))
-
-
-@needs_snakemake
 def test_a_teacher_that_is_a_row_is_made_before_its_pupil(tmp_path):
     record = "out/task~rte_method~finetune_sparsity~0.5_seed~0_model~minilm.json"
     (tmp_path / "t.tsv").write_text(f"task\tmethod\tteacher\nrte\tadaprune\t{record}\nrte\tfinetune\t\n")
@@ -249,7 +228,3 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path, sweep, ten_sentences, tin
 
     told, _ = snakemake(tmp_path, *asked, "--dry-run", "--forceall").communicate()
     assert "adapt          1" in " ".join(told.split("Job stats:")[1].split("\n"))  # only the one that failed
-
-
-if __name__ == "__main__":
-    SCHEMA.write_text(schema_of_run(), encoding="utf8")
