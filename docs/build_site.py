@@ -17,6 +17,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import nbformat
 import pdoc
@@ -34,6 +35,7 @@ NOT_RUN = (
     "Figures from the project's own runs: in the table of [the first page]({readme}).*"
 )
 MATHS = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$]+?)(?<=\S)\$", re.DOTALL)
+FROM_NET = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # README's badges: on the site their words stand instead
 COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # what `make` leaves of a notebook under another name
 
 
@@ -110,7 +112,7 @@ def render(exporter: HTMLExporter, source: Path) -> str:
         names = sorted(path.name for path in source.iterdir() if path.name[0] not in "._")
         notebook = page("\n".join([f"# {source.relative_to(ROOT)}", "", *(f"- [{name}]({name})" for name in names)]))
     else:
-        notebook = page(source.read_text(encoding="utf8"))
+        notebook = page(FROM_NET.sub(r"\1", source.read_text(encoding="utf8")))
     up = os.path.relpath(ROOT, source if source.is_dir() else source.parent)
     heading = notebook.cells[0].source.lstrip("# ").splitlines()[0]
     return exporter.from_notebook_node(notebook, {"metadata": {"name": heading}, "up": up})[0]
@@ -159,14 +161,14 @@ def with_links(html: str, source: Path) -> tuple[str, list[Path]]:
 
     def follow(found: re.Match) -> str:
         attribute, name, anchor = found.groups()
-        named = Path(os.path.normpath(folder / name))
+        named = Path(os.path.normpath(folder / unquote(name)))
         readme = named / "README.md"
         named = readme if readme.is_file() else named
         if not named.is_relative_to(ROOT) or not named.exists():
             return found[0]  # a page of the site itself, or a broken link, which the check tells
         linked.append(named)
         there = os.path.relpath(place(named), folder)
-        return f'{attribute}="{Path(there).as_posix()}{anchor or ""}"'
+        return f'{attribute}="{quote(Path(there).as_posix())}{anchor or ""}"'
 
     return re.sub(r'\b(href|src)="([^"#:]+)(#[^"]*)?"', follow, html), linked
 

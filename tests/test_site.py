@@ -70,7 +70,15 @@ def test_pages_follow_links(monkeypatch, tmp_path):
         pytest.importorskip(needed, reason="needs the extra adaprune[site]")
     build_site = load("build_site")
     monkeypatch.setattr(build_site, "ROOT", tmp_path)
-    for name in ("docs/a.md", "sweeps/x.tsv", "sweeps/README.md", "LICENSE", "README.md", "data/d.csv"):
+    for name in (
+        "docs/a.md",
+        "sweeps/x.tsv",
+        "sweeps/README.md",
+        "LICENSE",
+        "README.md",
+        "data/d.csv",
+        "docs/b+c.json",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     html = "".join(
@@ -81,17 +89,28 @@ def test_pages_follow_links(monkeypatch, tmp_path):
             "../sweeps",
             "../LICENSE",
             "../data",
+            "b%2Bc.json",
             "none.md",
             "https://a.b/c.md",
             "#a",
         )
     )
     found, linked = build_site.with_links(html, tmp_path / "docs/a.md")
-    expected = ["a.html#b", "../index.html", "../sweeps/index.html", "../LICENSE", "../data/index.html"]
+    expected = ["a.html#b", "../index.html", "../sweeps/index.html", "../LICENSE", "../data/index.html", "b%2Bc.json"]
     expected += ["none.md", "https://a.b/c.md", "#a"]
     assert found == "".join(f'<a href="{name}">' for name in expected)
-    names = ["docs/a.md", "README.md", "sweeps/README.md", "LICENSE", "data"]
+    names = ["docs/a.md", "README.md", "sweeps/README.md", "LICENSE", "data", "docs/b+c.json"]
     assert linked == [tmp_path / name for name in names]
+
+
+def test_pictures_from_the_net_become_their_words(monkeypatch, tmp_path):
+    for needed in ("pdoc", "nbconvert", "latex2mathml"):
+        pytest.importorskip(needed, reason="needs the extra adaprune[site]")
+    build_site = load("build_site")
+    monkeypatch.setattr(build_site, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("# a\n\n[![paper](https://example.org/x.svg)](b.md) ![own](figures/c.svg)")
+    exporter = mock.Mock(from_notebook_node=lambda notebook, resources: (notebook.cells[0].source, resources))
+    assert build_site.render(exporter, tmp_path / "README.md").endswith("[paper](b.md) ![own](figures/c.svg)")
 
 
 def test_the_command_fails_on_a_broken_link(site, tmp_path):
