@@ -191,15 +191,15 @@ def test_the_sparsity_notebook_cuts_what_has_theta_and_reads_what_had(small, tmp
         adaprune.adapt(Run(**common, sparsity=level, keep="theta" if level == 0.5 else ""))
     asked = {"results_dir": "out", "figures_dir": "pictures", "refit_head_epochs": 1.0}
     printed = execute("03_sparsity.ipynb", tmp_path, **asked)
-    assert "2 runs of adaprune, 1 with theta at hand" in printed and "within 2 points at" in printed
+    assert "2 runs of adaprune, 1 of them with a stored theta" in printed and "within 2 points at" in printed
     picture = Path("pictures", f"extra_one_run_{small.replace('_', '-')}.svg")
     first, stored = picture.read_bytes(), Path("out", "one_run.csv").read_bytes()
     assert len(stored.splitlines()) == 1 + 2 * 2
     (theta,) = Path("out", "thetas").iterdir()
     theta.unlink()
-    assert "0 with theta at hand" in execute("03_sparsity.ipynb", tmp_path, **asked)
+    assert "0 of them with a stored theta" in execute("03_sparsity.ipynb", tmp_path, **asked)
     assert picture.read_bytes() == first and Path("out", "one_run.csv").read_bytes() == stored
     Path("out", "one_run.csv").unlink()
-    with pytest.raises(CellExecutionError, match="out has no theta and no one_run.csv: make some"):
+    with pytest.raises(CellExecutionError, match="out has no theta and no one_run.csv: run something"):
         execute("03_sparsity.ipynb", tmp_path, **asked)
     assert len(table("out")) == 2
