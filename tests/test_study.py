@@ -156,7 +156,7 @@ def test_the_study_notebook_shows_means_differences_and_what_was_not_run(tmp_pat
             write(score, task, learning_rate=rate)
     write(0.9, "stsb", initial_theta="gradient")
     write(0.4, "stsb", 0.9, learning_rate=0.001, retired={"step_rule": "sgd"})
-    assert "6 runs; 4 of 5 ideas have one." in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    assert "6 runs; 4 of 5 ideas have at least one." in execute("06_recipe_study.ipynb", tmp_path, **asked)
     lines = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
     cells = {tuple(cell.strip() for cell in line.strip("|").split("|"))[2]: line for line in lines[3:] if line}
     assert "| 0.600 (+0.000) | not run | open |" in cells["as it stands"]
@@ -179,7 +179,7 @@ def test_each_idea_of_the_study_has_runs_and_each_run_an_idea(tmp_path, own_kern
     tried = [idea for idea in ideas if not idea["settings"] or "=" in idea["settings"]]
     printed = execute("06_recipe_study.ipynb", tmp_path, **asked)
     gone = [idea for idea in tried if idea["kept"].startswith("withdrawn")]  # their records were of a fault
-    assert f"{len(tried) - len(gone)} of {len(tried)} ideas have one." in printed
+    assert f"{len(tried) - len(gone)} of {len(tried)} ideas have at least one." in printed
     written = (tmp_path / "out" / "table_recipe_study.md").read_bytes()
     assert written == (ROOT / "figures" / "table_recipe_study.md").read_bytes()
     assert len(written.splitlines()) - 4 == len(ideas) and all(idea["prediction"] for idea in ideas)
