@@ -63,7 +63,7 @@ def test_the_table_of_methods_is_what_they_say_of_themselves():
 def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
     folder = ROOT / "figures" / "topology"
     masks, overlaps, starts = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "starts"))
-    part = PAGES["results"].split("## Sub-networks, and what the method needs\n")[1].split("\n## ")[0]
+    part = " ".join(PAGES["results"].split("## Sub-networks, and what the method needs\n")[1].split("\n## ")[0].split())
     learned = starts[starts["start"] == "|w|"].groupby("sparsity")["with magnitude"].mean()
     assert f"At 0.5 the two share {learned[0.5]:.2f}" in part and f"at 0.9 {learned[0.9]:.2f} (" in part
     kin = overlaps[overlaps["sparsity"] == 0.99].groupby(["differs in", "methods"])["jaccard"].mean()
