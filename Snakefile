@@ -1,16 +1,16 @@
-"""A sweep: every row of a table through notebooks/01_adapt.ipynb, then the comparison and its figures.
+"""A sweep: runs every row of a table with notebooks/01_adapt.ipynb, then makes the comparison and its figures.
 
     pip install -c constraints.txt -e '.[sweep]'
     snakemake -c2 --config sweep=sweeps/quick.tsv data_dir=DIR      two runs at a time on this machine
     snakemake --workflow-profile sweeps/slurm --config sweep=...    the same on a SLURM cluster
     snakemake -n --config sweep=...                                 only what would be done
 
---config: `sweep` (the table), `figures_dir` (default figures), and any parameter of 01_adapt that is the same for all
-rows and no column: `model=bert-base-uncased`, `data_dir=...`, `results_dir=...` (default results/<name of the table>).
---retries N tries a failed run again; it continues from its checkpoint. With a GPU: --set-resources adapt:gpu=1
---resources gpu=1. After a kill -9 or a power cut, once: snakemake --unlock.
+--config takes `sweep` (the table), `figures_dir` (default figures), and any parameter of 01_adapt that is the same for
+all rows and not a column: `model=bert-base-uncased`, `data_dir=...`, `results_dir=...` (default results/<name of the
+table>). --retries N repeats a failed run up to N times, from its checkpoint. With a GPU: --set-resources adapt:gpu=1
+--resources gpu=1. After a kill -9 or a power cut, run snakemake --unlock once.
 
-A record is never made twice: runs that have one are no jobs. The executed notebook of each run, with the traceback if
+A record is never made twice: runs that have one are not jobs. The executed notebook of each run, with the traceback if
 it failed, is runs/<name of the table>/<run name>.ipynb.
 """
 
@@ -59,13 +59,13 @@ def source_of(wildcards):
 
 
 def fields_of(wildcards):
-    """Every field, because the notebook's defaults are not all those of Run; as YAML, because papermill guesses at -p."""
+    """All fields, because the notebook's defaults differ from Run's; as YAML, because papermill guesses types with -p."""
     fields = RUNS[wildcards.name].model_dump()
     return yaml.safe_dump(fields, default_flow_style=True, width=float("inf")).strip()
 
 
 class Watch(logging.Handler):
-    """Hears snakemake's events of the rule adapt, and says after each how far the sweep is."""
+    """Listens to snakemake's events of the rule adapt, and reports the progress of the sweep after each."""
 
     progress = Progress(len(RUNS), len(RUNS) - len(TO_DO))
 
@@ -104,12 +104,12 @@ rule adapt:
         teacher=lambda wildcards: RUNS[wildcards.name].teacher or [],  # made first where it is a row too
     output: f"{RESULTS}/{{name}}.json"
     log: notebook=f"{LOGS}/{{name}}.ipynb"
-    # Finished runs are none of this rule's, whatever has changed since: snakemake deletes what it makes again.
+    # Finished runs are not jobs of this rule, whatever has changed since: snakemake would delete their output first.
     wildcard_constraints: name="|".join(map(re.escape, TO_DO)) or "(?!)"
     params: fields=fields_of
     threads: 1
     resources: gpu=0, mem_mb=4000, runtime=240
-    # A notebook that stumbles after its record is written has done the run.
+    # If a notebook fails after its record is written, the run is done.
     shell: PAPERMILL + "-y {params.fields:q} || test -s {output:q}"
 
 
