@@ -34,7 +34,7 @@ from adaprune.training import load_encoder
 from benchmarks.switch_cost import SHAPES, encoder_of
 
 Arrays = Mapping[str, np.ndarray]
-ENCODE, DECODE, EXCESS, FIXED = 4.0, 1.5, 1.05, 2000  # seconds, seconds, times the bound, bytes beside it
+ENCODE, DECODE, EXCESS, FIXED = 4.0, 1.5, 1.05, 2000  # seconds, seconds, times the bound, bytes on top
 
 
 def bound(masks: Arrays, weights: Arrays, said: dict, data: bytes) -> float:

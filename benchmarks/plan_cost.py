@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--gpu-step", type=float, default=0.04, help="seconds")
     parser.add_argument("--measured", default="benchmarks/results/step_cost.json")
     parser.add_argument(
-        "--rows", nargs="*", default=[], metavar="TASK=N", help="training rows that are not all at hand"
+        "--rows", nargs="*", default=[], metavar="TASK=N", help="training rows of a task with incomplete local data"
     )
     asked = parser.parse_args()
     official = {task: int(number) for task, number in (given.split("=") for given in asked.rows)}

@@ -158,9 +158,9 @@ def test_the_parameters_of_01_adapt_are_in_the_groups_of_run():
     source = (ROOT / "adaprune" / "runs" / "run.py").read_text(encoding="utf8")
     groups = {name: heading for heading, name in re.findall(r"^    (# .*)\n    (\w+): ", source, re.M)}
     assert list(groups.values()) == [
-        "# What: all that most people need.",
-        "# How: the recipe decides what is left open.",
-        "# Where: on what it runs, and what it leaves beside record and mask.",
+        "# What to run: all that most people need.",
+        "# How to train: the recipe decides what is left at 0 or empty.",
+        "# Where to run, and what to keep besides the record and the mask.",
     ]
     assert {name: heading for heading, name in re.findall(r"^(# .*)\n(\w+): ", written, re.M)} == groups
     assert len(re.findall("^#", written, re.M)) == len(groups)

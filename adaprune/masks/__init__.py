@@ -1,7 +1,7 @@
 """The mathematics: masks over frozen weights, theta, the optimiser of the paper, its schedules, and counting.
 
 Take from here what a method or an analysis needs of masks: `attach`, `keep_top`, `AdaPrune`, `summary` and so on.
-Imports only torch and no other room.
+Imports torch alone: no other room.
 """
 
 from adaprune.masks.allocation import counts, shares

@@ -1,8 +1,8 @@
 # ruff: noqa: I001
 """The methods, one file each; `learning`, `oneshot` and `scores` hold what they share.
 
-Take from here `METHODS` (name -> `Method`) and, for a method of your own, `learn`, `cut`, `input_norms` and
-`with_head`. Imports `data` (for the probe), `masks`, `runs` and `training`.
+Take from here `METHODS` (name -> `Method`) and, for your own method, `learn`, `cut`, `input_norms` and `with_head`.
+Imports `data` (for the probe), `masks`, `runs` and `training`.
 """
 
 # One line per file, in the order in which methods are listed and drawn.

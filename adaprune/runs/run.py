@@ -52,11 +52,11 @@ class Run(BaseModel):
     task: Text = Field("movie_reviews", description="a GLUE task, movie_reviews, or a path to your own data")
     method: Text = Field("adaprune", description="how the mask (or the model) is found")
     sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the weights in scope to remove")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in the run")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of all random numbers in the run")
     model: Text = Field("minilm", description="minilm, a Hugging Face id, or a local folder of an encoder")
     teacher: str = Field("", description="a finished finetune record of the same data to learn from; empty: none")
-    epochs: float = Field(0.0, ge=0, description="passes over the training set, 1.5 is fine; 0: the recipe's")
-    max_train_examples: int = Field(0, ge=0, description="use only the first so many training rows; 0: all")
+    epochs: float = Field(0.0, ge=0, description="passes over the training set, may be fractional; 0: the recipe's")
+    max_train_examples: int = Field(0, ge=0, description="use only the first N training rows; 0: all")
     data_dir: str = Field("", description="folder with <task>/{train,validation}.parquet; empty: the hub")
     results_dir: Text = Field("results", description="folder for the record and the mask file")
     # How to train: the recipe decides what is left at 0 or empty.
@@ -67,32 +67,36 @@ class Run(BaseModel):
     )
     batch_size: int = Field(0, ge=0, description="examples in a batch; 0: the recipe's")
     max_length: int = Field(128, ge=8, le=512, description="tokens after which a text is cut")
-    learning_rate: float = Field(0.0, ge=0, description="of theta or of the weights; 0: the recipe's")
-    head_learning_rate: float = Field(0.0, ge=0, description="of the head; 0: the recipe's")
+    learning_rate: float = Field(0.0, ge=0, description="learning rate of theta or of the weights; 0: the recipe's")
+    head_learning_rate: float = Field(0.0, ge=0, description="learning rate of the head; 0: the recipe's")
     initial_theta: Start = Field(
         "", description="constant, normal, uniform, magnitude, relative, activation, gradient; empty: the recipe's"
     )
     penalty: float = Field(
-        0.0, ge=0, description="gamma a step (adaprune by the paper) or lambda (scores); 0: the recipe's"
+        0.0, ge=0, description="gamma per step (adaprune, recipe paper) or lambda (scores); 0: the recipe's"
     )
     temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
-    surrogate: Literal["", "sigmoid", "identity"] = Field("", description="slope of adaprune's mask; empty: recipe")
-    reach: float = Field(0.0, ge=0, le=1, description="share of the steps after which the sparsity stands; 0: recipe")
+    surrogate: Literal["", "sigmoid", "identity"] = Field(
+        "", description="slope of adaprune's mask; empty: the recipe's"
+    )
+    reach: float = Field(
+        0.0, ge=0, le=1, description="share of the steps by which the sparsity is reached; 0: the recipe's"
+    )
     head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
     pooling: Literal["", "cls", "mean"] = Field("", description="a sentence's vector: cls, mean; empty: the recipe's")
-    rank: int = Field(0, ge=0, description="of lora's updates; 0: 8")
-    recovery: bool = Field(True, description="may a pruned connection come back")
+    rank: int = Field(0, ge=0, description="rank of lora's updates; 0: 8")
+    recovery: bool = Field(True, description="whether a pruned connection may come back")
     allocation: Allocation = Field(
-        "", description="one cut (global), or each matrix's share: equal, scores; empty: recipe"
+        "", description="one cut (global), or a share per matrix: equal, scores; empty: the recipe's"
     )
     ablation: Ablation = Field(
-        "", description="of this run's finished mask: head (anew), shuffle, or probe or zero_shot on it"
+        "", description="of this run's finished mask: head (a new one), shuffle, probe or zero_shot"
     )
-    noise: float = Field(0.0, ge=0, description="of an ablation: sigma of N(1, sigma) that multiplies every weight")
+    noise: float = Field(0.0, ge=0, description="for an ablation: sigma of the N(1, sigma) that multiplies each weight")
     # Where to run, and what to keep besides the record and the mask.
-    precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device has")
+    precision: Precision = Field("auto", description="auto, fp32, bf16 or fp16; auto: what the device supports")
     checkpoint_steps: int = Field(100, ge=0, description="steps between checkpoints; 0: never")
-    keep: Keep = Field("", description="also write theta (its order, to cut elsewhere), snapshots (8 masks), or both")
+    keep: Keep = Field("", description="also write theta (its order, for other cuts), snapshots (8 masks), or both")
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -160,9 +160,9 @@ def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
     """
     found = {}
     for file in (file for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()):
-        found[int(file.stem)], _ = read_tensors(file, "delete it and the run's record, adapt anew")
+        found[int(file.stem)], _ = read_tensors(file, "delete it and the run's record, then adapt again")
     if not found:
-        raise ValueError(f"{folder} holds no snapshots: adapt the run anew with keep='snapshots'")
+        raise ValueError(f"{folder} holds no snapshots: adapt the run again with keep='snapshots'")
     return dict(sorted(found.items()))
 
 
