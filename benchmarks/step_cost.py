@@ -161,8 +161,7 @@ def _wait_for(device: str) -> None:
 def peak_memory(variant: str, shape: Shape, rule: str, device: str, steps: int = 3) -> int | None:
     """Peak bytes of ``steps`` training steps above the loaded model; None if it cannot be measured.
 
-    CUDA: what torch allocated. Linux: the process's own peak, VmHWM, reset after the model is loaded; so run this in a
-    new process.
+    CUDA: what torch allocated. Linux: the new process's own peak, VmHWM, reset after the model is loaded.
     """
     model = load(shape, device)
     gc.collect()
