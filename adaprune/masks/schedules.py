@@ -223,7 +223,7 @@ class SparsityControl:
             raise ValueError(
                 f"penalty={penalty:.2g} cannot reach a sparsity of {self.target}: theta has to travel {distance:.2g}, "
                 f"but {steps} steps of at most {penalty + rate:.2g} (gamma and the rate) give {reach:.2g}. It needs "
-                f"{needed} steps, or a penalty of {1.01 * (distance / steps - rate):.3g}, or no penalty: it is then adjusted"
+                f"{needed} steps, or a penalty of {1.01 * (distance / steps - rate):.3g}, or none: it then adapts"
             )
 
 
