@@ -30,7 +30,7 @@ def flips(mask: Tensor, base: Tensor) -> list[int]:
 def judge_score(found: Tensor, weight: Tensor, norms: Tensor) -> str:
     """Accepts any finite scores, one per weight, that are not all equal."""
     if not isinstance(found, Tensor) or found.shape != weight.shape:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else f"{type(found).__name__}"
+        shape = tuple(found.shape) if isinstance(found, Tensor) else f"a value of type {type(found).__name__}"
         return f"my_score has to return a tensor of the weight's shape, {tuple(weight.shape)}; yours returned {shape}."
     if not torch.isfinite(found.float()).all():
         return f"Some scores are not finite: {show(found)}. Do you divide by 0, or take the logarithm of 0?"
