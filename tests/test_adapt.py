@@ -546,7 +546,7 @@ def named_like_another() -> Method:
         ),
         (lambda: Method(smallest, line=LINE, paper={"beta": 1}), "method 'smallest' sets 'beta'"),
         (named_like_another, r"there already is a method 'magnitude' \(one-shot .*\): give your function another name"),
-        (lambda: Method(lambda job: smallest(job), line=LINE), "'<lambda>' is no name: use `def`"),
+        (lambda: Method(lambda job: smallest(job), line=LINE), "'<lambda>' is not a name: use `def`"),
     ],
     ids=["function", "name", "no line", "empty line", "no setting", "none of the paper's", "taken", "lambda"],
 )
