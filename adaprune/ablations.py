@@ -1,4 +1,4 @@
-"""Ablations of a finished mask: is it this mask, and are it these weights, that make the score? (paper, Table 3)."""
+"""Ablations of a finished mask: does the score depend on this mask, and on these weights? (paper, Table 3)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,14 +14,14 @@ from adaprune.training import Job, Outcome, fit_head, tensor_hashes
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """The masks with the entries of each matrix in random order: every matrix keeps as many, and nothing else."""
+    """The masks with the entries of each matrix in random order: only the number kept per matrix stays the same."""
     generator = torch.Generator().manual_seed(seed)
     return {n: m.flatten()[torch.randperm(m.numel(), generator=generator)].view(m.shape) for n, m in masks.items()}
 
 
 @torch.no_grad()
 def perturb(encoder: nn.Module, sigma: float, seed: int) -> None:
-    """Multiplies every parameter of ``encoder`` in place, biases and norms too, by its own draw of N(1, sigma)."""
+    """Multiplies every parameter of ``encoder``, including biases and norms, by its own N(1, sigma), in place."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in encoder.parameters():
         parameter.mul_(1 + sigma * torch.randn(parameter.shape, generator=generator).to(parameter.device))
@@ -31,8 +31,8 @@ def check_ablation(run: Run) -> None:
     """Refuses an ablation that has nothing to start from.
 
     Raises:
-        ValueError: noise without ablation, a method that trains weights, a shuffle without mask, or no mask file of the
-            run without ablation in ``results_dir``.
+        ValueError: noise without an ablation, a method that trains weights, a shuffle without a mask, or no mask file
+            of the run without ablation in ``results_dir``.
     """
     if run.noise and not run.ablation:
         raise ValueError(f"noise={run.noise:g} is of an ablation: set ablation too, say to 'head'")
@@ -46,17 +46,17 @@ def check_ablation(run: Run) -> None:
 
 
 def source(run: Run) -> Run:
-    """The run that ``run`` is an ablation of."""
+    """The run of which ``run`` is an ablation."""
     return run.model_copy(update={"ablation": "", "noise": 0.0})
 
 
 def ablate(job: Job) -> Outcome:
-    """Takes the finished mask of `source`, shuffles it or not, perturbs the weights or not, and trains a fresh head.
+    """Takes the finished mask of `source`, possibly shuffles it or perturbs the weights, and trains a new head.
 
-    With ``probe`` or ``zero_shot`` there is no head: those methods read the masked encoder.
+    With ``probe`` or ``zero_shot`` there is no head: these methods read the masked encoder.
 
-    ``ablation="head"`` without noise is what the others compare with: the same mask and weights, the head trained in
-    the same way. A method without mask is the dense encoder. With noise the weights are no longer the checkpoint's.
+    ``ablation="head"`` without noise is the baseline of the others: the same mask and weights, with the head trained in
+    the same way. A method without a mask gives the dense encoder. With noise, the weights are not the checkpoint's.
 
     Raises:
         ValueError: the mask was made for another base.

@@ -1,4 +1,4 @@
-"""One run from its parameters to its record, in eight steps: ARCHITECTURE.md draws them. Wiring only."""
+"""One run, from its parameters to its record, in the eight steps of ARCHITECTURE.md. Wiring only."""
 
 import importlib.util
 import logging
@@ -60,17 +60,18 @@ from adaprune.training import (
 
 
 def adapt(run: Run, method: Method | None = None) -> dict:
-    """Adapts the model to the task as ``run`` asks; returns the record, which is also on disk.
+    """Adapts the model to the task with the settings of ``run``; returns the record, which is also on disk.
 
-    A finished run's record is returned as it is, but refused if recipe, base model or rows (where at hand) have changed
-    since; an interrupted run continues from its last checkpoint. Record and mask file appear at the end only. Under
-    ``accelerate launch`` every process calls this; the main one writes, all return it.
+    If the run is already finished, its record is returned, or refused if the recipe, the base model or the rows (if
+    available) have changed since. An interrupted run continues from its last checkpoint. The record and the mask file
+    appear only at the end. Under ``accelerate launch`` every process calls this; the main one writes, and all return
+    it.
 
     Args:
-        method: one of your own, in place of ``run.method``; the record bears its name.
+        method: a method of your own, instead of ``run.method``; the record has its name.
 
     Raises:
-        ValueError: the run cannot be done as asked; the message names the culprit and the choices.
+        ValueError: the run cannot be done with these settings; the message names the setting and the choices.
         OSError: data, model or results folder cannot be reached.
         FloatingPointError: the loss is no longer finite.
     """
@@ -81,7 +82,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         return _unchanged(finished, run, plan, paths)
     _check(run)
     processes = PartialState()
-    with processes.main_process_first():  # what it fetches, the others find
+    with processes.main_process_first():  # the others find what it downloads
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
@@ -108,7 +109,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     }
     detach(encoder.model)
     if processes.is_main_process:
-        # a mask of weights that nobody has helps nobody, nor does one without the head that read it
+        # a mask is useless over weights that nobody else has, or without its head
         if masks is not None and intact and outcome.answer is None:
             record["cost"]["shipped_bytes"] = _write_mask(job, encoder, outcome, metrics)
         if lessons is not None:
@@ -121,7 +122,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
 
 
 def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder) -> Job:
-    """The job of ``run``: sentences tokenised, a fresh head made from the run's seed, settings from the plan.
+    """The job of ``run``: tokenised sentences, a new head from the run's seed, settings from the plan.
 
     Raises:
         ValueError: ``max_length`` is more than the model has positions for.
@@ -158,7 +159,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
 
 
 def _learn(job: Job) -> Outcome:
-    """What the run's method makes of the job, or the ablation of its mask; ValueError for a mask against its word."""
+    """Runs the run's method, or the ablation of its mask; ValueError if a mask is missing or unexpected."""
     outcome = ablate(job) if job.run.ablation else job.run.kind.function(job)
     if (said := job.run.kind.mask) != (outcome.masks is not None):
         raise ValueError(f"method {job.run.method!r} says mask={said} and left {'none' if said else 'a mask'}")
@@ -166,7 +167,7 @@ def _learn(job: Job) -> Outcome:
 
 
 def _intact(run: Run, before: dict[str, str], after: dict[str, str]) -> bool:
-    """Whether every tensor of the checkpoint is as it was; warns where the method has promised so and it is not."""
+    """Whether every tensor of the checkpoint is unchanged; warns if it is not although the method promised it."""
     changed = [name for name in before if after.get(name) != before[name]]
     if changed and run.kind.weights_intact and not run.noise:
         logging.getLogger(__name__).warning(
@@ -179,16 +180,16 @@ def _intact(run: Run, before: dict[str, str], after: dict[str, str]) -> bool:
 
 
 def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
-    """The record of a finished run; ValueError where the same fields would not be the same run today.
+    """The record of a finished run; ValueError if the same fields would give a different run today.
 
-    Its data count where they are still there: a record can be read without them.
+    The data are compared if they are still available; a record can be read without them.
     """
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
     made = record["environment"]
-    then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records say nothing, old ones nothing of pooling
-    if run.kind.reads:  # it trains something, and a record from before the rule of steps took the recipe's epochs
+    then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records have no plan, old ones no pooling
+    if run.kind.reads:  # it trains something, and records older than the rule of steps used the recipe's epochs
         then.setdefault("steps", 0)
-    if plan.steps:  # then the epochs follow from the rows
+    if plan.steps:  # then the epochs depend on the rows
         then.pop("epochs", None)
     changed = [
         f"{name} was {then[name]!r}, is {value!r}"
@@ -210,19 +211,19 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
 
 
 def _check(run: Run) -> None:
-    """Refuses what this machine, this folder or this run lacks, before anything is loaded: ValueError or OSError."""
+    """Checks, before anything is loaded, that machine, folder and run have what is needed: ValueError or OSError."""
     if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
         raise ValueError(
             f"method={run.method!r} needs the package peft: pip install peft, or the extra adaprune[methods]"
         )
-    if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
+    if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would silently be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
     check_ablation(run)
     check_writable(run.results_dir)
 
 
 def _cost(outcome: Outcome, job: Job, intact: bool) -> dict:
-    """What the run took; memory is the peak of the device, or of the whole process on a CPU."""
+    """The cost of the run; memory is the peak of the device or, on a CPU, of the whole process."""
     device = next(job.model.parameters()).device
     if device.type == "cuda":
         memory, name = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device)
@@ -241,7 +242,7 @@ def _cost(outcome: Outcome, job: Job, intact: bool) -> dict:
 
 
 def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
-    """What a task without a mask file adds to a base model that is there: the head, and what was trained of weights."""
+    """What a task without a mask file adds to an existing base model: the head and the trained weights."""
     head = [] if outcome.answer is not None else job.model.head.parameters()
     tensors = [*head, *(outcome.updates or ())]
     if not intact and outcome.updates is None:
@@ -250,7 +251,7 @@ def _shipped_bytes(outcome: Outcome, job: Job, intact: bool) -> int:
 
 
 def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> int:
-    """Writes the mask file, and theta's order where the run keeps it; returns the file's bytes."""
+    """Writes the mask file, and theta's order if the run keeps it; returns the file's size in bytes."""
     card = card_of(job, encoder, metrics)
     path = save_mask(job.paths.mask, outcome.masks, job.model.head.state_dict(), card, encoder.model)
     if outcome.thetas is not None:
@@ -259,7 +260,7 @@ def _write_mask(job: Job, encoder: Encoder, outcome: Outcome, metrics: dict) -> 
 
 
 def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
-    """What a stranger needs to know to use a mask of this job."""
+    """What others need to know to use a mask of this job."""
     run = job.run
     return {
         "task": public(run.task),
@@ -276,6 +277,6 @@ def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
         "revision": encoder.revision,
         "heads": encoder.model.config.num_attention_heads,
         "pooling": job.model.head.pooling,
-        "licence": encoder.licence,  # the base model's, which binds its mask too
+        "licence": encoder.licence,  # the base model's, which also applies to its mask
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }

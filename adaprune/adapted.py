@@ -1,4 +1,4 @@
-"""A task that is ready to use: the base model under its mask, its head, its tokenizer. What `fit` returns."""
+"""A task that is ready to use: the masked base model, its head and its tokenizer. `fit` returns this."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "READ
 class Adapted(nn.Module):
     """A model adapted to a task: texts in, labels out.
 
-    ``transformers.pipeline("text-classification", model=adapted)`` works as it stands. ``card`` is the mask's card;
-    ``mask_path`` the file it was read from; ``record`` the run's record, None for one that was not trained here.
+    ``transformers.pipeline("text-classification", model=adapted)`` works without further steps. ``card`` is the mask's
+    card; ``mask_path`` the file it was read from; ``record`` the run's record, or None if it was not trained here.
 
     Args:
-        mask: of `load_mask`.
+        mask: from `load_mask`.
         base: the model that the mask was made for, which is changed: its masked weights become 0.
         mask_path: where the mask was read from.
-        record: of the run that made it.
-        said: what `fit` found out, for the README of `save_pretrained`.
+        record: the record of the run that made it.
+        said: the findings of `fit`, for the README of `save_pretrained`.
     """
 
-    input_modalities = ("text",)  # pipelines print these two of a model
+    input_modalities = ("text",)  # pipelines print these two attributes of a model
     can_generate = staticmethod(lambda: False)
 
     def __init__(self, mask: Mask, base: Encoder, mask_path: Path, record: dict | None = None, said: str = ""):
@@ -61,7 +61,7 @@ class Adapted(nn.Module):
         self.mask_path, self.record, self.said = Path(mask_path), record, said
         self.labels: list[str] = mask.card["labels"]
         self.max_length = mask.card.get("max_length", 128)
-        self.columns = tuple(mask.card.get("columns", ()))  # cards from before 0.2 do not say
+        self.columns = tuple(mask.card.get("columns", ()))  # cards older than 0.2 do not say
         if (head := of_pairs(mask.head, base.model.config.hidden_size, mask.card.get("pooling", "cls"))) is not None:
             check_base(base.model, mask)  # a probe's mask keeps everything, so nothing is applied
             self.model = AdaptedModel(base.model, head).eval()
@@ -79,13 +79,13 @@ class Adapted(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, base: str | None = None, revision: str | None = None) -> Adapted:
-        """What `save_pretrained` or `push_to_hub` stored, on the base model that its card names.
+        """Loads what `save_pretrained` or `push_to_hub` stored, onto the base model that its card names.
 
         Args:
-            name: the folder, a mask file, a name of the `zoo`, or a hub repository.
-            base: where the base model is, in place of the card's: a name or folder. It must be the very same one. Of a
-                base in a folder of its own, cards have only the last part of the path.
-            revision: of the hub repository.
+            name: the folder, a mask file, a name from the `zoo`, or a hub repository.
+            base: where the base model is, instead of the card's name: a name or folder. It must be exactly the same
+                model. For a base in a local folder, cards have only the last part of the path.
+            revision: the revision of the hub repository.
 
         Raises:
             FileNotFoundError: no such folder, file or repository.
@@ -102,10 +102,10 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Logits, shape (batch, outputs), of tokenised texts.
+        """Logits of tokenised texts, shape (batch, outputs).
 
         Raises:
-            ValueError: a probe of pairs, which reads each text on its own: use `predict`.
+            ValueError: a probe of pairs, which reads each text separately: use `predict`.
         """
         if self.pairs_apart:
             raise ValueError("a probe of text pairs reads each text on its own: use predict([(text, text_pair), ...])")
@@ -113,17 +113,17 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def predict(self, texts: str | Iterable, return_scores: bool = False, batch_size: int = 64) -> Any:
-        """The label of each text; of a regression its value.
+        """The label of each text or, for a regression, its value.
 
         Args:
-            texts: texts, or pairs of them where the task reads pairs. One text alone gives one answer.
-            return_scores: also give, for each text, its probabilities by label.
+            texts: texts, or pairs of texts if the task reads pairs. A single text gives a single answer.
+            return_scores: also return the probabilities by label for each text.
 
         Returns:
-            A list of labels, or values; with ``return_scores`` that list and one of ``{label: probability}``.
+            A list of labels or values; with ``return_scores``, that list and a list of ``{label: probability}``.
 
         Raises:
-            ValueError: something that is no text; a pair where the task reads single texts, or the reverse.
+            ValueError: something that is not a text, or a pair if the task reads single texts, or the reverse.
         """
         alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
         rows = self._checked([texts] if alone else list(texts))
@@ -139,10 +139,10 @@ class Adapted(nn.Module):
         return (answers, scores) if return_scores else answers
 
     def evaluate(self, data: Any, labels: Sequence | None = None, data_dir: str = "") -> dict[str, float]:
-        """The task's metrics on data of the kinds that `fit` takes; of a folder or named task its validation split.
+        """The task's metrics on any data that `fit` accepts; for a folder or a named task, on its validation split.
 
         Raises:
-            ValueError: a label that the model does not know, or data that cannot be meant.
+            ValueError: a label that the model does not know, or invalid data.
             FileNotFoundError: no such file.
         """
         rows = rows_to_judge(data, labels, data_dir)
@@ -153,23 +153,23 @@ class Adapted(nn.Module):
         return score(metrics, self._logits(self._checked(texts)), np.array(truth), len(self.labels) or 1)
 
     def compact(self, runtime: str = "dense") -> Adapted:
-        """Takes out the heads, units and neurons that the mask leaves on no path; returns this model, smaller now.
+        """Removes the heads, units and neurons that the mask leaves on no path; returns this model, now smaller.
 
-        Answers are the same, up to the order of sums. Nothing else changes: `save_pretrained` writes the mask.
+        Answers stay the same, up to the order of sums. `save_pretrained` still writes the mask.
 
         Args:
-            runtime: how what is left computes: ``dense``, ``sparse``, or ``auto``, the faster of the two for each
-                matrix here (see `runtime.set_runtime`).
+            runtime: how the rest is computed: ``dense``, ``sparse``, or ``auto``, the faster of the two for each matrix
+                on this machine (see `runtime.set_runtime`).
 
         Raises:
-            ValueError: compact already, a family of models that `runtime.compact` does not know, another runtime.
+            ValueError: already compact, a model family that `runtime.compact` does not support, or another runtime.
         """
         self.model = set_runtime(compact(self.model), runtime)
-        self.base = replace(self.base, model=self.model.encoder)  # lets the dense weights go
+        self.base = replace(self.base, model=self.model.encoder)  # frees the dense weights
         return self
 
     def export(self, path: str | Path) -> Path:
-        """Writes the model, compacted, as an ONNX file; its inputs and errors are those of `runtime.export`."""
+        """Writes the compacted model as an ONNX file; inputs and errors are those of `runtime.export`."""
         if self.pairs_apart:
             raise ValueError("a probe of text pairs reads each text on its own, which is no single ONNX graph")
         return export(self.model, path)
@@ -178,7 +178,7 @@ class Adapted(nn.Module):
         """Writes mask.safetensors, card.json and README.md into ``folder``; the base model is only named.
 
         Raises:
-            FileExistsError: a file of one of these names is another's. Nothing has then been written.
+            FileExistsError: a file with one of these names is not adaprune's. Nothing has then been written.
             OSError: the folder cannot be written.
         """
         folder = check_folder(folder)
@@ -186,7 +186,7 @@ class Adapted(nn.Module):
         card = {**self.card, "file_sha256": hashlib.sha256(content).hexdigest()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "card.json").unlink(missing_ok=True)  # so that no card ever stands beside another's mask
+            (folder / "card.json").unlink(missing_ok=True)  # so that a card is never next to another mask
             write_bytes(folder / "mask.safetensors", content)
             write_bytes(folder / "card.json", json.dumps(card, indent=1).encode() + b"\n")
             write_bytes(folder / "README.md", self._readme().encode())
@@ -194,7 +194,7 @@ class Adapted(nn.Module):
             raise OSError(f"cannot write {folder} ({error.strerror or error}): make room or choose another") from error
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        """Uploads what `save_pretrained` writes to a hub repository, made if it is new; returns its address."""
+        """Uploads what `save_pretrained` writes to a hub repository, which is made if needed; returns its address."""
         return push(self.save_pretrained, repo_id, private, token)
 
     def _checked(self, rows: list) -> list[tuple[str, ...]]:
@@ -208,7 +208,7 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def _logits(self, rows: list[tuple[str, ...]], batch_size: int = 64) -> Tensor:
-        """(rows, outputs) on the CPU; batches are made of texts of like lengths."""
+        """(rows, outputs) on the CPU; batches contain texts of similar length."""
         logits = torch.zeros(len(rows), self.model.head.output.out_features)
         order = sorted(range(len(rows)), key=lambda row: sum(map(len, rows[row])))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -249,7 +249,7 @@ class Adapted(nn.Module):
 
 
 def check_folder(folder: str | Path) -> Path:
-    """The folder, once no file of another is where `Adapted.save_pretrained` would write; FileExistsError else."""
+    """The folder, if `Adapted.save_pretrained` would not replace a foreign file; FileExistsError otherwise."""
     folder = expanded(folder)
     for name, mark in FILES.items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""What users give, as columns: frames, data sets, lists and files, and labels that a model is judged by."""
+"""Reads users' data as columns: frames, data sets, lists and files, and labels to evaluate a model with."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines
 
 
 def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
-    """The columns text, text_pair (where there is one) and label of a frame, a `datasets.Dataset` or two lists.
+    """The columns text, text_pair (if there is one) and label of a frame, a `datasets.Dataset` or two lists.
 
     Raises:
         ValueError: a column is missing, or the lists differ in length.
-        TypeError: something else.
+        TypeError: any other kind of data.
     """
     if labels is None and isinstance(data, (list, tuple)) and len(data) == 2 and not isinstance(data[0], str):
         data, labels = data
@@ -50,7 +50,7 @@ def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
 
 
 def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str, list]:
-    """The columns of what is to be judged, with labels as they stand there."""
+    """The columns of data to evaluate on, with labels as they are."""
     if not isinstance(data, (str, Path)) or labels is not None:
         return columns_of(data, labels)
     path = expanded(data)
@@ -68,11 +68,11 @@ def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str
 
 
 def texts_to_label(path: Path) -> dict[str, list[str]]:
-    """The columns text and text_pair of a table, which needs no labels; of another file the lines, see `in_columns`.
+    """The columns text and text_pair of a table, which needs no labels; for other files the lines, see `in_columns`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: anything that is wrong with it, as in data to train on.
+        ValueError: any error in the file, as for training data.
     """
     path = expanded(path)
     if path.suffix.lower() in SUFFIXES:
@@ -83,7 +83,7 @@ def texts_to_label(path: Path) -> dict[str, list[str]]:
 
 
 def in_columns(lines: list[str]) -> dict[str, list[str]]:
-    """A text per line; where each line has one tab, a text and its pair."""
+    """One text per line or, if each line has one tab, a text and its pair."""
     pairs = [line.split("\t") for line in lines]
     if lines and all(len(pair) == 2 for pair in pairs):
         return {"text": [pair[0] for pair in pairs], "text_pair": [pair[1] for pair in pairs]}
@@ -91,7 +91,7 @@ def in_columns(lines: list[str]) -> dict[str, list[str]]:
 
 
 def number_of(label: Any, labels: list[str], row: int) -> float:
-    """A label as the metrics take it: its class number, or the value of a regression."""
+    """A label as the metrics need it: its class number, or the value of a regression."""
     if labels and str(label) in labels:
         return labels.index(str(label))
     if labels or isinstance(label, (str, bool)) or label is None:
@@ -101,7 +101,7 @@ def number_of(label: Any, labels: list[str], row: int) -> float:
 
 
 def is_pair(value: Any) -> bool:
-    """Whether this is two texts."""
+    """Whether this is a pair of texts."""
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 

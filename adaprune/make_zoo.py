@@ -1,11 +1,11 @@
-"""Fills the zoo from the finished runs of a table: each mask again, with a card that says all about it.
+"""Fills the zoo from the finished runs of a table: each mask with a complete card.
 
     python -m adaprune.make_zoo RESULTS [--table sweeps/zoo.tsv] [--data DIR] [--zoo adaprune/zoo]
 
-The first run of each name in the table ships, whatever it scores; further seeds give its card their scores. A card
-has, beside what every mask file's has, ``zoo``: what data it is of, and under which terms; the rows and their
-fingerprint; the dev scores by seed; the base model's other name; the commands and the commit that make it again. Masks
-that are no longer in the table go. Nothing is written before all records, masks and rows are seen to belong together.
+The first run of each name in the table ships, whatever its score; further seeds add their scores to its card. Besides
+the usual entries, a card has ``zoo``: the data and their terms; the rows and their fingerprint; the dev scores by seed;
+the base model's other name; the commands and the commit that reproduce it. Masks that are no longer in the table are
+removed. Nothing is written until all records, masks and rows are found to belong together.
 """
 
 import argparse
@@ -24,7 +24,7 @@ BASES = {  # a model, or the last part of its path: its name on the hub, and its
     MINILM: ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
     "all-mpnet-base-v2": ("sentence-transformers/all-mpnet-base-v2", "apache-2.0"),
 }
-# Each corpus keeps its own terms; as far as known to us.
+# Each corpus keeps its own terms, given here as far as we know them.
 DATA = {
     "cola": "CoLA (Warstadt et al. 2019), sentences from published linguistics; no explicit licence, research use",
     "sst2": "SST-2 (Socher et al. 2013), film reviews; no explicit licence, research use",
@@ -40,12 +40,12 @@ DATA = {
 
 
 def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
-    """Writes the mask of each name among the ``runs``, and removes what else is in ``folder``; returns the files.
+    """Writes the mask of each name among the ``runs``, and removes everything else in ``folder``; returns the files.
 
     Raises:
-        ValueError: a run that ships is not finished, or changed weights; rows that are not those of its record; a task
-            of nobody's data. Nothing has been written then.
-        OSError: data or a base model is not at hand.
+        ValueError: a run that ships is not finished or changed weights, its rows are not those of its record, or its
+            task is not a public one. Nothing has then been written.
+        OSError: data or a base model is not available.
     """
     named: dict[str, list[Run]] = {}
     for run in runs:
@@ -60,7 +60,7 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
     for name, mask in masks.items():
         path, base = Path(folder, f"{name}.safetensors"), encoders[ship[name].model]
         card = {**given(mask.card), "zoo": cards[name]}
-        if card.get("licence", "unknown") == "unknown":  # of a folder without the model's README
+        if card.get("licence", "unknown") == "unknown":  # for a folder without the model's README
             card["licence"] = BASES.get(Path(ship[name].model).name, ("", "unknown"))[1]
         made.append(save_mask(path, mask.masks, mask.head, card, base))
     for old in set(Path(folder).glob("*.safetensors")) - set(made):
@@ -70,7 +70,7 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
 
 
 def _about(name: str, runs: list[Run]) -> dict[str, Any]:
-    """What a zoo's card says beside a mask file's own."""
+    """The entry ``zoo`` of a card."""
     run, records = runs[0], {run.seed: record for run in runs if (record := find_record(run)) is not None}
     if run.task not in DATA:
         raise ValueError(f"task {run.task!r}: the zoo holds masks of {', '.join(DATA)}, whose terms are known")
@@ -94,7 +94,7 @@ def _about(name: str, runs: list[Run]) -> dict[str, Any]:
 
 
 def _commands(run: Run) -> list[str]:
-    """The lines that make the run again, its teacher's before its own."""
+    """The commands that repeat the run, its teacher's first."""
     before, asked = [], _changed(run)
     if run.teacher:
         teacher = Run(**read_record(run.teacher)["run"])
@@ -104,7 +104,7 @@ def _commands(run: Run) -> list[str]:
 
 
 def _changed(run: Run) -> dict[str, Any]:
-    """The fields that decide the result and are not the default."""
+    """The fields that affect the result and are not at their default."""
     changed = {name: value for name, value in run if name not in RESULT_NEUTRAL and value != default_of(name)}
     return {name: getattr(run, name) for name in ("task", "method", "sparsity", "seed")} | changed
 

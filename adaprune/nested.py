@@ -1,4 +1,4 @@
-"""One run, all sparsities: theta ranks the connections, so its cuts at any level are masks, each within the other."""
+"""One run, all sparsities: theta ranks the connections, so it can be cut at any sparsity, and the masks are nested."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -22,24 +22,24 @@ from adaprune.training import Fit, Outcome, fit_head, load_encoder, read_tensors
 def evaluate_at(
     record: str | Path | Run, sparsities: Sequence[float], refit_head_epochs: float = 0.0, data_dir: str = ""
 ) -> pd.DataFrame:
-    """The scores of one finished run whose theta is cut at other sparsities, a row for each.
+    """The scores of one finished run whose theta is cut at other sparsities, with one row per sparsity.
 
-    At the run's own sparsity that is its own mask, and without refit its own score. Embedding rows that training
-    never showed rank first, so they go last.
+    At the run's own sparsity this is its own mask and, without training the head again, its own score. Embedding rows
+    that do not occur in training rank first, so they are removed last.
 
     Args:
-        record: of a run that kept its theta (``keep``): the path, or the run. Mask and theta lie in folders beside it.
+        record: of a run that kept its theta (``keep``): the path, or the run. Mask and theta are in folders next to it.
         sparsities: each in [0, 1).
-        refit_head_epochs: epochs for which the record's head is trained again under each mask; 0 leaves it.
-        data_dir: where the data lie now; empty = where the run had them.
+        refit_head_epochs: epochs for which the record's head is trained again under each mask; 0 leaves it unchanged.
+        data_dir: where the data are now; empty = where the run had them.
 
     Returns:
         Columns ``sparsity``, ``kept``, ``total``, ``refit_head_epochs``, ``primary``, ``score`` and
         ``validation_<metric>`` (dev split), ``selection_score``, as in `records.table`.
 
     Raises:
-        ValueError: sparsities that are no list, or one out of range; no number of epochs; a run whose matrices are cut
-            each for itself; another base or other data than the run's; a damaged file.
+        ValueError: sparsities are not a list or out of range, the epochs are not a number, the run cuts each matrix
+            separately, base or data differ from the run's, or a file is damaged.
         OSError: no record, no mask file, or theta was not kept.
     """
     _check(sparsities, refit_head_epochs)
@@ -60,7 +60,7 @@ def evaluate_at(
     mask = load_mask(paths.mask, base=encoder.model)
     scores = _read_ranks(paths.theta, mask.masks)
     job, rows = prepare(run, plan, paths, task, encoder), []
-    job.model.head.pooling = mask.card.get("pooling", "cls")  # as the head was trained; old cards do not say
+    job.model.head.pooling = mask.card.get("pooling", "cls")  # as in the head's training; old cards do not say
     with TemporaryDirectory() as folder:
         quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0}
         job = replace(job, settings=replace(job.settings, **quiet))
@@ -81,7 +81,7 @@ def evaluate_at(
 
 
 def _check(sparsities: Sequence[float], refit_head_epochs: float) -> None:
-    """ValueError where these, which notebooks pass on as they are, are no numbers or out of range."""
+    """ValueError if these, which notebooks pass on unchecked, are not numbers or out of range."""
     if isinstance(sparsities, str) or not isinstance(sparsities, Collection):
         raise ValueError(f"sparsities must be a list of numbers in [0, 1), got {sparsities!r}")
     if wrong := [level for level in sparsities if not (isinstance(level, Real) and 0 <= level < 1)]:
@@ -91,7 +91,7 @@ def _check(sparsities: Sequence[float], refit_head_epochs: float) -> None:
 
 
 def _read_ranks(path: Path, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ranks in a file, which must give back the ``masks`` of their run.
+    """The ranks in a file, which must reproduce the ``masks`` of their run.
 
     Raises:
         FileNotFoundError: theta was not kept.

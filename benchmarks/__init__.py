@@ -1,1 +1,1 @@
-"""What measures cost: each file is run as ``python -m benchmarks.NAME [--json FILE]``."""
+"""Measurements of cost; run each file as ``python -m benchmarks.NAME [--json FILE]``."""

@@ -1,4 +1,4 @@
-"""Whether an anchor pays: theta pulled to its start, or learned only in a band around the cut, for fewer flips.
+"""Does an anchor help? Theta is pulled to its start, or learned only in a band around the cut, to get fewer flips.
 
     python -m benchmarks.anchor RESULTS [--data DIR] [--tasks cola sst2 qnli] [--rows N] [--epochs N] [--seeds N]
 
@@ -6,8 +6,8 @@ After each step of adaprune, with theta_0 its start and c the k-th largest of th
 
     theta <- theta_0 + (1 - pull) (theta - theta_0)     where |ln(theta_0 / c)| <= band,   theta_0 elsewhere.
 
-Five settings beside adaprune itself, each a method of one's own as CONTRIBUTING.md shows. Records and masks go to
-RESULTS, finished runs are not run again. Printed: the mask's bytes without its head, and both scores.
+Compares adaprune with five settings of this, each a user's method as in CONTRIBUTING.md. Records and masks go to
+RESULTS; finished runs are not repeated. Prints the mask's bytes without its head, and both scores.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SETTINGS = {  # name: pull, band
 
 
 def anchored(name: str, pull: float, band: float) -> Method:
-    """adaprune from |w|, with theta held near its start; ``pull`` 0 and an endless ``band`` leave it as it is."""
+    """adaprune from |w|, with theta held near its start; ``pull`` 0 and an infinite ``band`` change nothing."""
 
     def method(job: Job) -> Outcome:
         weights = {name: module.weight for name, module in maskable(job.model.encoder, job.run.scope).items()}
@@ -67,7 +67,7 @@ def anchored(name: str, pull: float, band: float) -> Method:
 
 
 def measured(run: Run, method: Method | None) -> dict:
-    """One run's row: the bytes of its mask without the head, and its scores."""
+    """The row of one run: the bytes of its mask without the head, and its scores."""
     record = adapt(run, method=method)
     run = run if method is None else run.model_copy(update={"method": method.name})
     mask, metric = load_mask(mask_path(run)), record["metrics"]["primary"]
@@ -82,7 +82,7 @@ def measured(run: Run, method: Method | None) -> dict:
 
 
 def compare(runs: list[Run], settings: dict[str, tuple[float, float]] = SETTINGS) -> pd.DataFrame:
-    """adaprune and every setting on each of the runs, a row each."""
+    """adaprune and every setting on each of the runs, with one row each."""
     methods = [None, *(anchored(name, *values) for name, values in settings.items())]
     return pd.DataFrame([measured(run, method) for run in runs for method in methods])
 

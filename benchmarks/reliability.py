@@ -1,11 +1,11 @@
-"""What holds under load: served from many threads, killed at any moment, on a disk that is full.
+"""Reliability: serving from many threads, kills at any moment, and a full disk.
 
     python -m benchmarks.reliability [--json FILE] [--seconds N] [--kills N] [--fills N] [--check]
 
-On a tiny random BERT, since nothing here depends on size. ``threads``: eight threads ask one `MaskedEncoder` for rows
-of mixed tasks; each row's logits are those that a thread alone gets. ``kills``: a sweep of twelve tiny runs is killed
-(SIGKILL) at random moments and started again, until so many kills are done; records and masks are those of a sweep
-that nobody disturbed. ``full``: a run on a small tmpfs that has less and less room (needs the right to mount).
+Uses a tiny random BERT, since nothing here depends on size. ``threads``: eight threads call one `MaskedEncoder` with
+rows of mixed tasks; each row must get the logits of a single thread. ``kills``: a sweep of twelve tiny runs is killed
+(SIGKILL) at random moments and restarted, until there were enough kills; records and masks must be those of an
+undisturbed sweep. ``full``: a run on a small tmpfs with different amounts of free space (needs permission to mount).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from adaprune.training import AdaptationHead
 from tests.small_data import ten_sentences, tiny_model
 
 TASKS = {"two": ["a", "b"], "three": ["a", "b", "c"], "five": list("abcde"), "grade": []}
-CLOSE = 1e-4  # logits of a row alone and in a batch differ by less; those of two tasks by more than 0.01
+CLOSE = 1e-4  # logits of a row alone and in a batch differ by less than this, those of two tasks by more than 0.01
 
 
 def threads(folder: Path, seconds: float, count: int = 8) -> dict:
-    """``count`` threads ask for mixed tasks; a wrong row is one that is not near what its task alone says."""
+    """``count`` threads ask for mixed tasks; a row is wrong if it differs from the result of its task alone."""
     served = MaskedEncoder(load_encoder(str(tiny_model(folder / "model"))))
     for seed, (name, labels) in enumerate(TASKS.items()):
         served.add_task(name, _mask(folder / f"{name}.safetensors", served.encoder, labels, seed))
@@ -85,7 +85,7 @@ def threads(folder: Path, seconds: float, count: int = 8) -> dict:
 
 
 def kills(folder: Path, wanted: int, seed: int = 0) -> dict:
-    """A sweep of twelve runs killed ``wanted`` times; where one is done before the next kill, a fresh one begins."""
+    """A sweep of twelve runs, killed ``wanted`` times; if one finishes before the next kill, a new one begins."""
     data, model = ten_sentences(folder / "ten"), tiny_model(folder / "model")
     start = time.monotonic()
     assert _sweep(data, model, folder / "undisturbed", None) == 0
@@ -116,9 +116,9 @@ def kills(folder: Path, wanted: int, seed: int = 0) -> dict:
 
 
 def full(folder: Path, fills: int) -> dict:
-    """One run again and again on a tmpfs with ``fills`` amounts of room, none to enough; then with all of it.
+    """One run repeated on a tmpfs with ``fills`` amounts of free space, from none to enough; then with all of it.
 
-    A refusal must be an OSError that says so, and leave nothing half-written: every record and mask there is reads.
+    A refusal must be an OSError that says so, and leave nothing half-written: all records and masks can be read.
     """
     data, model, disk = ten_sentences(folder / "ten"), tiny_model(folder / "model"), folder / "disk"
     disk.mkdir()
@@ -140,10 +140,10 @@ def full(folder: Path, fills: int) -> dict:
                     finished += 1
                 except OSError as error:
                     sentences.append(re.sub(r"\S*/\S*", "PATH", str(error)))
-                except Exception as error:  # what a full disk must not end in
+                except Exception as error:  # a full disk must not end in anything else
                     other.append(f"{type(error).__name__}: {error}")
                 half += _half_written(disk / "out")
-            record = adapt(run.model_copy(update={"results_dir": str(disk / "out")}))  # there is room again
+            record = adapt(run.model_copy(update={"results_dir": str(disk / "out")}))  # there is space again
             same = record["metrics"] == expected["metrics"] and _masks(disk / "out") == _masks(folder / "roomy")
             half += not same
     finally:
@@ -155,7 +155,7 @@ def full(folder: Path, fills: int) -> dict:
 
 
 def _runs(data: Path, model: Path, out: Path) -> list[Run]:
-    """Twelve runs of three methods, with a checkpoint at every other step."""
+    """Twelve runs of three methods, with a checkpoint every other step."""
     shared = {"task": str(data), "model": str(model), "results_dir": str(out), "max_length": 16, "checkpoint_steps": 2}
     return [
         Run(**shared, method=method, seed=seed, batch_size=2, epochs=2.0)
@@ -165,7 +165,8 @@ def _runs(data: Path, model: Path, out: Path) -> list[Run]:
 
 
 def _sweep(data: Path, model: Path, out: Path, seconds: float | None) -> int:
-    """The sweep in a forked child, killed after so many seconds; its exit code, negative for a signal."""
+    """Runs the sweep in a forked child and kills it after some seconds; returns its exit code, negative for a
+    signal."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -186,7 +187,7 @@ def _sweep(data: Path, model: Path, out: Path, seconds: float | None) -> int:
 
 
 def _records(out: Path) -> dict[str, tuple]:
-    """Name -> time of writing and digest of each record, all of which must read."""
+    """Name -> modification time and digest of each record, all of which must be readable."""
     files = sorted(out.glob("*.json"))
     return {file.name: (file.stat().st_mtime_ns, read_record(file) and _digest(file)) for file in files}
 
@@ -201,7 +202,7 @@ def _masks(out: Path) -> dict[str, str]:
 
 
 def _half_written(out: Path) -> int:
-    """Files that are there and are not whole, or that were only on the way."""
+    """Files that are incomplete or temporary."""
     bad = sum(1 for _ in out.rglob("*.tmp"))
     for read, pattern in ((read_record, "*.json"), (load_mask, "masks/*.safetensors")):
         for file in out.glob(pattern):
@@ -214,7 +215,7 @@ def _half_written(out: Path) -> int:
 
 @contextlib.contextmanager
 def _filled(disk: Path, room: int):
-    """The disk with so many bytes left."""
+    """The disk with only this many bytes free."""
     free = os.statvfs(disk)
     filler = disk / "filler"
     filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - room)))
@@ -238,7 +239,7 @@ def _digest(file: Path) -> str:
 
 
 def _resident() -> int:
-    """Bytes of memory now, once what is freed has been handed back; the peak where /proc is not there."""
+    """Bytes of memory in use, after freed memory was returned; the peak if there is no /proc."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

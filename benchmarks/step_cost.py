@@ -1,12 +1,12 @@
-"""What a step of mask learning costs, beside full fine-tuning: seconds, and peak memory above the loaded model.
+"""The cost of a step of mask learning compared with full fine-tuning: seconds, and peak memory above the model.
 
     python -m benchmarks.step_cost [--json FILE] [--shapes NAME ...] [--rounds N] [--check]
 
-Seconds: all variants live in one process and take turns, round after round; a ratio is formed within each round, and
-its median over the rounds is reported with the extremes. With one thread on a CPU they are the processor's seconds,
-which a busy machine hardly disturbs, else the clock's. Memory: each variant in a process of its own. Fine-tuning
-clips the gradient's norm and steps with AdamW (``fused``), both as transformers.Trainer does by default; of adaprune
-only the head is clipped. Every variant has the attention dropout of 0 that ``load_encoder`` sets, and hidden dropout.
+Time: all variants are in one process and take turns, round after round. A ratio is computed within each round, and its
+median over the rounds is reported with the extremes. With one thread on a CPU, times are processor times, which a busy
+machine hardly affects; otherwise wall-clock times. Memory: each variant runs in its own process. Fine-tuning clips the
+gradient's norm and steps with AdamW (``fused``), both as transformers.Trainer does by default; adaprune clips only the
+head. Every variant has the attention dropout of 0 that ``load_encoder`` sets, and hidden dropout.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from adaprune.training import AdaptedModel, load_encoder
 
 REFERENCE = "finetune"
 VARIANTS = (REFERENCE, "forward_backward", "features", "adaprune", "adaprune_embeddings")
-SPARSITY = 0.5  # where the threshold stands while steps are measured
+SPARSITY = 0.5  # the threshold while steps are measured
 
 
 class Shape(NamedTuple):
-    """A model and the batch it is given. ``config`` is a random BERT's; None means the real MiniLM."""
+    """A model and its batch. ``config`` is that of a random BERT; None means the real MiniLM."""
 
     batch: int
     tokens: int
@@ -74,7 +74,8 @@ BARS = (
 
 
 def load(shape: Shape, device: str) -> AdaptedModel:
-    """The frozen model of a shape with a fresh head for two classes; every weight touched, so that it is resident."""
+    """The frozen model of a shape with a new head for two classes; all weights are touched, so that they are
+    resident."""
     if shape.config is None:
         encoder = load_encoder("minilm").model
     else:
@@ -107,7 +108,7 @@ def stepper(variant: str, shape: Shape, model: AdaptedModel, rule: str) -> Calla
 
 
 def optimiser_of(variant: str, model: AdaptedModel, rule: str) -> torch.optim.Optimizer | None:
-    """Makes ``model`` train what ``variant`` trains and returns its optimiser; None for the two passes alone."""
+    """Makes ``model`` train what ``variant`` trains and returns its optimiser; None for the two passes only."""
     if variant.startswith("adaprune"):
         return _adaprune(model, "encoder+embeddings" if variant.endswith("embeddings") else "encoder", rule)
     model.encoder.requires_grad_(variant != "features")
@@ -123,7 +124,7 @@ def trainer_fuses() -> bool:
 
 
 def _adaprune(model: AdaptedModel, scope: str, rule: str) -> AdaPrune:
-    """Masks on, as the method has them: theta from the magnitudes, a threshold at the sparsity, steps in backward."""
+    """Attaches masks as the method does: theta from the magnitudes, a threshold at the sparsity, steps in backward."""
     weights = {name: module.weight for name, module in maskable(model.encoder, scope).items()}
     thetas = attach(model.encoder, initial_theta(weights, "magnitude", torch.Generator()))
     threshold = threshold_of(model.encoder)
@@ -134,7 +135,7 @@ def _adaprune(model: AdaptedModel, scope: str, rule: str) -> AdaPrune:
 
 
 def seconds_in_turns(shape: Shape, variants: tuple[str, ...], rounds: int, rule: str, device: str) -> dict[str, list]:
-    """Variant -> seconds per step, one number per round; in each round every variant takes one turn."""
+    """Variant -> seconds per step, one number per round; every variant takes one turn per round."""
     steppers = {variant: stepper(variant, shape, load(shape, device), rule) for variant in variants}
     for step in steppers.values():
         step()
@@ -158,10 +159,9 @@ def _wait_for(device: str) -> None:
 
 
 def peak_memory(variant: str, shape: Shape, rule: str, device: str, steps: int = 3) -> int | None:
-    """Bytes that ``steps`` training steps need at their peak above the loaded model; None where it is not measured.
+    """Peak bytes of ``steps`` training steps above the loaded model; None if it cannot be measured.
 
-    CUDA: what torch allocated. Linux: the process's own peak, VmHWM, reset once the model stands; so this belongs
-    into a fresh process.
+    CUDA: what torch allocated. Linux: the new process's own peak, VmHWM, reset after the model is loaded.
     """
     model = load(shape, device)
     gc.collect()
@@ -169,7 +169,7 @@ def peak_memory(variant: str, shape: Shape, rule: str, device: str, steps: int =
         torch.cuda.reset_peak_memory_stats()
         before, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # from now on VmHWM counts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         before, peak = _resident("VmRSS"), lambda: _resident("VmHWM")
     else:
         return None
@@ -186,7 +186,7 @@ def _resident(key: str) -> int:
 
 
 def memory_apart(shape: str, variants: tuple[str, ...], rule: str, device: str, threads: int) -> dict[str, int | None]:
-    """Variant -> ``peak_memory``, each measured in a process of its own."""
+    """Variant -> ``peak_memory``, each measured in its own process."""
     found = {}
     for variant in variants:
         options = ["--memory-of", variant, "--shapes", shape, "--rule", rule, "--device", device]
@@ -198,7 +198,7 @@ def memory_apart(shape: str, variants: tuple[str, ...], rule: str, device: str, 
 
 
 def ratios(values: list[float], reference: list[float]) -> dict[str, float]:
-    """Median, least and greatest of the ratios value / reference, formed round by round.
+    """Median, least and greatest of the ratios value / reference, computed per round.
 
     >>> ratios([1.0, 3.0, 2.0], [2.0, 2.0, 2.0])
     {'median': 1.0, 'least': 0.5, 'greatest': 1.5}
@@ -223,7 +223,7 @@ def summary(seconds: dict[str, list[float]], memory: dict[str, int | None]) -> d
 
 
 def judge(results: dict[str, dict]) -> list[dict]:
-    """Every bar that ``results`` (shape -> summary) can decide: what was found, and whether it was reached."""
+    """Every target that ``results`` (shape -> summary) can decide: the measurement, and whether it was reached."""
     verdicts = []
     for bar in BARS:
         for variant in bar.variants:
@@ -267,7 +267,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes what was asked for; the exit code."""
+    """Measures, prints and writes the results; returns the exit code."""
     asked = arguments(given)
     torch.set_num_threads(asked.threads)
     logging.disable_progress_bar()

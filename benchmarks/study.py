@@ -1,10 +1,10 @@
-"""Runs every row of a sweep on one machine or one GPU, several side by side; what is finished is not run again.
+"""Runs every row of a sweep on one machine or one GPU, several in parallel; finished rows are not repeated.
 
     python -m benchmarks.study --sweep sweeps/recipe.tsv --data-dir DIR [--jobs N] [--device cuda:0] [--results-dir OUT]
 
-Rows start in the table's order, each in a process of its own, so one that fails or is killed stops no other; its output
-is runs/<name of the table>/<run name>.log. A row that was interrupted continues from its checkpoint when the study is
-started again. A row waits for its teacher, and an ablation for the run it is of. Exits with 1 where a row failed.
+Rows start in the table's order, each in its own process, so one that fails or is killed does not stop the others; its
+output is runs/<name of the table>/<run name>.log. An interrupted row continues from its checkpoint when the study is
+started again. A row waits for its teacher, and an ablation for the run it belongs to. Exits with 1 if a row failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ADAPT = "import json, sys; from adaprune import Run, adapt; adapt(Run(**json.loa
 
 
 def surroundings(device: str, jobs: int) -> dict[str, str]:
-    """The environment of a row's process: the device it sees, and its share of the CPU's threads.
+    """The environment of a row's process: the device that it sees, and its share of the CPU's threads.
 
     Raises:
         ValueError: a device other than "", "cpu", "cuda" and "cuda:N".
@@ -41,7 +41,7 @@ def surroundings(device: str, jobs: int) -> dict[str, str]:
 
 
 def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
-    """Does what is not finished of ``runs``, ``jobs`` at a time and in order; returns those that failed."""
+    """Runs the unfinished ``runs`` in order, ``jobs`` at a time; returns those that failed."""
     waiting = {number: run for number, run in enumerate(runs) if find_record(run) is None}
     progress, failed = Progress(len(runs), len(runs) - len(waiting)), []
     environment, changed = surroundings(device, jobs), threading.Condition()
@@ -49,7 +49,7 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
     logs.mkdir(parents=True, exist_ok=True)
 
     def take() -> tuple[int, Run] | None:
-        """The next row that waits for nothing that is still to come; None where no row is left."""
+        """The next row that does not wait for an unfinished one; None if no row is left."""
         while waiting:
             coming = running | {_place(record_path(run)) for run in waiting.values()}
             ready = (number for number, run in waiting.items() if not (waits_for(run) & coming))
@@ -73,7 +73,7 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
                 with log.open("w", encoding="utf-8") as file:
                     command = [sys.executable, "-c", ADAPT, run.model_dump_json()]
                     code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
-            finally:  # also where the process could not start: what waits for this row waits no longer
+            finally:  # also if the process could not start: rows that wait for this one stop waiting
                 with changed:
                     running.remove(_place(record_path(run)))
                     if code:
@@ -90,18 +90,18 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
 
 
 def waits_for(run: Run) -> set[Path]:
-    """The records that a row needs: its teacher's, and that of the run it is an ablation of."""
+    """The records that a row needs: its teacher's, and that of the run that it ablates."""
     needed = {_place(run.teacher)} if run.teacher else set()
     return needed | ({_place(record_path(source(run)))} if run.ablation else set())
 
 
 def _place(path: str | Path) -> Path:
-    """One path for one file, however it is written."""
+    """The same path for the same file, however it is written."""
     return Path(path).resolve()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0 where every row is finished."""
+    """The command line; 0 if every row is finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", type=Path, required=True, help="a table of runs")
     parser.add_argument("--data-dir", default="", help="folder with <task>/{train,validation}.parquet; empty: the hub")

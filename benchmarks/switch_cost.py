@@ -1,16 +1,16 @@
-"""What another task costs on a base model: bytes, and seconds to switch, beside LoRA and a full checkpoint.
+"""The cost of another task on a base model, compared with LoRA and a full checkpoint: bytes, and time to switch.
 
     python -m benchmarks.switch_cost [--json FILE] [--shape NAME] [--rounds N] [--check]
 
-Random weights of the shape, random masks and heads. All ways take turns, round after round; medians are reported: of
-seconds by the clock, and of processor seconds over all threads, which other load on the machine hardly touches and
-which the bars judge. What masks cost shows in a forward pass of `MaskedEncoder` on one row of 8 tokens: a switch costs
-what the pass after `set_task` takes longer than the same pass again. ``mask, kept`` is a switch between two tasks that
-are both kept (``keep=2``), ``mask, not kept`` one where the other task's matrices are written in the place of the last
-one's (``keep=1``). ``keep=0`` is what a pass takes longer than `apply_mask`'s, switch or not, and ``no switch`` what it
-takes longer with ``keep=1`` and the same task. ``lora`` is peft's ``set_adapter`` between adapters of r = 8 on every
-linear layer (the merged variant takes one out of the weights and puts the other in); ``checkpoint`` loads a fine-tuned
-model. Files are in the page cache. Coding: a whole model's mask is coded and decoded at four sparsities, by one thread.
+Weights, masks and heads are random. All ways take turns, round after round. The medians of wall-clock times and of
+processor times over all threads are reported; other load hardly affects the latter, which the targets are about. The
+cost of masks is measured in forward passes of `MaskedEncoder` on one row of 8 tokens: a switch costs the additional
+time of the pass after `set_task`, compared with the same pass again. ``mask, kept`` switches between two tasks that are
+both kept (``keep=2``); in ``mask, not kept`` the matrices of one task replace those of the other (``keep=1``).
+``keep=0`` is the additional time of a pass compared with `apply_mask`, with or without a switch, and ``no switch`` the
+same with ``keep=1`` and the same task. ``lora`` is peft's ``set_adapter`` between adapters of r = 8 on every linear
+layer (the merged variant removes one from the weights and adds the other); ``checkpoint`` loads a fine-tuned model.
+Files are in the page cache. Coding: one thread encodes and decodes a whole model's mask at four sparsities.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ Way = Callable[[int], object]
 
 
 def encoder_of(shape: str) -> BertModel:
-    """A random frozen BERT of the shape; equal calls, equal weights."""
+    """A random frozen BERT of the shape; equal calls give equal weights."""
     torch.manual_seed(0)
     return BertModel(BertConfig(**SHAPES[shape]), add_pooling_layer=False).eval().requires_grad_(False)
 
 
 def random_masks(encoder: BertModel, sparsity: float, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Independent entries, the worst case for a coder: no other masks of that density need more bytes."""
+    """Independent entries, the worst case for a coder: no other masks of this density need more bytes."""
     generator = torch.Generator().manual_seed(seed)
     modules = maskable(encoder).items()
     return {name: torch.rand(module.weight.shape, generator=generator) >= sparsity for name, module in modules}
@@ -69,14 +69,14 @@ def entropy_bytes(kept: int, size: int) -> float:
 
 
 def mask_file(folder: Path, encoder: BertModel, name: str, sparsity: float, seed: int) -> Path:
-    """A task's file with a random mask and a fresh head for two classes."""
+    """A task's file with a random mask and a new head for two classes."""
     head = AdaptationHead(encoder.config.num_hidden_layers, encoder.config.hidden_size, 2).state_dict()
     masks = random_masks(encoder, sparsity, seed)
     return save_mask(folder / f"{name}.safetensors", masks, head, {"labels": ["no", "yes"]}, encoder)
 
 
 def coding(encoder: BertModel, folder: Path) -> list[dict]:
-    """For each sparsity: the coded bytes beside the bound, the whole file, and seconds to code and decode all masks."""
+    """Per sparsity: coded bytes and their bound, the size of the file, and seconds to encode and decode all masks."""
     rows = []
     for sparsity in SPARSITIES:
         masks = {name: mask.numpy().ravel() for name, mask in random_masks(encoder, sparsity).items()}
@@ -103,7 +103,7 @@ def coding(encoder: BertModel, folder: Path) -> list[dict]:
 
 
 def ways_to_switch(shape: str, folder: Path) -> tuple[dict[str, tuple[Way, Way | None]], dict[str, int]]:
-    """Way -> a function that makes task 0 or 1 the one served, and one whose time is taken off; a task's bytes."""
+    """Way -> a function that serves task 0 or 1, and one whose time is subtracted; the bytes per task."""
     files = {sparsity: [mask_file(folder, encoder_of(shape), f"t{n}_{sparsity}", sparsity, n) for n in range(2)]
              for sparsity in (0.5, SPARSE)}  # fmt: skip
     ways: dict[str, tuple[Way, Way | None]] = {}
@@ -129,7 +129,7 @@ def ways_to_switch(shape: str, folder: Path) -> tuple[dict[str, tuple[Way, Way |
 
 
 def parts_of_a_switch(shape: str, file: Path, rounds: int) -> dict[str, float]:
-    """What writing all masked matrices is made of, each part with those before it: median processor seconds."""
+    """The parts of writing all masked matrices, each including the previous ones: median processor seconds."""
     encoder = encoder_of(shape)
     task = Task(load_mask(file), torch.nn.Identity(), encoder.config)
     weights = {name: module.weight for name, module in maskable(encoder).items()}
@@ -157,7 +157,7 @@ def one_row() -> dict[str, torch.Tensor]:
 
 
 def passes_of(shape: str, files: list[Path], keep: int, runtime: str) -> tuple[Way, Way]:
-    """A forward pass for task 0 or 1 after a switch to it, and one for the task that is served already."""
+    """A forward pass for task 0 or 1 after a switch to it, and one for the task that is already served."""
     served = MaskedEncoder(Encoder(encoder_of(shape), None, shape, "random"), keep, runtime)
     for number, file in enumerate(files):
         served.add_task(f"task{number}", file)
@@ -170,7 +170,7 @@ def passes_of(shape: str, files: list[Path], keep: int, runtime: str) -> tuple[W
 
 
 def rivals_of(shape: str, folder: Path, file: Path) -> tuple[dict[str, tuple[Way, Way | None]], dict[str, int]]:
-    """LoRA and full checkpoints: ways to switch, and the bytes that a task adds on disk by each and by a mask."""
+    """LoRA and full checkpoints: ways to switch, and the bytes that a task adds on disk with each and with a mask."""
     from peft import LoraConfig, get_peft_model  # of the extra adaprune[methods]
 
     config = LoraConfig(r=8, target_modules="all-linear")
@@ -202,7 +202,7 @@ def rivals_of(shape: str, folder: Path, file: Path) -> tuple[dict[str, tuple[Way
 
 
 def seconds_in_turns(ways: dict[str, tuple[Way, Way | None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Way -> seconds of a switch by the clock and of the processor, a pair a round; the first two do not count."""
+    """Way -> wall-clock and processor seconds of a switch, a pair per round; the first two rounds do not count."""
 
     def timed(call: Way, number: int) -> tuple[float, float]:
         start, used = time.perf_counter(), time.process_time()
@@ -220,7 +220,7 @@ def seconds_in_turns(ways: dict[str, tuple[Way, Way | None]], rounds: int) -> di
 
 
 def judge(shape: str, switches: dict[str, dict], coded: list[dict]) -> list[dict]:
-    """What was found beside what it may be at most; nothing for a shape that has no bars."""
+    """What was measured and its upper limit; empty for a shape without targets."""
     if shape != "bert-base":
         return []
     bars = [(f"switch seconds, {way}", switches[way]["processor_seconds"], at) for way, at in SWITCH_LIMITS.items()]
@@ -241,7 +241,7 @@ def judge(shape: str, switches: dict[str, dict], coded: list[dict]) -> list[dict
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes what was asked for; the exit code."""
+    """Measures, prints and writes the results; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.switch_cost", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--shape", choices=SHAPES, default="bert-base")

@@ -1,10 +1,10 @@
-"""What the full topology report of a BERT-base mask costs: seconds and peak memory at sparsity 0.5 and 0.99.
+"""The cost of the full topology report of a BERT-base mask: seconds and peak memory at sparsity 0.5 and 0.99.
 
     python -m benchmarks.topology_cost [--json FILE] [--sparsity S ...] [--layers N] [--check]
 
-Masks are random, the weights of the persistence normal: 12 layers of 768 x 3072, 84,934,656 connections, without the
-word embeddings. Each sparsity is measured in a process of its own, because peak memory is a process's; it counts the
-weights (340 MB) and the imports too. Bars: 60 s and 4 GB on two cores.
+Masks are random, and the weights for the persistence are normal: 12 layers of 768 x 3072, 84,934,656 connections,
+without the word embeddings. Each sparsity is measured in its own process, because peak memory belongs to a process; it
+includes the weights (340 MB) and the imports. Targets: 60 s and 4 GB on two cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECONDS, BYTES = 60, 4e9
 
 
 def measure(sparsity: float, layers: int) -> dict[str, float]:
-    """Seconds of the report of one random mask, peak bytes of this process, and what was counted."""
+    """Seconds for the report of one random mask, peak bytes of this process, and the counts."""
     from transformers import BertConfig, BertModel
 
     with torch.device("meta"):  # names and shapes only
@@ -48,7 +48,7 @@ def measure(sparsity: float, layers: int) -> dict[str, float]:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Measures, prints, and writes what was asked for; the exit code."""
+    """Measures, prints and writes the results; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.topology_cost", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--sparsity", type=float, nargs="+", default=list(SPARSITIES))

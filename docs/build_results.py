@@ -2,9 +2,9 @@
 
     python docs/build_results.py [--check]
 
-A table stands between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/, or `gain`: the
-share of fine-tuning's gain that is kept. With --check nothing is written, and a page that is out of date makes it end
-with 1.
+A table is between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/, or `gain` for the
+share of fine-tuning's gain that is kept. With --check nothing is written, and the exit code is 1 if a page is out of
+date.
 """
 
 import argparse
@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
 PLACE = re.compile(r"(<!-- records: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WITHOUT_MASK = -1.0  # sorts before every sparsity
-CHOSEN_ON = {"steps": "selection_score"}  # what settings were chosen by is shown on held-out rows, the rest on dev rows
+CHOSEN_ON = {"steps": "selection_score"}  # settings were chosen by it: held-out rows; all others: dev rows
 
 
 def scores(name: str) -> str:
-    """Every way in a folder, by sparsity and task: means over seeds, their number in brackets."""
+    """Every way in a folder, by sparsity and task: means over seeds, with the number of seeds in brackets."""
     runs = comparison.with_ways(table(ROOT / "results" / name))
     runs = runs.assign(sparsity=runs["sparsity"].fillna(WITHOUT_MASK))
     columns = runs.groupby(["task", "max_train_examples"]).size().index
@@ -50,7 +50,7 @@ def scores(name: str) -> str:
 def gain(name: str) -> str:
     """The share of the gain kept by `adaprune`, with floors and fine-tuning, on the tasks of results/gain.
 
-    Tasks on which fine-tuning gains less than `gains.ROOM` are shown and do not count.
+    Tasks on which fine-tuning gains less than `gains.ROOM` are shown but do not count.
     """
     folder = ROOT / "results" / name
     runs = gains.with_rows(table(folder), folder)
@@ -70,7 +70,7 @@ def gain(name: str) -> str:
 
 
 def _share(found: pd.DataFrame, sparsity: float) -> list[str]:
-    """The share, its interval over dev rows, its lowest task; dashes where a task is missing."""
+    """The share, its interval over dev rows, its lowest task; dashes if a task is missing."""
     if sparsity not in found.index:
         return ["-"] * 3
     row = found.loc[sparsity]
@@ -79,7 +79,7 @@ def _share(found: pd.DataFrame, sparsity: float) -> list[str]:
 
 
 def _by_number(way: str) -> list[tuple[int, float, str]]:
-    """The words of a way, numbers in their order: 3 epochs before 12."""
+    """The words of a way, for sorting with numbers in order: 3 epochs before 12."""
     return [(0, float(word), "") if re.fullmatch(r"[\d.]+", word) else (1, 0.0, word) for word in way.split()]
 
 
@@ -93,10 +93,10 @@ def _markdown(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def filled(text: str) -> str:
-    """``text`` with every table made anew.
+    """``text`` with every table made again.
 
     Raises:
-        ValueError: a table of a folder that has no records.
+        ValueError: a table's folder has no records.
     """
     return PLACE.sub(lambda found: found[1] + (gain if found[2] == "gain" else scores)(found[2]) + found[3], text)
 

@@ -1,10 +1,10 @@
-"""Makes the slides of the class out of the lessons' own cells: `make slides`, which runs the lessons first.
+"""Makes the slides of the class from cells of the lessons: `make slides`, which runs the lessons first.
 
     python docs/build_slides.py [OUT] [REVEAL]
 
-OUT: default runs/slides.html. REVEAL: a folder with reveal.js 4 (`npm pack reveal.js@4`), for a room without a network;
-default: the address that nbconvert knows. A slide starts at a cell whose metadata has ``slideshow.slide_type`` "slide"
-and continues with cells that have "-". What a cell prints and draws is shown, its code is not.
+OUT: default runs/slides.html. REVEAL: a folder with reveal.js 4 (`npm pack reveal.js@4`), for a room without internet;
+default: nbconvert's address. A slide starts at a cell whose metadata has ``slideshow.slide_type`` "slide" and continues
+with cells that have "-". It shows what a cell prints and draws, but not its code.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LESSONS = ("1_masks", "2_learning_a_mask", "6_pruning_or_the_model")
 
 
 def slides(notebooks: list[NotebookNode]) -> NotebookNode:
-    """One notebook of the cells that are on slides, in order."""
+    """One notebook with the cells that are on slides, in order."""
     cells = [cell for book in notebooks for cell in book.cells if cell.metadata.get("slideshow", {}).get("slide_type")]
     for number, cell in enumerate(cells):
-        cell["id"] = str(number)  # those of several notebooks
+        cell["id"] = str(number)  # unique across notebooks
     return with_maths(new_notebook(cells=cells, metadata={"title": "Adapting by pruning"}))
 
 
@@ -36,7 +36,9 @@ def build(out: Path, reveal: str = "") -> int:
     exporter = SlidesExporter(template_file=str(ROOT / "docs/site/slides.html.j2"), exclude_input=True)
     if reveal:
         if not Path(reveal, "dist", "reveal.js").is_file():
-            raise SystemExit(f"{reveal} has no dist/reveal.js: unpack what `npm pack reveal.js@4` fetches, and name it")
+            raise SystemExit(
+                f"{reveal} has no dist/reveal.js: unpack what `npm pack reveal.js@4` gives, name that folder"
+            )
         exporter.reveal_url_prefix = Path(os.path.relpath(reveal, out.parent)).as_posix()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(exporter.from_notebook_node(show)[0], encoding="utf8")

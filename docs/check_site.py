@@ -1,6 +1,6 @@
 """Checks a built site: `python docs/check_site.py OUT` tells each broken link and each fetch from the net, and fails.
 
-A link is broken if its file is missing, or the place in it that stands after #. Links to other sites are not followed,
+A link is broken if its file is missing, or the anchor after #. Links to other sites are not followed,
 but a page that loads something from one (script, style, picture) does not work without a network, and is told.
 """
 

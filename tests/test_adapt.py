@@ -539,14 +539,14 @@ def named_like_another() -> Method:
         ),
         (lambda: "smallest", r"method must be an adaprune.Method, got str"),
         (lambda: Method(smallest), "missing 1 required positional argument: 'line'"),
-        (lambda: Method(smallest, line=" "), "method 'smallest' lacks its line: say in one line what it does, got ' '"),
+        (lambda: Method(smallest, line=" "), "method 'smallest' needs a line that says what it does, got ' '"),
         (
             lambda: Method(smallest, line=LINE, tuned={"alpha": 1}),
             "sets 'alpha'; a recipe's settings are epochs",
         ),
         (lambda: Method(smallest, line=LINE, paper={"beta": 1}), "method 'smallest' sets 'beta'"),
-        (named_like_another, r"there is a method 'magnitude' already \(one-shot .*\): give your function another name"),
-        (lambda: Method(lambda job: smallest(job), line=LINE), "'<lambda>' is no name: use `def`"),
+        (named_like_another, r"there already is a method 'magnitude' \(one-shot .*\): give your function another name"),
+        (lambda: Method(lambda job: smallest(job), line=LINE), "'<lambda>' is not a name: use `def`"),
     ],
     ids=["function", "name", "no line", "empty line", "no setting", "none of the paper's", "taken", "lambda"],
 )

@@ -83,13 +83,13 @@ UNFIT = {"ia3": ("DeBERTa", "ModernBERT"), "bitfit": ("ModernBERT", "T5, encoder
 REFUSED = [*FAMILIES][[*FAMILIES].index("Longformer") :]
 HEAD = """# Families of encoders
 
-Made by `python -m tests.test_families`, which builds a tiny random model of each family, loads it, runs adaprune on it
-and asks `topology.report` of its mask. What is refused is refused when it is loaded, by the sentence that stands here.
-"Heads and blocks": the report has statistics of attention heads and FFN blocks too, which need the six matrices of a
-layer apart; fused or gated ones are reported by matrix. The test runs every method on DeBERTa, DeBERTa-v2 with shared
-keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and wanda on each. Of these `ia3` is refused where
-keys, values or FFN units have no matrix of their own (DeBERTa, ModernBERT), `bitfit` where there are no biases
-(ModernBERT, T5).
+`python -m tests.test_families` makes this page. It builds a tiny random model of each family, loads it, runs adaprune
+on it and calls `topology.report` on its mask. Families that do not work are refused when they are loaded, with the
+sentence shown here. "Heads and blocks" means that the report also has statistics of attention heads and FFN blocks,
+which need the six matrices of a layer as separate matrices; fused or gated ones are reported by matrix. The test runs
+every method on DeBERTa, DeBERTa-v2 with shared keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and
+wanda on each family. `ia3` is refused if keys, values or FFN units have no matrix of their own (DeBERTa, ModernBERT),
+and `bitfit` if there are no biases (ModernBERT, T5).
 
 | family | `model_type` | matrices of a layer | `topology.report` |
 |---|---|---|---|

@@ -158,9 +158,9 @@ def test_the_parameters_of_01_adapt_are_in_the_groups_of_run():
     source = (ROOT / "adaprune" / "runs" / "run.py").read_text(encoding="utf8")
     groups = {name: heading for heading, name in re.findall(r"^    (# .*)\n    (\w+): ", source, re.M)}
     assert list(groups.values()) == [
-        "# What: all that most people need.",
-        "# How: the recipe decides what is left open.",
-        "# Where: on what it runs, and what it leaves beside record and mask.",
+        "# What to run: all that most people need.",
+        "# How to train: the recipe decides what is left at 0 or empty.",
+        "# Where to run, and what to keep besides the record and the mask.",
     ]
     assert {name: heading for heading, name in re.findall(r"^(# .*)\n(\w+): ", written, re.M)} == groups
     assert len(re.findall("^#", written, re.M)) == len(groups)
@@ -226,9 +226,9 @@ def test_the_suite_small(tmp_path, tiny, ten_sentences):
     assert rows.splitlines()[0].split() == ["rows", "bad", "good"] and re.search(r"validation +4 +2 +2", rows)
     assert lengths.splitlines()[0].split() == ["median", "longest", "cut", "unknown"]
     assert "a fine film" in texts and len(texts.splitlines()) == 4
-    assert "first of its kind" in printed(tmp_path / "adaprune.ipynb")
+    assert "first run of its kind" in printed(tmp_path / "adaprune.ipynb")
     assert "has no mask" in printed(tmp_path / "features.ipynb")
-    assert "first of its kind" not in printed(tmp_path / "features.ipynb")
+    assert "first run of its kind" not in printed(tmp_path / "features.ipynb")
 
     done = papermill(START, tmp_path / "start.ipynb", "-p", "results_dir", "out", "-p", "figures_dir", "pictures")
     assert done.returncode == 0, done.stderr
@@ -290,10 +290,10 @@ path.write_text(path.read_text().replace('schema_version": 1', 'schema_version":
     errors = [output for cell in notebook.cells for output in cell.outputs if output.output_type == "error"]
     assert [error.ename for error in errors] == ["ValueError"] * 2, errors
     assert errors[0].evalue.startswith("none is not a folder: `make run` makes some")
-    assert "has schema_version 7, this adaprune reads 1" in errors[1].evalue and ".json" in errors[1].evalue
+    assert "has schema_version 7, but this adaprune reads 1" in errors[1].evalue and ".json" in errors[1].evalue
     assert all(len(error.traceback) == 1 for error in errors)
     printed_there = "".join(output.get("text", "") for cell in notebook.cells for output in cell.outputs)
-    assert "differences 3, could be tested 0, significant 0" in printed_there  # both seeds differ by the same
+    assert "3 differences, 0 could be tested, 0 significant" in printed_there  # both seeds differ by the same
 
     pictures = [*(f"fig2_{task}" for task in scores), "extra_retention"]
     names = {f"{picture}.{suffix}" for picture in pictures for suffix in ("svg", "png")} | {"table_out.md"}
@@ -380,13 +380,13 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
     assert done.returncode == 0, done.stderr
     shown = printed(tmp_path / "many.ipynb")
     assert "of 3 tasks in one batch" in shown and "magnitude" in (tmp_path / "many.ipynb").read_text()
-    for way, of in {"2 texts, one gradient": 4, "1 text, a pass for each task, by its habit": 8}.items():
+    for way, of in {"2 texts, one gradient": 4, "1 text, one pass per task, normalised": 8}.items():
         (line,) = re.findall(rf"^{way} +(\d+) +{of} +(\S+) +0.5 *$", shown, re.MULTILINE)
         assert float(line[1]) == round(int(line[0]) / of, 3)
     assert len(list((tmp_path / "pictures").glob("extra_many_tasks_*"))) == 4
     # shares of the gain over 0.5: 0.75 of the mask at 0.5, 0.5 at 0.9, 0.875 of lora, 0.625 of the magnitude mask
-    assert "beaten" not in shown and "by none: adaprune 0.9; adaprune 0.5; lora r = 8; finetune" in shown
-    assert "that another beats: none" in shown and re.search(r"magnitude 0.5 +210000.0 +0.625", shown)
+    assert "both bytes and share: adaprune 0.9; adaprune 0.5; lora r = 8; finetune" in shown
+    assert "that another way beats in both: none" in shown and re.search(r"magnitude 0.5 +210000.0 +0.625", shown)
     assert (tmp_path / "pictures" / "extra_frontier.svg").is_file()
     assert re.search(r"weights +0.5 +0.75 +2 +1", shown) and re.search(r"weights +0.9 +0.50 +2 +1", shown)
     assert (tmp_path / "pictures" / "extra_speed.svg").is_file()

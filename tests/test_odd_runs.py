@@ -101,7 +101,7 @@ def test_json_that_is_no_record_is_skipped_with_one_line(here):
     }.items():
         (here / "out" / name).parent.mkdir(exist_ok=True)
         (here / "out" / name).write_text(text or '{"loss": 1}\n{"loss": 0}\n')
-    with pytest.warns(UserWarning, match="out: skipped what is no record: .* and 2 more") as said:
+    with pytest.warns(UserWarning, match="out: skipped files that are not records: .* and 2 more") as said:
         assert len(table("out")) == 1
     assert len(said) == 1
     record_path(run_of()).write_text("{}")

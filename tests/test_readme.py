@@ -63,7 +63,7 @@ def test_the_table_of_methods_is_what_they_say_of_themselves():
 def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
     folder = ROOT / "figures" / "topology"
     masks, overlaps, starts = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "starts"))
-    part = PAGES["results"].split("## Sub-networks, and what the method needs\n")[1].split("\n## ")[0]
+    part = " ".join(PAGES["results"].split("## Sub-networks, and what the method needs\n")[1].split("\n## ")[0].split())
     learned = starts[starts["start"] == "|w|"].groupby("sparsity")["with magnitude"].mean()
     assert f"At 0.5 the two share {learned[0.5]:.2f}" in part and f"at 0.9 {learned[0.9]:.2f} (" in part
     kin = overlaps[overlaps["sparsity"] == 0.99].groupby(["differs in", "methods"])["jaccard"].mean()
@@ -141,10 +141,11 @@ def test_what_a_task_costs_is_what_was_measured():
     rows = found["coding"]
     assert all(f"{row['file_bytes']:,}" in part and f"{row['head_bytes']:,}" in part for row in rows)
     *over, sparsest = [100 * (row["coded_bytes"] / row["bound_bytes"] - 1) for row in rows]
-    assert f"coded to {max(over):.1f} %\nabove the entropy bound, at 0.999 {sparsest:.1f} %" in part
+    told = " ".join(part.split())
+    assert f"coded to {max(over):.1f} % above the entropy bound, at 0.999 {sparsest:.1f} %" in told
     assert max(row["encode_seconds"] for row in rows) < 0.3 and max(row["decode_seconds"] for row in rows) < 0.1
     assert [bar["what"] for bar in found["bars"] if not bar["reached"]] == ["switch seconds, mask, not kept"]
-    assert f"copying the matrices alone takes {1000 * found['parts']['a plain copy of the matrices']:.0f}\n" in part
+    assert f"copying the matrices alone takes {1000 * found['parts']['a plain copy of the matrices']:.0f} " in told
 
 
 def test_what_inference_costs_is_what_was_measured():

@@ -156,7 +156,7 @@ def test_the_study_notebook_shows_means_differences_and_what_was_not_run(tmp_pat
             write(score, task, learning_rate=rate)
     write(0.9, "stsb", initial_theta="gradient")
     write(0.4, "stsb", 0.9, learning_rate=0.001, retired={"step_rule": "sgd"})
-    assert "6 runs; 4 of 5 ideas have one." in execute("06_recipe_study.ipynb", tmp_path, **asked)
+    assert "6 runs; 4 of 5 ideas have at least one." in execute("06_recipe_study.ipynb", tmp_path, **asked)
     lines = (tmp_path / "out" / "table_recipe_study.md").read_text().splitlines()
     cells = {tuple(cell.strip() for cell in line.strip("|").split("|"))[2]: line for line in lines[3:] if line}
     assert "| 0.600 (+0.000) | not run | open |" in cells["as it stands"]
@@ -179,7 +179,7 @@ def test_each_idea_of_the_study_has_runs_and_each_run_an_idea(tmp_path, own_kern
     tried = [idea for idea in ideas if not idea["settings"] or "=" in idea["settings"]]
     printed = execute("06_recipe_study.ipynb", tmp_path, **asked)
     gone = [idea for idea in tried if idea["kept"].startswith("withdrawn")]  # their records were of a fault
-    assert f"{len(tried) - len(gone)} of {len(tried)} ideas have one." in printed
+    assert f"{len(tried) - len(gone)} of {len(tried)} ideas have at least one." in printed
     written = (tmp_path / "out" / "table_recipe_study.md").read_bytes()
     assert written == (ROOT / "figures" / "table_recipe_study.md").read_bytes()
     assert len(written.splitlines()) - 4 == len(ideas) and all(idea["prediction"] for idea in ideas)
@@ -191,15 +191,15 @@ def test_the_sparsity_notebook_cuts_what_has_theta_and_reads_what_had(small, tmp
         adaprune.adapt(Run(**common, sparsity=level, keep="theta" if level == 0.5 else ""))
     asked = {"results_dir": "out", "figures_dir": "pictures", "refit_head_epochs": 1.0}
     printed = execute("03_sparsity.ipynb", tmp_path, **asked)
-    assert "2 runs of adaprune, 1 with theta at hand" in printed and "within 2 points at" in printed
+    assert "2 runs of adaprune, 1 of them with a stored theta" in printed and "within 2 points at" in printed
     picture = Path("pictures", f"extra_one_run_{small.replace('_', '-')}.svg")
     first, stored = picture.read_bytes(), Path("out", "one_run.csv").read_bytes()
     assert len(stored.splitlines()) == 1 + 2 * 2
     (theta,) = Path("out", "thetas").iterdir()
     theta.unlink()
-    assert "0 with theta at hand" in execute("03_sparsity.ipynb", tmp_path, **asked)
+    assert "0 of them with a stored theta" in execute("03_sparsity.ipynb", tmp_path, **asked)
     assert picture.read_bytes() == first and Path("out", "one_run.csv").read_bytes() == stored
     Path("out", "one_run.csv").unlink()
-    with pytest.raises(CellExecutionError, match="out has no theta and no one_run.csv: make some"):
+    with pytest.raises(CellExecutionError, match="out has no theta and no one_run.csv: run something"):
         execute("03_sparsity.ipynb", tmp_path, **asked)
     assert len(table("out")) == 2

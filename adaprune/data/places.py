@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def expanded(path: str | os.PathLike) -> Path:
-    """``path`` with ``~`` and environment variables put in; one that exists as it is written stays as it is.
+    """``path`` with ``~`` and environment variables expanded; a path that exists as written is unchanged.
 
     Raises:
-        ValueError: a variable that is not set, or ``~name`` of nobody.
+        ValueError: a variable that is not set, or ``~name`` of an unknown user.
     """
     found = Path(path)
     if os.path.lexists(found):
@@ -22,7 +22,7 @@ def expanded(path: str | os.PathLike) -> Path:
 
 
 def public(path: str | os.PathLike) -> str:
-    """``path`` as strangers may read it: of a place on this machine its last part, of a name or id all of it.
+    """``path`` as others may see it: only the last part of a local path, but all of a name or id.
 
     >>> public("/home/anna/tickets.csv"), public("~/m"), public("user/model")
     ('tickets.csv', 'm', 'user/model')

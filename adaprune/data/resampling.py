@@ -12,7 +12,7 @@ RESAMPLES = 300
 def resampled(metric: Callable[[np.ndarray, np.ndarray], float], predictions: np.ndarray, labels: np.ndarray):
     """The metric on ``RESAMPLES`` samples of the rows, drawn with replacement: float32, (RESAMPLES,).
 
-    The rows drawn depend on their number alone. So two runs on one dev split were judged on the same samples, and the
+    The rows drawn depend only on their number. So two runs on one dev split are scored on the same samples, and the
     spread of their difference is that of the paired bootstrap (Efron and Tibshirani 1993, chapter 16).
     """
     rows = len(labels)

@@ -1,4 +1,4 @@
-"""The order of training batches: like lengths together, decided by seed and epoch alone."""
+"""The order of training batches: similar lengths together, decided only by seed and epoch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-POOL = 16  # batches; texts are sorted within so many: on GLUE tasks 1.4 to 2.6 times fewer padded tokens
+POOL = 16  # texts are sorted within this many batches: 1.4 to 2.6 times fewer padded tokens on GLUE tasks
 
 
 class GroupedByLength(Sampler[int]):
-    """Batches of like lengths, themselves in random order; both depend on seed and epoch alone.
+    """Batches of similar lengths in random order, decided only by seed and epoch.
 
-    Rows are shuffled, sorted by length within pools of `POOL` batches, cut into batches, and the batches are shuffled
-    (a short one stays last), so that lengths do not rise or fall over the steps: where length goes with genre or
-    label (STS-B), that would teach one after the other.
+    Rows are shuffled, sorted by length within pools of `POOL` batches and cut into batches, and the batches are
+    shuffled (a short one stays last). So lengths do not rise or fall over the steps; if length depends on genre or
+    label (STS-B), the model would otherwise see one after the other.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int):

@@ -1,7 +1,7 @@
 """The tasks: data sets with their splits, and the official metrics.
 
 `load_task` gives every run of a task the same splits, whatever the run's seed: `train`, `selection` (held out
-of train; epochs and hyper-parameters are chosen on it) and `validation` (the dev split; only ever reported).
+from train, to choose epochs and hyper-parameters) and `validation` (the dev split, which is only reported).
 """
 
 import difflib
@@ -23,12 +23,12 @@ from adaprune.data.places import expanded
 from adaprune.data.tables import SUFFIXES, Rows, read_parquet
 
 HUB_ID = "nyu-mll/glue"
-VALIDATION_FRACTION = 0.1  # where a task comes without a validation split
+VALIDATION_FRACTION = 0.1  # for tasks without a validation split
 SELECTION_FRACTION = 0.1
 
 
 class GlueTask(NamedTuple):
-    """What is particular to one GLUE task, in the hub's column and label names."""
+    """The specifics of one GLUE task, in the hub's column and label names."""
 
     columns: tuple[str, ...]
     labels: tuple[str, ...]  # by class number; empty = regression
@@ -55,8 +55,8 @@ KNOWN_TASKS = (*GLUE, "movie_reviews", "movie_ratings")
 class TaskData:
     """A task ready for use.
 
-    `splits` has `train`, `selection`, `validation` (and `validation_mismatched` for MNLI where at hand),
-    each with the columns text, text_pair (tasks on pairs only) and label (int64 class numbers, or float32).
+    `splits` has `train`, `selection`, `validation` (and `validation_mismatched` for MNLI, if available),
+    each with the columns text, text_pair (only for tasks on pairs) and label (int64 class numbers, or float32).
     `labels` are the class names by number, empty for a regression, whose `num_labels` is 1. `fingerprint` is
     the sha256 over every row of every split, and over the class names.
     """
@@ -77,7 +77,7 @@ class TaskData:
         Args:
             predictions: logits (n, num_labels); for a regression values (n,) or (n, 1). Array or tensor.
             labels: class numbers or values (n,), n >= 1.
-            split: of `validation_mismatched`, the metrics' names end in `_mismatched`.
+            split: for `validation_mismatched`, the metrics' names end in `_mismatched`.
 
         Raises:
             ValueError: shapes that do not fit, or predictions that are not finite.
@@ -98,15 +98,15 @@ def load_task(
     Args:
         task: one of `KNOWN_TASKS`, or the path of the user's own file or folder (see `datafiles.read_own`).
         data_dir: for GLUE, the folder with `<task>/train.parquet` and so on; empty = the hub.
-        max_train_examples: use only so many rows of train, before anything is held out; 0 = all. They are the first
-            ones; of your own file drawn from all, with a warning, where it is sorted by label or the first ones lack a
-            class. The draw is the same whatever the run's seed.
+        max_train_examples: use only this many rows of train, before anything is held out; 0 = all. They are the first
+            ones. If your own file is sorted by label or its first rows lack a class, they are drawn from all rows, with
+            a warning. The draw does not depend on the run's seed.
         selection_fraction: fraction of train held out as `selection`, in (0, 1); see `hold_out`.
 
     Raises:
-        FileNotFoundError: a file that is missing, with its name.
-        OSError: data that cannot be fetched.
-        ValueError: an unknown task, or data that cannot be meant; names the culprit and the remedy.
+        FileNotFoundError: a file is missing; names it.
+        OSError: data cannot be downloaded.
+        ValueError: an unknown task, or invalid data; names the place and the remedy.
     """
     if not 0 < selection_fraction < 1:
         raise ValueError(f"selection_fraction must lie between 0 and 1, got {selection_fraction}")
@@ -130,7 +130,7 @@ def load_task(
 
 
 def _first(train: Rows, count: int, task: str) -> Rows:
-    """The first ``count`` rows (0 = all), or as many drawn from all where the first ones of a user's file mislead."""
+    """The first ``count`` rows (0 = all), or as many drawn from all if the first ones of a user's file mislead."""
     labels, rows = train["label"], len(train["label"])
     if not 0 < count < rows:
         return train
@@ -146,7 +146,7 @@ def _first(train: Rows, count: int, task: str) -> Rows:
 
 
 def _refuse_lacking(used: list, labels: list[str], task: str) -> None:
-    """ValueError where the training rows in use have one label only, or lack one of the task's classes."""
+    """ValueError if the training rows in use have only one label, or lack one of the task's classes."""
     if len(set(used)) < 2:
         raise ValueError(
             f"{task}: the {len(used)} training rows in use all have one label; "
@@ -164,8 +164,8 @@ def _refuse_lacking(used: list, labels: list[str], task: str) -> None:
 def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
     """The split as input_ids, attention_mask, token_type_ids if the tokenizer has them, labels and length.
 
-    Texts (pairs: the longer one first) are cut at `max_length` tokens in all; nothing is padded, batches pad
-    themselves. Kept in memory; no cache file is written.
+    Texts are cut at `max_length` tokens in total (for pairs, the longer text first). Nothing is padded here; batches
+    are padded later. The result is kept in memory, without a cache file.
     """
     texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
 
@@ -174,7 +174,7 @@ def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
 
     has_bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()  # a bar for each small split would bury the one of training
+    datasets.disable_progress_bars()  # bars for small splits would bury the training bar
     try:
         return dataset.rename_column("label", "labels").map(
             encode,
@@ -226,7 +226,7 @@ def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
     else:
         try:
             hub = datasets.load_dataset(HUB_ID, task)
-        except Exception as error:  # whatever the hub's client raised, the remedy is the same
+        except Exception as error:  # the remedy is the same for every error of the hub's client
             raise OSError(
                 f"cannot load {task} from the hub's {HUB_ID} ({error}); go online, or pass data_dir, a "
                 f"folder with {', '.join(f'{task}/{name}.parquet' for name in names.values())}"
@@ -237,7 +237,7 @@ def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
 
 
 def _checked_glue(table: Rows, task: str, place: str) -> Rows:
-    """The table in our column names, after its texts and label codes were found to be the hub's."""
+    """The table in our column names, after checking its texts and label codes."""
     source = (*GLUE[task].columns, "label")
     kind, codes = (int, range(len(GLUE[task].labels))) if GLUE[task].labels else (float, None)
     for row, values in enumerate(zip(*(table[name] for name in source), strict=True), 1):
@@ -254,7 +254,7 @@ def _checked_glue(table: Rows, task: str, place: str) -> Rows:
 
 
 def _read_movies(task: str) -> tuple[dict[str, Rows], list[str], tuple[str, ...]]:
-    """The movie sentences, shuffled (the source is sorted by class); both tasks validate on the same ones."""
+    """The movie sentences, shuffled (the source is sorted by class); both tasks use the same validation sentences."""
     table = read_parquet(fetch_movie_reviews(), ("text", "rating"))
     order = np.random.RandomState(SPLIT_SEED).permutation(len(table["text"]))
     rows = {"text": [table["text"][i] for i in order], "label": [table["rating"][i] for i in order]}

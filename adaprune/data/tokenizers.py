@@ -1,4 +1,4 @@
-"""Tokenizers that fit their encoder: what is wrong with one is mended, or said, before anything is trained."""
+"""Tokenizers that fit their encoder: problems are fixed or reported before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import datasets
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-LOOKED_AT = 2000  # training rows in which unknown words are counted
+LOOKED_AT = 2000  # training rows in which unknown tokens are counted
 MANY, MOST = 0.3, 0.9  # shares of unknown tokens: a warning, a refusal
 
 
 def fitted(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, model: str) -> PreTrainedTokenizerBase:
-    """``tokenizer`` ready for ``encoder``: pads on the right, has a pad token, gives what the encoder takes.
+    """``tokenizer`` ready for ``encoder``: pads on the right, has a pad token, returns the encoder's inputs.
 
     Raises:
-        ValueError: it knows no words (transformers makes such a one where the files are missing), or gives numbers
+        ValueError: it knows no words (transformers makes such a tokenizer if the files are missing), or gives numbers
             that the encoder's table of word embeddings does not have.
     """
     vocabulary, config = tokenizer.get_vocab(), encoder.config
@@ -52,9 +52,9 @@ def fitted(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, model: str) -
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[int]]) -> float:
-    """The share of unknown tokens among those of ``rows`` of token numbers; special ones are not counted.
+    """The share of unknown tokens in ``rows`` of token numbers, not counting special tokens.
 
-    A text of which nothing is left counts as one unknown token.
+    A text without any tokens counts as one unknown token.
     """
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     unknown = total = 0
@@ -66,10 +66,10 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[in
 
 
 def check_known(tokenizer: PreTrainedTokenizerBase, train: datasets.Dataset, model: str) -> float:
-    """The `unknown_share` of the first rows of ``train``; a large one is warned of.
+    """The `unknown_share` of the first rows of ``train``; warns if it is large.
 
     Raises:
-        ValueError: nearly all are unknown: a mask could learn nothing of these texts.
+        ValueError: nearly all tokens are unknown, so that a mask could learn nothing from these texts.
     """
     share = unknown_share(tokenizer, train.select(range(min(LOOKED_AT, len(train))))["input_ids"])
     said = f"the tokenizer of model {model!r} knows {1 - share:.0%} of the tokens of the training texts"

@@ -1,4 +1,4 @@
-"""What ships: mask files and their coding, the zoo, tasks served from one base model, models made smaller and faster.
+"""What ships: mask files and their coding, the zoo, serving many tasks from one base, smaller and faster models.
 
 Take from here `load_mask`, `save_mask`, `apply_mask`, `zoo`, `MaskedEncoder`, `compact`, `export`, the task scores.
 Imports `data`, `masks`, `runs` and `training`.

@@ -1,11 +1,11 @@
-"""The bins of |w0| around a cut, and the frame of a file that says where they are and how likely a flip is in each.
+"""The bins of |w0| around a cut, and the frame of a file, which says where they are and how likely flips are in each.
 
-|w0| is read as a whole number, its float32 bits without the sign: the order of magnitudes is that of these numbers, and
+|w0| is read as a whole number, its float32 bits without the sign. Magnitudes have the same order as these numbers, and
 the upper 16 bits are a logarithm in steps of 2^-7 of a power of two. The distance of an entry from its matrix's cut,
 
     d_i = (|w0_i| >> 16) - (cut >> 16),     bin_i = the number of edges <= d_i,
 
-is about 128 log2(|w0_i| / c). All matrices have the same edges; each has its own cut, and its own class for each bin.
+is about 128 log2(|w0_i| / c). All matrices have the same edges; each has its own cut, and its own class per bin.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ import numpy as np
 
 from adaprune.deploy.coding import inflate
 
-REACH = 2047  # no edge lies farther from the cut: a factor of 2^16
-BINS, STEPS = (1, 6, 12, 24, 48, 72), (0.5, 1.0)  # what is tried: bins, and log-odds between neighbouring classes
-MOST_BINS = 256  # a reader's memory is bound by them; more than 72 have never paid
-_A_CLASS = 60  # bytes that each further class costs: its Huffman table and its line in the card
+REACH = 2047  # the farthest edge from the cut: a factor of 2^16
+BINS, STEPS = (
+    (1, 6, 12, 24, 48, 72),
+    (0.5, 1.0),
+)  # to try: bins, and log-odds between neighbouring classes
+MOST_BINS = 256  # they bound a reader's memory; more than 72 have never helped
+_A_CLASS = 60  # bytes per additional class: its Huffman table and its entry in the card
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a reader needs beside the flips: ``edges`` of the bins, and of each matrix its cut and its classes.
+    """What a reader needs besides the flips: the ``edges`` of the bins, and the cut and classes of each matrix.
 
     Attributes:
         edges: increasing distances.
-        cuts: of each matrix the magnitude of the last entry that its reference keeps.
-        ties: how many entries of just that magnitude are kept, the first ones.
+        cuts: per matrix, the magnitude of the last entry that its reference keeps.
+        ties: how many entries of exactly that magnitude are kept (the first ones).
         classes: shape (matrices, 2, bins): the class of the entries that the reference removes, or keeps.
     """
 
@@ -45,7 +48,7 @@ class Frame:
 
     @classmethod
     def unpack(cls, data: bytes, matrices: int, bins: int) -> Frame:
-        """The frame in these bytes; ValueError where they hold another number of bins or matrices."""
+        """The frame in these bytes; ValueError if they hold another number of bins or matrices."""
         if type(bins) is not int or not 1 <= bins <= MOST_BINS:
             raise ValueError(f"there are 1 to {MOST_BINS} bins, not {str(bins)[:20]}")
         lengths = np.cumsum([2 * (bins - 1), 4 * matrices, 4 * matrices, 2 * matrices * bins])
@@ -59,18 +62,18 @@ class Frame:
         return cls(*parts[:3], parts[3].reshape(matrices, 2, bins))
 
     def table(self, matrix: int) -> np.ndarray:
-        """The class of an entry of this matrix by its key (see `keys`): 65,536 of them."""
+        """The class of an entry of this matrix by its key (see `keys`), for all 65,536 keys."""
         distances = np.arange(2**15) - int(self.cuts[matrix] >> 16)
         return self.classes[matrix][:, np.searchsorted(self.edges, distances, side="right")].reshape(-1)
 
 
 def magnitudes(weight: np.ndarray) -> np.ndarray:
-    """|w0| as whole numbers in the same order: the bits of float32 numbers, without the sign."""
+    """|w0| as whole numbers in the same order: the bits of the float32 numbers, without the sign."""
     return np.ascontiguousarray(weight).view(np.uint32) & np.uint32(2**31 - 1)
 
 
 def cut_of(found: np.ndarray, kept: int) -> tuple[int, int]:
-    """The ``kept``-th largest magnitude, and how many entries that equal it are among the ``kept`` largest."""
+    """The ``kept``-th largest magnitude, and how many entries equal to it are among the ``kept`` largest."""
     if not kept:
         return 2**31 - 1, 0
     cut = np.partition(found, found.size - kept)[found.size - kept]
@@ -78,7 +81,7 @@ def cut_of(found: np.ndarray, kept: int) -> tuple[int, int]:
 
 
 def largest(found: np.ndarray, cut: int, ties: int) -> np.ndarray:
-    """The magnitude mask: what exceeds the cut, and the first ``ties`` of what equals it (a flat vector)."""
+    """The magnitude mask: entries above the cut, and the first ``ties`` entries equal to it (a flat vector)."""
     kept = found > np.uint32(cut)
     if ties:
         kept[np.flatnonzero(found == np.uint32(cut))[:ties]] = True
@@ -86,12 +89,12 @@ def largest(found: np.ndarray, cut: int, ties: int) -> np.ndarray:
 
 
 def keys(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """What decides an entry's class, as a number of 16 bits: the upper half of |w0|, and above it the reference."""
+    """A 16-bit number that decides an entry's class: the upper half of |w0|, and the reference as the top bit."""
     return (found >> np.uint32(16)).astype(np.uint16) | (reference.astype(np.uint16) << np.uint16(15))
 
 
 def counted(found: np.ndarray, cut: int) -> np.ndarray:
-    """How many of these keys there are at each distance of at most `REACH`, shape (2, 2 REACH + 1)."""
+    """How many of these keys are at each distance of at most `REACH`, shape (2, 2 REACH + 1)."""
     blocks = [np.bincount(found[start : start + 2**20], minlength=2**16) for start in range(0, found.size, 2**20)]
     places = np.clip(np.arange(2**15) - (cut >> 16), -REACH, REACH) + REACH
     sides = sum(blocks, np.zeros(2**16, int)).reshape(2, 2**15)
@@ -99,12 +102,12 @@ def counted(found: np.ndarray, cut: int) -> np.ndarray:
 
 
 def binned(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Counts at each distance, added up in bins."""
+    """Counts at each distance, summed into bins."""
     return np.add.reduceat(counts, np.concatenate([[0], edges.astype(int) + REACH]), axis=-1)
 
 
 def information(entries: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """What k flips among n entries are worth, in bytes: n H(k / n) / 8."""
+    """The information in k flips among n entries, in bytes: n H(k / n) / 8."""
     share = flips / np.maximum(entries, 1)
     either = [np.where(part > 0, part * np.log2(np.maximum(part, 1e-300)), 0) for part in (share, 1 - share)]
     return -entries * sum(either) / 8
@@ -126,7 +129,7 @@ def fitted(entries: np.ndarray, flips: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _edges(entries: np.ndarray, flips: np.ndarray, bins: int) -> np.ndarray:
-    """Edges between which the flips carry about the same information; fewer where steps are too coarse for that."""
+    """Edges between which the flips carry about the same information; fewer if the steps are too coarse."""
     smooth = np.ones(9)
     near, flipped = (np.convolve(counts, smooth, "same") for counts in (entries, flips))
     share = (flipped + 0.1) / (near + 0.2)
@@ -138,7 +141,7 @@ def _edges(entries: np.ndarray, flips: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _classes(entries: np.ndarray, flips: np.ndarray, step: float) -> np.ndarray:
-    """Bins of about the same log-odds of a flip have the same class, from 0 on; bins without entries have any."""
+    """Bins with about the same log-odds of a flip share a class, numbered from 0; empty bins get any class."""
     levels = np.rint(np.log((flips + 0.5) / (entries - flips + 0.5)) / step)
     if entries.any():
         levels[entries == 0] = levels[entries > 0].min()

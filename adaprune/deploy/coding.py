@@ -1,7 +1,7 @@
-"""A binary mask as bytes: plain bits, or within 3 % of the entropy bound through the Huffman codes of zlib.
+"""A binary mask as bytes: plain bits, or within 3 % of the entropy bound with zlib's Huffman codes.
 
-Zlib rather than an arithmetic coder: every language reads it, its bytes are a standard (RFC 1950), and it is within
-2 % of the bound where an arithmetic coder is within 1 %. docs/mask_format.md has every byte.
+Zlib is used rather than an arithmetic coder because every language reads it, it is a standard (RFC 1950), and it is
+within 2 % of the bound while an arithmetic coder is within 1 %. docs/mask_format.md describes every byte.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import zlib
 import numpy as np
 
 CODINGS = ("bits", "bytes", "gaps")
-_SPARSE = 0.2  # the share of the rarer value below which gaps are shorter than coded bytes
-_MORE = 255  # a gap's byte that says: 255 and on
+_SPARSE = 0.2  # below this share of the rarer value, gaps are shorter than coded bytes
+_MORE = 255  # a byte of a gap that means 255 plus what follows
 
 
 def encode(mask: np.ndarray, plain: bool = False) -> tuple[str, bytes]:
-    """The shortest coding of a boolean vector and its bytes; ``bits`` where ``plain``, or where none is shorter."""
+    """The shortest coding of a boolean vector and its bytes; ``bits`` if ``plain``, or if none is shorter."""
     bits = np.packbits(mask, bitorder="little").tobytes()
     kept = int(np.count_nonzero(mask))
     rare = min(kept, mask.size - kept)
@@ -30,10 +30,10 @@ def encode(mask: np.ndarray, plain: bool = False) -> tuple[str, bytes]:
 
 
 def decode(coding: str, data: bytes, size: int, kept: int) -> np.ndarray:
-    """The boolean vector of ``size`` entries with ``kept`` True; takes memory in proportion to ``size`` at the most.
+    """The boolean vector of ``size`` entries with ``kept`` True; takes memory at most proportional to ``size``.
 
     Raises:
-        ValueError: bytes that are no such mask.
+        ValueError: the bytes are not such a mask.
     """
     if coding not in CODINGS:
         raise ValueError(f"coding must be one of {', '.join(CODINGS)}, got {str(coding)[:20]!r}")
@@ -53,7 +53,7 @@ def decode(coding: str, data: bytes, size: int, kept: int) -> np.ndarray:
 
 
 def _gaps(positions: np.ndarray, size: int) -> bytes:
-    """Golomb and Rice's split of the gaps before each position: low bits as they are, the rest in Huffman codes."""
+    """Golomb-Rice coding of the gaps before each position: low bits as they are, the rest in Huffman codes."""
     if not len(positions):
         return b""
     gaps = np.diff(positions, prepend=-1) - 1
@@ -83,18 +83,18 @@ def _positions(data: bytes, size: int, rare: int) -> np.ndarray:
 
 
 def _low_bits(size: int, count: int) -> int:
-    """How many low bits of a gap are written as they are: the mean gap then leaves 16 to 32 for the Huffman code."""
+    """How many low bits of a gap are written as they are; the mean gap then leaves 16 to 32 for the Huffman code."""
     return max(0, (size // count).bit_length() - 5)
 
 
 def _huffman(data: bytes) -> bytes:
-    """A zlib stream with Huffman codes alone: looking for repeats in a mask costs time and finds none."""
+    """A zlib stream with only Huffman codes: searching a mask for repeats takes time and finds none."""
     coder = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
     return coder.compress(data) + coder.flush()
 
 
 def inflate(data: bytes, limit: int) -> bytes:
-    """What a zlib stream holds, at most ``limit`` bytes; ValueError where it holds more, or is damaged."""
+    """The content of a zlib stream, at most ``limit`` bytes; ValueError if it has more, or is damaged."""
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(data, limit + 1)

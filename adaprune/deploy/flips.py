@@ -1,14 +1,14 @@
-"""Masks as differences: which weights are kept other than a reference says, coded by how large |w0| is.
+"""Masks as differences from a reference, coded by how large |w0| is.
 
     m_i = r_i xor f_i,     r = the mask of the largest |w0| of its matrix, ties by position; or another mask
 
-The flips f are rare, and rarest far from the cut: `adaprune.deploy.bins` puts each entry into a bin by the distance of
-|w0| from the cut, and bins with about the same share of flips, on the same side or not (r = 0, 1), into one class. The
-flips of a class, from all matrices, are one vector in one of the codings of `adaprune.deploy.coding`. Rows that are
-kept or removed as a whole (words that training never showed) are told apart, and have no flips.
+The flips f are rare, and rarest far from the cut. `adaprune.deploy.bins` puts each entry into a bin by the distance of
+|w0| from the cut, and bins with about the same share of flips, on either side (r = 0, 1), into one class. The flips of
+a class, from all matrices, are one vector in one of the codings of `adaprune.deploy.coding`. Rows that are kept or
+removed as a whole (words that do not occur in training) are stored separately and have no flips.
 
-A reader computes in whole numbers only, on the bits of |w0|, so that every machine finds the same. It needs no sort,
-and goes once over the weights. docs/mask_format.md has every byte.
+A reader computes only with whole numbers, on the bits of |w0|, so that every machine gets the same result. It does not
+sort, and passes once over the weights. docs/mask_format.md describes every byte.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from adaprune.deploy.bins import Frame, counted, cut_of, fitted, keys, largest, 
 from adaprune.deploy.coding import decode, encode
 
 MOST_CLASSES = 255
-_BLOCK = 2**20  # entries that are looked at together, so that what they need stays in the cache
-_WORTH = 4  # a whole row is told apart where it would have this many flips
+_BLOCK = 2**20  # entries handled together, so that their data stay in the cache
+_WORTH = 4  # a whole row is stored separately if it would have this many flips
 
 
 @dataclass(frozen=True)
 class Flips:
-    """What a file says of all its masks, before the weights are known.
+    """What a file says about all its masks, before the weights are known.
 
     Attributes:
-        frame: where the bins are, and the classes.
-        whole: a boolean for each row of all matrices: kept or removed as a whole.
-        kept: which of the two, a boolean for each whole row.
+        frame: the bins and classes.
+        whole: one boolean per row of all matrices: is it kept or removed as a whole?
+        kept: one boolean per whole row: is it kept?
         classes: the flips of each class.
     """
 
@@ -45,7 +45,7 @@ class Flips:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """One matrix on its way into a file: its whole rows, and keys and flips of the entries of the others."""
+    """One matrix to be written: its whole rows, and the keys and flips of the entries in the other rows."""
 
     whole: np.ndarray
     kept: np.ndarray
@@ -57,12 +57,12 @@ class _Matrix:
 def encode_flips(
     masks: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None = None
 ) -> tuple[dict, bytes]:
-    """What the card says of the flips, and their bytes.
+    """The card's entry about the flips, and their bytes.
 
     Args:
         masks: name -> boolean matrix.
         weights: name -> float32 matrix of the same shape.
-        others: the reference, as masks; None = the magnitude mask, which keeps as many in each matrix.
+        others: the reference, as masks; None = the magnitude mask that keeps as many entries in each matrix.
     """
     names = sorted(masks)
     found = [_matrix(masks[name], weights[name], others and others[name]) for name in names]
@@ -82,12 +82,12 @@ def encode_flips(
 
 
 def read_flips(said: Mapping, data: bytes, shapes: Sequence[tuple[int, int]]) -> Flips:
-    """The flips in these bytes, whole and in the numbers that matrices of these ``shapes`` need.
+    """The flips in these bytes, complete and in the numbers that matrices of these ``shapes`` need.
 
-    Takes memory in proportion to the matrices at the most. ``said`` is what the card says, from anybody.
+    Takes memory at most proportional to the matrices. ``said`` is the card's entry, which is not trusted.
 
     Raises:
-        ValueError, TypeError, LookupError: they are not what the card says.
+        ValueError, TypeError, LookupError: the flips are not what the card says.
     """
     parts, start = [*said["rows"], *said["classes"]], said["frame"]
     if not 1 <= len(said["classes"]) <= MOST_CLASSES or len(said["rows"]) != 2:
@@ -115,10 +115,10 @@ def read_flips(said: Mapping, data: bytes, shapes: Sequence[tuple[int, int]]) ->
 def decode_flips(
     flips: Flips, weights: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """The masks, name -> boolean matrix, once the ``weights`` are known, name -> float32 matrix; ``others`` as above.
+    """The masks, name -> boolean matrix, from the ``weights``, name -> float32 matrix; ``others`` as above.
 
     Raises:
-        ValueError: the flips are not those of these weights.
+        ValueError: the flips do not belong to these weights.
     """
     masks, used, row, whole_row = {}, np.zeros(len(flips.classes), int), 0, 0
     for number, name in enumerate(sorted(weights)):
@@ -145,7 +145,7 @@ def decode_flips(
 
 
 def _matrix(mask: np.ndarray, weight: np.ndarray, other: np.ndarray | None) -> _Matrix:
-    """Keys and flips of one matrix; the second time without the rows that are better told apart."""
+    """Keys and flips of one matrix; the second time without the rows that are better stored separately."""
     found, whole = magnitudes(weight), np.zeros(len(mask), bool)
     matrix = _rest(mask, found, other, whole)
     uniform = mask.all(axis=1) | ~mask.any(axis=1)
@@ -177,7 +177,7 @@ def _by_class(found: Sequence[_Matrix], frame: Frame) -> list[np.ndarray]:
 
 
 def _blocks(found: np.ndarray, table: np.ndarray, number: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Block by block of keys: where it lies, its entries in the order of their classes, how many each class has."""
+    """For each block of keys: its position, its entries in the order of their classes, and the size of each class."""
     for start in range(0, found.size, _BLOCK):
         classes = table.take(found[start : start + _BLOCK])
         yield slice(start, start + _BLOCK), np.argsort(classes, kind="stable"), np.bincount(classes, minlength=number)

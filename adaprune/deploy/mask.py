@@ -30,15 +30,15 @@ from adaprune.training import (
     tensor_hash,
 )
 
-OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # what only `save_mask` writes into a card
+OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # keys that only `save_mask` writes into a card
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Masks of which a file says only where they differ from a reference: known once the base's weights are.
+    """Masks that a file stores as differences from a reference, so that they are known only with the base's weights.
 
-    ``reference`` is another mask of the same base, or None for the base's own largest weights; ``sha256`` the `digest`
-    that the masks must have in the end. ``path`` names the file in messages.
+    ``reference`` is another mask of the same base, or None for the base's own largest weights; ``sha256`` is the
+    `digest` that the decoded masks must have. ``path`` names the file in messages.
     """
 
     path: Path
@@ -48,12 +48,12 @@ class Differences:
 
 
 class Mask:
-    """What a mask file holds: ``masks`` (base tensor's name -> boolean, True = kept), the head's tensors, the card.
+    """The content of a mask file: ``masks`` (base tensor's name -> boolean, True = kept), the head's tensors, the card.
 
-    A file says where its masks differ from the base model's largest weights, so to know them takes that model. Where
-    the mask is applied, or a base was given to `load_mask`, that is the one; else the one that the card names is loaded
-    when ``masks`` is first asked for (OSError where it is not at hand, ValueError where it is another). To count takes
-    no model.
+    A file stores how its masks differ from the base model's largest weights, so decoding them needs that model. It is
+    the model that the mask is applied to, or the base given to `load_mask`. Otherwise the one that the card names is
+    loaded when ``masks`` is first used (OSError if it is not available, ValueError if it is another model). Counting
+    needs no model.
     """
 
     def __init__(self, masks: dict[str, Tensor], head: dict[str, Tensor], card: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class Mask:
         return self._masks
 
     def resolve(self, base: nn.Module) -> Mask:
-        """Makes ``masks`` known from the weights of ``base``, once it is seen to be the right one; returns the mask.
+        """Decodes ``masks`` from the weights of ``base``, after checking that it is the right one; returns the mask.
 
         Raises:
             ValueError: another base (names the tensor), or a file that does not fit it.
@@ -91,7 +91,7 @@ class Mask:
 
 
 def digest(masks: Mapping[str, np.ndarray]) -> str:
-    """sha256, in hexadecimal, of the plain bits of each mask, in the order of their names."""
+    """sha256, in hexadecimal, of the plain bits of all masks, in the order of their names."""
     found = hashlib.sha256()
     for name in sorted(masks):
         found.update(np.packbits(masks[name], bitorder="little").tobytes())
@@ -99,7 +99,7 @@ def digest(masks: Mapping[str, np.ndarray]) -> str:
 
 
 def weights_of(encoder: nn.Module, names: Iterable[str]) -> dict[str, np.ndarray] | None:
-    """These weights as float32 arrays on the CPU; None where one has another dtype."""
+    """These weights as float32 arrays on the CPU; None if one has another dtype."""
     modules = maskable(encoder, "encoder+embeddings")
     found = {name: modules[name].weight.detach().cpu() for name in names}
     if any(weight.dtype != torch.float32 for weight in found.values()):
@@ -108,15 +108,16 @@ def weights_of(encoder: nn.Module, names: Iterable[str]) -> dict[str, np.ndarray
 
 
 def given(card: Mapping) -> dict[str, Any]:
-    """The part of a card that the caller of `save_mask` gave."""
+    """The part of a card that comes from the caller of `save_mask`."""
     return {key: value for key, value in card.items() if key not in OWN}
 
 
 def base_of(card: Mapping, path: Path) -> tuple[str, str | None]:
-    """Name and commit of the base model by the card of the mask file ``path``; ValueError where it names none.
+    """Name and commit of the base model from the card of the mask file ``path``; ValueError if it names none.
 
-    Of a base in a folder of its own, a card has the last part of the path. It is looked for where this process loaded
-    it, and where the run beside the file (in its ``runs``, as the command leaves them) had it: by what is in it.
+    For a base in a local folder, a card has only the last part of the path. The folder is searched for where this
+    process loaded it, and where the run next to the file (in its ``runs``, as the command leaves them) had it, and is
+    recognised by its content.
     """
     if not isinstance(name := card.get("model"), str):
         raise ValueError("the card names no base model")
@@ -131,7 +132,7 @@ def base_of(card: Mapping, path: Path) -> tuple[str, str | None]:
 
 
 def _asked(record: Path, name: str) -> str | None:
-    """The model that a record's run asked for, where strangers would know it as ``name``."""
+    """The model setting of a record's run, if its public name is ``name``."""
     try:
         model = read_record(record)["run"]["model"]
         return model if public(model) == name else None
@@ -140,7 +141,7 @@ def _asked(record: Path, name: str) -> str | None:
 
 
 def check_base(encoder: nn.Module, mask: Mask) -> None:
-    """ValueError, with what differs, where ``encoder`` is not the base that the mask was made for."""
+    """ValueError, with the difference, if ``encoder`` is not the base that the mask was made for."""
     card, state = mask.card, encoder.state_dict()
     named = ", ".join(str(card[key]) for key in ("model", "revision") if card.get(key))
     way = f"Load the model and revision of its card ({named or 'none named'}), in float32 and with no mask applied yet"
@@ -157,7 +158,7 @@ def check_base(encoder: nn.Module, mask: Mask) -> None:
 
 
 def check_precision(encoder: nn.Module) -> None:
-    """ValueError, with the name, where a base tensor is not in float32: masks are bound to such tensors."""
+    """ValueError, with the name, if a base tensor is not in float32, which masks are bound to."""
     for name, tensor in encoder.named_parameters():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ValueError(
@@ -167,7 +168,7 @@ def check_precision(encoder: nn.Module) -> None:
 
 
 def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
-    """ValueError, with the name, where a mask is no boolean tensor of a maskable weight's shape."""
+    """ValueError, with the name, if a mask is not a boolean tensor of a maskable weight's shape."""
     modules = maskable(encoder, "encoder+embeddings")
     for name, mask in masks.items():
         if name not in modules:
@@ -179,20 +180,20 @@ def check_masks(masks: Mapping[str, Tensor], encoder: nn.Module) -> None:
 
 @torch.no_grad()
 def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedModel:
-    """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) with the paper's letters.
+    """``model`` adapted to the mask's task, in evaluation mode: f(x; w0 * m, p) in the paper's notation.
 
-    The given encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's
-    labels. It then costs what the base costs. A second mask is refused on it, because it is no longer the base that
-    the masks were made for: load the base again. Where this function raises, nothing has been changed.
+    The encoder itself is changed: its masked weights become 0, it is frozen, and its config gets the task's labels. It
+    is then as fast as the base. It refuses a second mask, because it is no longer the base that masks were made for:
+    load the base again. If this function raises an error, nothing has been changed.
 
     Args:
         model: the base encoder (``AutoModel``), or an AdaptedModel around it, whose head is replaced.
-        runtime: ``dense``; ``sparse`` or ``auto`` compute with the kept weights alone, see `set_runtime`.
+        runtime: ``dense``; ``sparse`` and ``auto`` compute only with the kept weights, see `set_runtime`.
 
     Raises:
-        TypeError: ``model`` is no module (an `Encoder` has it as ``.model``), or ``mask`` is none of `load_mask`.
+        TypeError: ``model`` is not a module (an `Encoder` has it as ``.model``), or ``mask`` is not from `load_mask`.
         ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
-            mask or head that does not fit, a runtime that there is not or that the model's dtype or device rules out.
+            mask or head that does not fit, or a runtime that does not exist or not for the model's dtype or device.
     """
     if not isinstance(model, nn.Module):
         hint = "give its .model" if hasattr(model, "model") else "give load_encoder(...).model"
@@ -219,7 +220,7 @@ def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedM
 
 
 def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
-    """The mask's head, on the encoder's device, once all of the mask is known to fit the encoder; changes nothing.
+    """The mask's head, on the encoder's device, after checking that the whole mask fits the encoder; changes nothing.
 
     Raises:
         ValueError: another base (names the tensor), masked layers still attached, a mask or head that does not fit.
@@ -237,7 +238,7 @@ def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
 
 
 def head_of(tensors: Mapping[str, Tensor], card: Mapping) -> AdaptationHead:
-    """The head with copies of these tensors; ValueError where they are not those of an AdaptationHead in float32."""
+    """The head with copies of these tensors; ValueError if they are not those of an AdaptationHead in float32."""
     try:
         if any(tensor.dtype != torch.float32 or not tensor.numel() for tensor in tensors.values()):
             raise ValueError("not all are float32, or one is empty")
@@ -252,7 +253,7 @@ def head_of(tensors: Mapping[str, Tensor], card: Mapping) -> AdaptationHead:
 
 
 def _found(stored: Differences, card: Mapping, base: nn.Module) -> dict[str, Tensor]:
-    """The masks, from the weights of a base that is known to be theirs; ValueError where card or file do not fit it."""
+    """The masks, from the weights of their base; ValueError if the card or the file does not fit it."""
     shapes = {name: said["shape"] for name, said in card["tensors"].items()}
     try:
         check_masks({name: torch.empty(shape, dtype=torch.bool, device="meta") for name, shape in shapes.items()}, base)
@@ -269,7 +270,7 @@ def _found(stored: Differences, card: Mapping, base: nn.Module) -> dict[str, Ten
 
 
 def _at_hand(path: Path, card: Mapping) -> nn.Module:
-    """The base model that the card names; OSError, with its name and the way out, where it cannot be loaded."""
+    """The base model that the card names; OSError, with its name and the remedy, if it cannot be loaded."""
     way = "give the base: load_mask(path, base=encoder)"
     try:
         model, commit = base_of(card, path)
@@ -280,13 +281,13 @@ def _at_hand(path: Path, card: Mapping) -> nn.Module:
         raise ValueError(f"{path} has masks as differences from its base, but {error}: {way}") from error
 
 
-@functools.lru_cache(maxsize=1)  # many masks are mostly of one base; nobody else holds this copy, or changes it
+@functools.lru_cache(maxsize=1)  # many masks usually share one base; nobody else holds or changes this copy
 def _loaded(model: str, commit: str | None, files: tuple) -> nn.Module:
     return load_encoder(model, commit).model
 
 
 def _files(model: str) -> tuple[tuple[str, int, int], ...]:
-    """A local model's files as they are now: another model in this place or of this name is loaded anew."""
+    """The state of a local model's files, so that another model under the same path is loaded again."""
     if not (folder := expanded(model)).is_dir():
         return ()
     found = [file.resolve() for file in folder.iterdir() if file.is_file()]

@@ -1,16 +1,16 @@
-"""Mask files: everything a task adds to a base model, and bound to exactly that base.
+"""Mask files: everything that a task adds to a base model, bound to exactly that base.
 
-A file is a safetensors file, never a pickle; docs/mask_format.md has every byte:
+A mask file is a safetensors file, never a pickle; docs/mask_format.md describes every byte:
 
-- ``flips``, uint8: where all masks differ from a reference, as `adaprune.deploy.flips` codes it. Or, where that is not
-  clearly shorter, ``mask.<weight name>``, uint8: each mask in one of the codings of `adaprune.deploy.coding`.
+- ``flips``, uint8: where all masks differ from a reference, as coded by `adaprune.deploy.flips`. If that is not clearly
+  shorter, ``mask.<weight name>``, uint8, instead: each mask in one of the codings of `adaprune.deploy.coding`.
 - ``head.<parameter name>``, float32.
 - metadata ``adaprune``, JSON ``{"card": {...}, "sha256": of the card as ASCII JSON with sorted keys, no spaces}``.
 
-The card has what the caller gave and ``format`` (3 with flips, 2 without; 1, with plain bits only, is still read),
+The card contains what the caller gave, ``format`` (3 with flips, 2 without; 1, with only plain bits, is still read),
 ``base`` {tensor of the base model: sha256}, ``tensors`` {mask: shape, kept, coding, sha256}, ``flips`` and ``head``
-{parameter: shape, sha256}; sha256 as in `encoders.tensor_hash`, of the stored tensor. The .safetensors file alone is
-complete; the .json beside it repeats the card to be read, with ``file_sha256`` added.
+{parameter: shape, sha256}. Each sha256 is that of the stored tensor, as in `encoders.tensor_hash`. The .safetensors
+file is complete in itself; the .json next to it repeats the card for people, with ``file_sha256`` added.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
 from adaprune.runs import read_bytes, write_bytes
 from adaprune.training import tensor_hash, tensor_hashes
 
-PLAIN_FORMAT = 2  # of files without flips, which older readers can read
-WORTH = 0.95  # flips are taken where they are shorter than this share of the other codings, which need no base
+PLAIN_FORMAT = 2  # for files without flips, which older readers can read
+WORTH = 0.95  # flips are used if they take less than this share of the other codings, which need no base
 
 
 def save_mask(
@@ -57,24 +57,24 @@ def save_mask(
     plain: bool = False,
     reference: str | Path | None = None,
 ) -> Path:
-    """Writes the mask file ``path`` and its card beside it, each whole or not at all; returns the path.
+    """Writes the mask file ``path`` and its card next to it, each completely or not at all; returns the path.
 
-    Killed at any moment, there is the old mask or the new one, at worst without the card beside it.
+    If the process is killed at any moment, the old mask or the new one is there, at worst without the card next to it.
 
     Args:
-        path: ``<folder>/<name>.safetensors``; the folder is made, an older file replaced.
+        path: ``<folder>/<name>.safetensors``; the folder is made, and an older file replaced.
         masks, head: weight name -> boolean tensor of its shape; the ``state_dict()`` of an `AdaptationHead`, float32.
-        card: JSON values; ``labels`` (class names by number, empty for regression) must be among them.
+        card: JSON values, which must include ``labels`` (class names by number, empty for a regression).
         encoder: the untouched base model, with or without masked layers attached.
-        plain: every mask as packed bits, for readers that know no other coding.
-        reference: a mask file of the same base in the same folder, which readers need then too: the masks are stored by
-            where they differ from it. None = from the base's largest weights.
+        plain: store every mask as packed bits, for readers that know no other coding.
+        reference: a mask file of the same base in the same folder, which readers then need too: the masks are stored as
+            differences from it. None = as differences from the base's largest weights.
 
     Raises:
-        ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold; an
-            encoder in half precision; a reference that is of another base or folder, or has one itself.
-        FileExistsError: ``path`` holds other tensors than a mask's, or the .json beside it is no card.
-        OSError: the folder cannot be written, the reference not read.
+        ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold, an
+            encoder in half precision, or a reference that has another base or folder, or a reference itself.
+        FileExistsError: ``path`` holds tensors that are not a mask's, or the .json next to it is not a card.
+        OSError: the folder cannot be written, or the reference cannot be read.
     """
     path, beside = _paths(path)
     if "labels" not in card or set(OWN) & set(card):
@@ -89,12 +89,12 @@ def save_mask(
     named = None if reference is None else _named(path, expanded(reference), base, masks)
     stored, described = _stored(masks, head, encoder, plain, named)
     whole = {**card, "format": FORMAT if "flips" in described else PLAIN_FORMAT, "base": base, **described}
-    whole = json.loads(json.dumps(whole, allow_nan=False))  # as it will be read
+    whole = json.loads(json.dumps(whole, allow_nan=False))  # check it as it will be read
     content = save(stored, metadata={"adaprune": json.dumps({"card": whole, "sha256": sha256_of(whole)})})
     read_mask(path, content).resolve(encoder)  # what does not come back bit for bit is not written
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)  # so that no card ever stands beside another's mask
+        beside.unlink(missing_ok=True)  # so that a card is never next to another mask
         write_bytes(path, content)
         write_bytes(beside, json.dumps({**whole, "file_sha256": sha256_of(content)}, indent=1).encode() + b"\n")
     except OSError as error:
@@ -103,17 +103,17 @@ def save_mask(
 
 
 def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
-    """The mask in a file of `save_mask`, every byte checked; takes memory in proportion to the file's real size.
+    """The mask in a file of `save_mask`, with every byte checked; takes memory proportional to the file's real size.
 
     Args:
-        path: the file; or a name of the `zoo`, as ``"sst2"``.
-        base: the model that the mask was made for, to know its ``masks`` at once. `apply_mask` and ``add_task`` have
-            the model themselves; else the one that the card names is loaded when ``masks`` are asked for, see `Mask`.
+        path: the file, or a name from the `zoo`, such as ``"sst2"``.
+        base: the model that the mask was made for, to decode its ``masks`` at once. `apply_mask` and ``add_task`` have
+            the model themselves; otherwise the one that the card names is loaded when ``masks`` is used, see `Mask`.
 
     Raises:
-        ValueError, OSError: a damaged or foreign file, or another's card beside it; no such file; no reference, or
-            another, where the file names one. Names the file.
-        ValueError: ``base`` is another one (names the tensor); a name that the zoo does not have (says which it has).
+        ValueError, OSError: a damaged or foreign file, or another file's card next to it; no such file; a missing or
+            different reference. Names the file.
+        ValueError: ``base`` is another model (names the tensor), or the zoo has no such name (lists those it has).
     """
     path, beside = _paths(zoo_file(path) if is_zoo_name(path) else path)
     mask = read_mask(path, content := read_bytes(path, MAX_FILE))
@@ -134,7 +134,7 @@ def _stored(
     plain: bool,
     reference: tuple[dict, Mask] | None,
 ) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of the file, and what the card says of them under ``tensors``, ``head`` and ``flips``."""
+    """The tensors of the file, and the card's entries ``tensors``, ``head`` and ``flips`` about them."""
     arrays = {name: mask.cpu().numpy() for name, mask in masks.items()}
     coded = {name: encode(array.ravel(), plain) for name, array in arrays.items()}
     described: dict[str, dict] = {"tensors": {}, "head": {}}
@@ -158,7 +158,7 @@ def _stored(
 def _flips(
     masks: Mapping[str, np.ndarray], encoder: nn.Module, reference: tuple[dict, Mask] | None
 ) -> tuple[dict[str, Any], bytes] | None:
-    """Where masks differ from their reference: what the card says, and the bytes; None where there are no masks."""
+    """The differences of the masks from their reference: the card's entry and the bytes; None without masks."""
     if not masks:
         return None
     named, mask = reference or (None, None)
@@ -172,7 +172,7 @@ def _bytes(data: bytes) -> Tensor:
 
 
 def _named(path: Path, reference: Path, base: Mapping, masks: Mapping[str, Tensor]) -> tuple[dict, Mask]:
-    """How the card names the reference, and its mask; ValueError where it cannot be the reference of these masks."""
+    """The card's entry for the reference, and its mask; ValueError if it cannot be the reference of these masks."""
     if reference.parent.resolve() != path.parent.resolve() or reference.name == path.name:
         raise ValueError(f"reference must be another mask file in the folder of {path}, got {reference}")
     mask = read_mask(_paths(reference)[0], content := read_bytes(reference, MAX_FILE), alone=True)
@@ -187,7 +187,7 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
 
 
 def _may_be_mask(path: Path) -> bool:
-    """Whether a file can be replaced: a mask's, or no whole safetensors file."""
+    """Whether a file may be replaced: it is a mask's, or not a complete safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             return "adaprune" in (file.metadata() or {})
@@ -196,7 +196,7 @@ def _may_be_mask(path: Path) -> bool:
 
 
 def _is_record(path: Path) -> bool:
-    """Whether a .json is the record of a run, beside which its mask was copied."""
+    """Whether a .json is the record of a run, next to which its mask was copied."""
     try:
         return {"schema_version", "run", "metrics"} <= json.loads(read_bytes(path, MAX_HEADER)).keys()
     except (OSError, *HOSTILE):

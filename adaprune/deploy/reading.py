@@ -1,4 +1,4 @@
-"""Mask files read: from bytes of anybody to a mask, or a clear refusal, in memory bound by the file's real size."""
+"""Reading mask files: turns untrusted bytes into a mask or a clear error, in memory bounded by the file's size."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from adaprune.deploy.mask import Differences, Mask, head_of
 from adaprune.runs import read_bytes
 from adaprune.training import tensor_hash
 
-FORMAT = 3  # the newest that is read: with flips; 2 is without
-MAX_FILE = 2**30  # bytes; what is larger is not read
-MAX_WEIGHTS = 2**33  # and so many for each byte of the file, or in all where that is more:
+FORMAT = 3  # the newest that can be read, with flips; 2 is without
+MAX_FILE = 2**30  # bytes; larger files are not read
+MAX_WEIGHTS = 2**33  # weights per byte of the file, or in total if that is more:
 WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
-MAX_HEADER = 2**23  # bytes, for the header and for the card beside the file
+MAX_HEADER = 2**23  # bytes, for the header and for the card next to the file
 HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-_FILE = r"[^/\\\x00]{1,240}\.safetensors"  # a name that leads to no other folder
+_FILE = r"[^/\\\x00]{1,240}\.safetensors"  # a name that cannot lead to another folder
 
 
 def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
     """The mask in a file's bytes; its reference, if it has one, is read from the same folder.
 
     Args:
-        path: names the file in messages, and says where a reference lies.
+        path: names the file in messages, and gives the folder of a reference.
         content: the file's bytes.
-        alone: the mask may have no reference: it is one itself.
+        alone: the mask must not have a reference, because it is one itself.
 
     Raises:
-        ValueError: anything disagrees; a format newer than this reader; a reference that is another file.
-        FileNotFoundError: no reference.
+        ValueError: anything is inconsistent, the format is newer than this reader, or the reference is another file.
+        FileNotFoundError: the reference is missing.
     """
     try:
         card, tensors = _opened(content)
@@ -71,7 +71,7 @@ def sha256_of(content: bytes | dict) -> str:
 
 
 def check_reference(reference: Mask, base: Mapping, shapes: Mapping[str, Any]) -> None:
-    """ValueError where another mask cannot be the reference of masks of these shapes and this base."""
+    """ValueError if another mask cannot be the reference of masks with these shapes and this base."""
     if reference.card["base"] != base:
         raise ValueError("the reference was made for another base")
     others = reference.card["tensors"]
@@ -80,7 +80,7 @@ def check_reference(reference: Mask, base: Mapping, shapes: Mapping[str, Any]) -
 
 
 def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
-    """Card and tensors, once they are known to belong together and to claim no more than the file can hold."""
+    """Card and tensors, after checking that they belong together and claim no more than the file can hold."""
     if (size := int.from_bytes(content[:8], "little")) > min(MAX_HEADER, len(content) - 8):
         raise ValueError(f"the header claims {size} bytes")
     sealed = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adaprune"])
@@ -91,7 +91,7 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"it is of format {card['format']}, newer than this adaprune reads: pip install -U adaprune")
     if (card.get("flips") is not None) != (card["format"] == FORMAT):
         raise ValueError(f"flips belong to format {FORMAT}, and to no other")
-    tensors = load(content)  # finds out whether header and length fit before anything is allocated
+    tensors = load(content)  # checks header and length before anything is allocated
     names = {f"mask.{name}" for name in card["tensors"]} if card.get("flips") is None else {"flips"}
     names |= {f"head.{name}" for name in card["head"]}
     if names != tensors.keys() or not card["tensors"] or card["tensors"].keys() - card["base"].keys():
@@ -103,7 +103,7 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
 
 
 def _head(tensors: Mapping[str, Tensor], card: dict) -> dict[str, Tensor]:
-    """The head's tensors, known to be the card's and to fit its labels."""
+    """The head's tensors, checked against the card and its labels."""
     head, labels = {name: tensors[f"head.{name}"] for name in card["head"]}, card["labels"]
     for name, said in card["head"].items():
         if said != {"shape": [*head[name].shape], "sha256": tensor_hash(head[name])}:
@@ -115,7 +115,7 @@ def _head(tensors: Mapping[str, Tensor], card: dict) -> dict[str, Tensor]:
 
 
 def _entries(name: str, said: dict) -> int:
-    """How many entries a mask has by the card; ValueError where that is no count."""
+    """How many entries a mask has according to the card; ValueError if that is not a count."""
     shape, kept = said["shape"], said["kept"]
     if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, kept]):
         raise ValueError(f"{name} is not what the card says: shape or kept are no counts")
@@ -125,7 +125,7 @@ def _entries(name: str, said: dict) -> int:
 
 
 def _mask(name: str, stored: Tensor, said: dict) -> Tensor:
-    """One mask, decoded once its bytes are known to be the card's."""
+    """One mask, decoded after checking its bytes against the card."""
     if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
         raise ValueError(f"{name} is not what the card says")
     try:
@@ -139,13 +139,13 @@ def _matrix(said: dict) -> tuple[int, int]:
     """Rows and columns of a mask that is stored as flips."""
     if said.keys() != {"shape", "kept", "coding"} or said["coding"] != "flips" or len(said["shape"]) != 2:
         raise ValueError("a mask of flips is a matrix with shape, kept and coding")
-    if not all(said["shape"]):  # no entries, but rows without end
+    if not all(said["shape"]):  # no entries, but possibly endless rows
         raise ValueError("a mask of flips is not empty")
     return tuple(said["shape"])
 
 
 def _reference(path: Path, card: dict) -> Mask:
-    """The mask file in the same folder that ``path`` is stored against; errors name both."""
+    """The mask file in the same folder that is the reference of ``path``; errors name both."""
     named, whole = card["flips"]["reference"], f"{path} is stored by where it differs from"
     if not isinstance(named, dict) or not isinstance(name := named.get("file"), str) or not re.fullmatch(_FILE, name):
         raise ValueError(f"{path} is not a whole mask file: its reference is no file beside it")

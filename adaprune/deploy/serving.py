@@ -1,8 +1,8 @@
-"""Many tasks on one base model: its weights once in memory, and of each task the mask's bits and the head.
+"""Many tasks on one base model: its weights are in memory once, plus the mask's bits and the head of each task.
 
-A masked layer computes with w0 * m of the task that the call is for, so a batch can mix tasks, and threads can serve
-different tasks at once. The masked matrices of the tasks served last are kept (see `served_layers`): calls for
-those cost what `apply_mask` costs. A switch to another task takes one pass over the weights.
+A masked layer computes with w0 * m of the task of the call, so a batch can mix tasks, and threads can serve different
+tasks at the same time. The masked matrices of the tasks served last are kept (see `served_layers`): calls for those
+cost as much as with `apply_mask`. A switch to another task takes one pass over the weights.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from adaprune.training import Encoder, load_encoder
 class MaskedEncoder(nn.Module):
     """A frozen base model that serves many tasks; each adds its packed mask and its head.
 
-    The logits are those of `apply_mask` with the same runtime on a base of its own, to the last bit. With
+    The logits equal those of `apply_mask` with the same runtime on a separate base, to the last bit. With
     ``served.tokenizer`` it is a model for ``transformers.pipeline("text-classification", ...)``, which then serves the
-    active task. (The pipeline logs that the class is not on its list; the first task added is active, as in peft.) It
-    can be moved to another device or dtype once the tasks are on: weights, heads and masks go together. Tasks are
-    added, and saved, in float32.
+    active task. (The pipeline logs that the class is not on its list; the first task added is active, as in peft.) Once
+    the tasks are added, it can be moved to another device or dtype, with weights, heads and masks. Tasks are added and
+    saved in float32.
 
     Args:
         base: the base model; it is frozen, and its weights stay as they are.
-        keep: of how many tasks, those served last, the masked matrices are kept. Each takes the memory of the base's
-            matrices once more (340 MB at BERT-base), or with ``sparse`` 8 bytes for each weight that its mask keeps.
-            With 0 the weights exist once, and each forward pass masks them anew.
-        runtime: ``dense``, or ``sparse`` (see `set_runtime`); switching to a task not kept then takes longer.
+        keep: the number of tasks, those served last, whose masked matrices are kept. Each takes as much memory as the
+            base's matrices (340 MB for BERT-base) or, with ``sparse``, 8 bytes per weight that its mask keeps. With 0
+            the weights exist only once, and each forward pass masks them again.
+        runtime: ``dense``, or ``sparse`` (see `set_runtime`); switching to a task that is not kept then takes longer.
 
     Raises:
-        ValueError: another ``keep`` or ``runtime``, or a base on a device that the sparse runtime lacks.
+        ValueError: an invalid ``keep`` or ``runtime``, or a base on a device that the sparse runtime does not support.
     """
 
     def __init__(self, base: Encoder, keep: int = 1, runtime: str = "dense"):
@@ -55,7 +55,7 @@ class MaskedEncoder(nn.Module):
         self._kept = Kept(keep, runtime)
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
         self.active_task: str | None = None
-        self.deleted: set[str] = set()  # of the tasks that were here, so that a save may remove their files
+        self.deleted: set[str] = set()  # of all tasks that were ever here, so that a save may remove their files
         self._tasks = nn.ModuleDict()
         for name, module in maskable(self.encoder, "encoder+embeddings").items():
             module.__class__ = ServedLinear if isinstance(module, nn.Linear) else ServedEmbedding
@@ -66,13 +66,13 @@ class MaskedEncoder(nn.Module):
     def from_pretrained(
         cls, name: str, revision: str | None = None, base: str | None = None, keep: int = 1, runtime: str = "dense"
     ) -> MaskedEncoder:
-        """The base model ``name``; or, with its tasks, what ``save_pretrained`` or ``push_to_hub`` stored.
+        """The base model ``name``, or what ``save_pretrained`` or ``push_to_hub`` stored, with its tasks.
 
-        Of a base model in a folder of its own, cards have only the last part of the path: ``base`` says where it is.
-        ``keep`` and ``runtime`` as for the class.
+        For a base model in a local folder, cards have only the last part of the path: ``base`` says where it is.
+        ``keep`` and ``runtime`` are as for the class.
 
         Raises:
-            OSError, ValueError: it cannot be loaded; masks that name no base model, or another one.
+            OSError, ValueError: it cannot be loaded, or masks name no base model, or different ones.
         """
         folder = folder_of(name, revision)
         if folder is None:
@@ -93,7 +93,7 @@ class MaskedEncoder(nn.Module):
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks' names, in the order they were added."""
+        """The names of the tasks, in the order in which they were added."""
         return [name.removeprefix("task ").replace(",", ".") for name in self._tasks]
 
     @property
@@ -105,14 +105,14 @@ class MaskedEncoder(nn.Module):
     dtype = property(lambda self: next(self.encoder.parameters()).dtype)
 
     def add_task(self, name: str, source: str | Path | Mask | None = None, revision: str | None = None) -> None:
-        """Adds a task under ``name``: the zoo's mask of that name, or what ``source`` is.
+        """Adds a task called ``name``: the zoo's mask of that name, or ``source``.
 
-        A ``source`` is a mask file's path, a name of the `zoo`, a loaded mask, or a folder or hub repository of one
-        `Adapted` or of tasks, of which the one called ``name`` is taken.
+        ``source`` is a mask file's path, a name from the `zoo`, a loaded mask, or a folder or hub repository of one
+        `Adapted` or of several tasks, from which the one called ``name`` is taken.
 
         Raises:
-            ValueError: a name that is taken or unfit; a mask that is damaged or made for another base (the tensor is
-                named); nothing has then been added.
+            ValueError: the name is taken or invalid, or the mask is damaged or made for another base (names the
+                tensor); nothing has then been added.
             OSError: no such file or repository.
         """
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
@@ -127,12 +127,12 @@ class MaskedEncoder(nn.Module):
         self.active_task = self.active_task or name
 
     def set_task(self, name: str) -> None:
-        """Makes ``name`` the task of calls that name none; ValueError for an unknown one."""
+        """Makes ``name`` the task of calls that do not name one; ValueError for an unknown task."""
         self.task(name)
         self.active_task = name
 
     def delete_task(self, name: str) -> None:
-        """Forgets a task; if it was the active one, none is."""
+        """Removes a task; if it was the active one, no task is active."""
         self._kept.forget(self.task(name))
         self.deleted.add(name)
         del self._tasks[_key(name)]
@@ -142,14 +142,14 @@ class MaskedEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor, tasks: Sequence[str] | None = None, **inputs: Tensor
     ) -> SequenceClassifierOutput:
-        """Logits of the active task, shape (batch, outputs); or of ``tasks``, one name for each row.
+        """Logits of the active task, shape (batch, outputs), or of ``tasks``, with one name per row.
 
-        Of mixed tasks: (batch, most outputs of a task), -inf in the columns that a row's task does not have, so that
-        softmax and argmax mean what they should. Each task's rows go through the encoder together. A batch of more
-        tasks than are kept leaves those that are, and computes the others dense.
+        With mixed tasks the shape is (batch, largest number of outputs), with -inf in the columns that a row's task
+        does not have, so that softmax and argmax are right. Each task's rows go through the encoder together. If a
+        batch has more tasks than can be kept, the kept ones stay, and the others are computed densely.
 
         Raises:
-            ValueError: no task is active; an unknown task; not one task for each row.
+            ValueError: no task is active, a task is unknown, or there is not one task per row.
         """
         inputs["input_ids"] = input_ids
         if tasks is None:
@@ -187,20 +187,20 @@ class MaskedEncoder(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes every task's mask file, an index and a model card into ``folder``; the base model is only named.
 
-        Files of others stay: a README.md that is not of this package is kept, with a warning. Of an earlier save the
-        files of a task are removed where this model has had it and ``delete_task`` took it away.
+        Other files are not touched: a README.md that is not from this package is kept, with a warning. Files of an
+        earlier save are removed if their task was removed from this model by ``delete_task``.
 
         Raises:
-            ValueError: no task; a base in half precision.
-            FileExistsError: the folder has tasks, or files of a task's name, that this model knows nothing of.
+            ValueError: no task, or a base in half precision.
+            FileExistsError: the folder has tasks, or files with a task's name, that this model does not know.
         """
         save_tasks(self, expanded(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        """Uploads what ``save_pretrained`` writes to a hub repository, made if it is new; returns its address."""
+        """Uploads what ``save_pretrained`` writes to a hub repository, which is made if needed; returns its address."""
         return push(self.save_pretrained, repo_id, private, token)
 
 
 def _key(name: str) -> str:
-    """The module of a task: torch allows no dots there, and no name has a comma."""
+    """The module name of a task: torch does not allow dots there, and task names have no commas."""
     return f"task {name.replace('.', ',')}"

@@ -1,4 +1,4 @@
-"""Our models among others': folders of tasks, repositories of the hub, ``transformers.pipeline``."""
+"""Sharing models: folders of tasks, hub repositories, ``transformers.pipeline``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from adaprune.deploy.mask_file import load_mask, save_mask
 from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo_file
 from adaprune.training import MINILM, Encoder
 
-INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors beside it
+INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors next to it
 NAME = r"[A-Za-z0-9][\w.-]{0,99}"
 
 
 class OwnTokenizer(TextClassificationPipeline):
-    """transformers' own pipeline, where the model may bring its tokenizer and ``max_length``.
+    """transformers' own pipeline, except that the model may bring its tokenizer and ``max_length``.
 
-    For other models it is what it was: the tokenizer's absence is an error, and the list of models is checked.
+    For other models nothing changes: a missing tokenizer is an error, and the list of models is checked.
     """
 
-    _load_tokenizer = None  # not refused before the model can be asked
+    _load_tokenizer = None  # not refused before the model was asked
 
     def __init__(self, model, tokenizer=None, **settings):
         if hasattr(model, "max_length"):
@@ -41,17 +41,17 @@ class OwnTokenizer(TextClassificationPipeline):
         super().__init__(model=model, tokenizer=tokenizer, **settings)
 
     def check_model_type(self, supported_models) -> None:
-        if not hasattr(self.model, "tokenizer"):  # ours are on no list
+        if not hasattr(self.model, "tokenizer"):  # our models are on no list
             super().check_model_type(supported_models)
 
 
 def serve_in_pipelines() -> None:
-    """Lets ``pipeline("text-classification", model=ours)`` find the tokenizer; what it does for others stays."""
+    """Lets ``pipeline("text-classification", model=ours)`` find the tokenizer; other models are not affected."""
     PIPELINE_REGISTRY.supported_tasks["text-classification"]["impl"] = OwnTokenizer
 
 
 def save_tasks(served, folder: Path) -> None:
-    """Writes what `MaskedEncoder.save_pretrained` says."""
+    """Does the writing of `MaskedEncoder.save_pretrained`."""
     if not served.tasks:
         raise ValueError("there is no task to save: add_task one")
     stale = _stale(served, folder)
@@ -72,7 +72,7 @@ def save_tasks(served, folder: Path) -> None:
 
 
 def _stale(served, folder: Path) -> list[str]:
-    """The tasks of an earlier save in ``folder`` that were deleted since; FileExistsError where others are there."""
+    """The tasks of an earlier save in ``folder`` that were deleted since; FileExistsError if there are others."""
     earlier = tasks_in(folder) if (folder / INDEX).is_file() else []
     stale = [name for name in earlier if name not in served.tasks]
     if unknown := [name for name in stale if name not in served.deleted]:
@@ -88,7 +88,7 @@ def _stale(served, folder: Path) -> list[str]:
 
 
 def tasks_in(folder: Path) -> list[str]:
-    """The names of the tasks in a folder, none of which can lead out of it."""
+    """The names of the tasks in a folder; none of them can lead out of it."""
     try:
         names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["tasks"]
         fit = isinstance(names, list) and names and all(re.fullmatch(NAME, name) for name in names)
@@ -100,7 +100,7 @@ def tasks_in(folder: Path) -> list[str]:
 
 
 def folder_of(name: str | Path, revision: str | None) -> Path | None:
-    """The folder of tasks called ``name``, fetched from the hub where it is no path; None for a base model."""
+    """The folder of tasks called ``name``, downloaded from the hub if it is not a path; None for a base model."""
     if (folder := expanded(name)).is_dir() or name == MINILM:
         return folder if (folder / INDEX).is_file() else None
     try:
@@ -111,10 +111,10 @@ def folder_of(name: str | Path, revision: str | None) -> Path | None:
 
 
 def find_mask(name: str | Path, revision: str | None = None) -> Path:
-    """The file of one mask: a path, a name of the zoo, or a folder or hub repository that `Adapted` wrote.
+    """The file of one mask: a path, a name from the zoo, or a folder or hub repository that `Adapted` wrote.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
     name = expanded(name)
     if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
@@ -134,7 +134,7 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
 
 
 def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
-    """The mask file of the task ``name`` in ``source``: that file itself, or one of a folder or repository of tasks."""
+    """The mask file of the task ``name`` in ``source``: that file itself, or one in a folder or repository of tasks."""
     if str(source).endswith(".safetensors"):
         return expanded(source)
     if is_zoo_name(source) and not Path(source).is_dir():
@@ -154,7 +154,7 @@ def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
 
 
 def front_matter(base: Encoder) -> str:
-    """The head of a model card of masks over ``base``, as the hub reads it."""
+    """The metadata at the top of a model card for masks over ``base``, as the hub reads it."""
     name = "sentence-transformers/all-MiniLM-L6-v2" if base.id == MINILM else base.id
     return ModelCardData(
         library_name="adaprune",
@@ -165,14 +165,14 @@ def front_matter(base: Encoder) -> str:
 
 
 def is_foreign(readme: Path) -> bool:
-    """Whether a model card is there that this package did not write."""
+    """Whether there is a model card that this package did not write."""
     return readme.exists() and "library_name: adaprune" not in readme.read_text(encoding="utf-8", errors="replace")
 
 
 def push(save: Callable[[str], None], repo_id: str, private: bool, token: str | None) -> str:
-    """Uploads the folder that ``save`` fills to a hub repository, made if it is new; returns its address.
+    """Uploads the folder that ``save`` fills to a hub repository, which is made if needed; returns its address.
 
-    A README.md that is there and not of this package stays.
+    A README.md there that is not from this package is kept.
     """
     with tempfile.TemporaryDirectory() as folder:
         save(folder)

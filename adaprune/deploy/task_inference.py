@@ -1,4 +1,4 @@
-"""Which task a text belongs to, when nobody says: by SupSup's one gradient over the stored masks, or by asking all."""
+"""Guesses which task a text belongs to: by SupSup's one gradient over the stored masks, or by asking every task."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from adaprune.masks import maskable
 
 
 def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, float]:
-    """How strongly a batch calls for each task, by one gradient; the highest is the task inferred.
+    """How strongly a batch points to each task, from one gradient; the highest score is the guess.
 
         -dH(softmax(f(x; w0 * sum_i a_i m_i, sum_i a_i p_i))) / da_i   at a_i = 1 / k       (Wortsman et al. 2020)
 
-    SupSup's rule, which asks for the task whose mask would make the output surer; here the heads p_i differ by task
-    too. H is the mean entropy over the batch, whose rows are taken to be of one task. Scores scale with what the head
-    is like: one that is sure of everything wins everywhere, see `called`.
+    This is SupSup's rule: it looks for the task whose mask would make the output more confident. Here the heads p_i
+    also differ by task. H is the mean entropy over the batch, whose rows are assumed to belong to one task. Scores
+    depend on the head: a head that is confident about everything always wins, see `called`.
 
     Raises:
-        ValueError: tasks without one number of classes or one kind of head, or fewer than two.
+        ValueError: fewer than two tasks, or tasks that differ in their number of classes or kind of head.
     """
     chosen = {name: served.task(name) for name in tasks or served.tasks}
     outputs = {name: task.config.num_labels for name, task in chosen.items()}
@@ -59,11 +59,11 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
 
 
 def task_entropies(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-    """How unsure each task's own model is of each text, as a share of the most it could be: task -> (batch,), 0 to 1.
+    """How uncertain each task's own model is about each text, relative to the maximum: task -> (batch,), 0 to 1.
 
         H(softmax(f(x; w0 * m_i, p_i))) / log(classes)
 
-    One pass for each task. Classes may differ in number.
+    Takes one pass per task. The tasks may differ in their number of classes.
 
     Raises:
         ValueError: a regression, which has no entropy, or fewer than two tasks.
@@ -80,11 +80,11 @@ def task_entropies(served: MaskedEncoder, tasks: Sequence[str] | None = None, **
 
 
 def called(scores: pd.DataFrame) -> pd.Series:
-    """The task each row calls for most, every task measured by its own habit: argmax_i (s_i - mean_i) / std_i.
+    """The task that each row points to, with each task's scores normalised: argmax_i (s_i - mean_i) / std_i.
 
     Args:
-        scores: a row for each text or group, a column for each task, the higher the likelier (for entropies, minus
-            them). Mean and spread are over the rows, so these must come from all the tasks; no label is used.
+        scores: one row per text or group and one column per task; higher means more likely (for entropies, use their
+            negative). Mean and spread are over the rows, so these must come from all tasks; labels are not used.
     """
     spread = scores.std(ddof=0)
     return ((scores - scores.mean()) / spread.where(spread > 0, 1)).idxmax(axis=1)

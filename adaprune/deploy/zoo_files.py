@@ -1,6 +1,6 @@
 """The zoo: mask files that come with the package, each with its card. `adaprune.make_zoo` fills it from a sweep.
 
-A mask is called <task>, then -<model> unless that is MiniLM, then -<sparsity> unless that is 0.5: ``sst2``,
+A mask's name is <task>, then -<model> unless it is MiniLM, then -<sparsity> unless it is 0.5: ``sst2``,
 ``sst2-0.9``, ``stsb-all-mpnet-base-v2``.
 """
 
@@ -22,21 +22,21 @@ _COLUMNS = ["task", "sparsity", "model", "metric", "score", "mean", "seeds", "by
 
 
 def zoo(folder: str | Path = "") -> pd.DataFrame:
-    """The masks that come with the package, a row each: ``load_mask`` and ``add_task`` take their names.
+    """The masks that come with the package, one row each: ``load_mask`` and ``add_task`` accept their names.
 
     Columns: ``task``, ``sparsity``, ``model`` (the base); ``score`` on the dev split by the task's ``metric``, and its
-    ``mean`` over ``seeds`` runs of which the first is the one here; ``bytes`` of the file, ``head_bytes`` among
-    them; ``licence`` of the base model, which binds its mask too. The rest: ``load_mask(name).card["zoo"]``.
+    ``mean`` over ``seeds`` runs, of which the first is the one here; ``bytes`` of the file, including ``head_bytes``;
+    ``licence`` of the base model, which also applies to its mask. The rest is in ``load_mask(name).card["zoo"]``.
 
     Args:
-        folder: another one, as `adaprune.make_zoo` fills it; empty: the package's own.
+        folder: another folder, as `adaprune.make_zoo` fills it; empty: the package's own.
     """
     rows = {path.stem: _row(path) for path in sorted(Path(folder or ZOO).glob("*.safetensors"))}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
 
 
 def zoo_name(run: Run) -> str:
-    """What the mask of ``run`` is called in the zoo.
+    """The name of the mask of ``run`` in the zoo.
 
     >>> zoo_name(Run(task="sst2", sparsity=0.9))
     'sst2-0.9'
@@ -46,12 +46,12 @@ def zoo_name(run: Run) -> str:
 
 
 def is_zoo_name(source: object) -> bool:
-    """Whether this is a name as the zoo's are: no path, and no name of a mask file."""
+    """Whether this has the form of a zoo name: not a path, and not the name of a mask file."""
     return isinstance(source, str) and re.fullmatch(_NAME, source) is not None
 
 
 def zoo_file(name: str) -> Path:
-    """The file of the zoo's mask ``name``; ValueError, with the names there are, for another."""
+    """The file of the zoo's mask ``name``; ValueError, with the names in the zoo, for an unknown name."""
     names = sorted(path.stem for path in ZOO.glob("*.safetensors"))
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)

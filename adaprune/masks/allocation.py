@@ -1,4 +1,4 @@
-"""How the kept connections are shared out where each matrix is cut for itself."""
+"""How the kept connections are divided among the matrices if each matrix is cut separately."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +10,14 @@ ALLOCATIONS = ("equal", "scores")
 
 
 def shares(thetas: Mapping[str, Tensor], density: float, kind: str) -> list[float]:
-    """The density of each matrix, so that all of them together have ``density``.
+    """The density of each matrix such that all matrices together have ``density``.
 
-    - ``equal``: the same in each (SMP-L, movement, edge-popup).
-    - ``scores``: within a component (all query matrices, all key matrices ...) in proportion to the mean score,
+    - ``equal``: the same for each (SMP-L, movement, edge-popup).
+    - ``scores``: within a component (all query matrices, all key matrices ...) proportional to the mean score,
 
           v_l = L v s_l / sum s,   s_l = mean sigmoid(theta_l)        (SMP-S: Jiang et al. 2022)
 
-      for matrices of equal size. What exceeds 1 goes to the component's other matrices, in the same proportion.
+      for matrices of equal size. Any excess over 1 goes to the component's other matrices, in the same proportion.
 
     Raises:
         ValueError: an unknown kind.
@@ -56,9 +56,9 @@ def proportional(strengths: Sequence[float], sizes: Sequence[int], density: floa
 
 
 def counts(thetas: Mapping[str, Tensor], density: float, kind: str) -> dict[str, int]:
-    """How many connections each matrix keeps: its share in whole numbers, exactly round(density n) in all.
+    """How many connections each matrix keeps: its share as a whole number, exactly round(density n) in total.
 
-    Fractions go to the largest remainders.
+    Rounding up goes to the largest remainders.
     """
     sizes = [theta.numel() for theta in thetas.values()]
     rest = round(density * sum(sizes))

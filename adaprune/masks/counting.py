@@ -1,4 +1,4 @@
-"""What a mask keeps, counted: in scope, under both denominators of the field, by component and by layer."""
+"""Counts what a mask keeps: in scope, under both common denominators, by component and by layer."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from adaprune.masks.layers import maskable
 
 EMBED = "embed"
-_COMPONENTS = {  # the paper's component -> how the supported families call it
+_COMPONENTS = {  # the paper's component -> its names in the supported families
     "query": r"\b(query|q_lin|q|q_proj|query_proj)$",
     "key": r"\b(key|k_lin|k|k_proj|key_proj)$",
     "value": r"\b(value|v_lin|v|v_proj|value_proj)$",
@@ -32,24 +32,24 @@ def component_of(name: str) -> str:
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the Transformer layer a weight sits in; None for the embeddings."""
+    """The number of the Transformer layer that a weight belongs to; None for the embeddings."""
     numbers = re.search(r"\.(\d+)\.", name)
     return int(numbers.group(1)) if numbers else None
 
 
 def count_kept(masks: Mapping[str, Tensor]) -> dict[str, int | float]:
-    """sparsity, kept and total of some masks together; sparsity 0 where there are none."""
+    """sparsity, kept and total of several masks together; sparsity is 0 if there are none."""
     total = sum(mask.numel() for mask in masks.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
     return {"sparsity": (total - kept) / total if total else 0.0, "kept": kept, "total": total}
 
 
 def summary(encoder: nn.Module, masks: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None) -> dict:
-    """The record's account of ``masks``: in scope, under both denominators, by component and by layer.
+    """The counts of ``masks`` as a record holds them: in scope, under both denominators, by component and by layer.
 
-    ``encoder`` counts the linear layers of all Transformer layers, ``all_weights`` those and the word embeddings
-    (the paper's count); what is out of scope is kept whole. ``seen`` tells of an embedding table which of its rows
-    occur in training: those and the others are then counted apart, ``seen_rows`` and ``unseen_rows``.
+    ``encoder`` counts the linear layers of all Transformer layers; ``all_weights`` adds the word embeddings (the
+    paper's count). Weights out of scope count as kept. ``seen`` says which rows of an embedding table occur in
+    training; these and the other rows are then also counted separately, as ``seen_rows`` and ``unseen_rows``.
     """
 
     def under(scope: str) -> dict[str, int | float]:

@@ -1,4 +1,4 @@
-"""How scores become a mask: the exact cut, over all matrices together, in each, or of whole heads and FFN neurons."""
+"""Turns scores into masks by an exact cut: over all matrices together, in each, or of whole heads and FFN neurons."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,16 +7,19 @@ from torch import Tensor
 
 from adaprune.masks.counting import component_of, layer_of
 
-_MADE_BY = {"attention_output": ("query", "key", "value"), "ffn_out": ("ffn_in",)}  # what reads units, what makes them
+_MADE_BY = {
+    "attention_output": ("query", "key", "value"),
+    "ffn_out": ("ffn_in",),
+}  # readers of units, their maker
 
 
 def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
-    """The masks that keep the highest-scoring share of all connections together.
+    """The masks that keep the highest-scoring share of all connections.
 
         m_i = 1  for the k largest s_i,   k = round(density * n),   n = number of scores in all tensors
 
     Args:
-        scores: name -> real scores of any shape; +inf is always kept first.
+        scores: name -> real scores of any shape; +inf is kept before everything else.
         density: fraction kept, in [0, 1].
 
     Returns:
@@ -41,7 +44,7 @@ def keep_top(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
 
 
 def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """The masks that keep in each tensor its own ``counts[name]`` highest scores, ties by position.
+    """The masks that keep the ``counts[name]`` highest scores of each tensor, ties by position.
 
     Raises:
         ValueError: a score that is not a real number, or a count that the tensor cannot keep.
@@ -54,7 +57,7 @@ def keep_each(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[s
 
 
 def sum_over_units(values: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
-    """The sum of all weights' values over each attention head and each FFN neuron, by the matrix that reads the unit.
+    """The sum of the weights' values over each attention head and FFN neuron, by the matrix that reads the unit.
 
         head h:    sum over its rows of the query, key and value matrix, and its columns of the attention output
         neuron j:  sum over row j of the first FFN matrix and column j of the second
@@ -64,10 +67,10 @@ def sum_over_units(values: Mapping[str, Tensor], heads: int) -> dict[str, Tensor
         heads: attention heads in a layer.
 
     Returns:
-        Name of each attention output -> (heads,), of each second FFN matrix -> (neurons,).
+        The name of each attention output -> (heads,), and of each second FFN matrix -> (neurons,).
 
     Raises:
-        ValueError: a matrix that belongs to no such unit, named.
+        ValueError: a matrix belongs to no such unit; it is named.
     """
     found = {}
     for reader, makers in _units_of(values).items():
@@ -78,14 +81,14 @@ def sum_over_units(values: Mapping[str, Tensor], heads: int) -> dict[str, Tensor
 
 
 def keep_units(scores: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
-    """The units with the highest scores: exactly round(density n) of all n heads, and as many of all FFN neurons."""
+    """The units with the highest scores: exactly round(density n) of the n heads, and the same of the FFN neurons."""
     kinds = {part: {name: s for name, s in scores.items() if component_of(name) == part} for part in _MADE_BY}
     kept = {part: keep_top(some, density) for part, some in kinds.items() if some}
     return {name: kept[component_of(name)][name] for name in scores}
 
 
 def masks_of_units(kept: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks of single weights that remove the units which are not ``kept``: all rows and columns of theirs."""
+    """The masks of single weights that remove all rows and columns of the units that are not ``kept``."""
     masks = {}
     for reader, makers in _units_of(weights).items():
         columns = kept[reader].cpu().repeat_interleave(weights[reader].shape[1] // kept[reader].numel())
@@ -95,7 +98,7 @@ def masks_of_units(kept: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
 
 
 def _units_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """The matrices that read units -> those whose outputs the units are."""
+    """The matrices that read units -> the matrices whose outputs these units are."""
     places = {(layer_of(name), component_of(name)): name for name in names}
     parts = {layer: {part for at, part in places if at == layer} for layer, _ in places}
     for (layer, part), name in places.items():
@@ -120,7 +123,7 @@ def _check(scores: Mapping[str, Tensor]) -> None:
 
 
 def _top(flat: Tensor, k: int) -> Tensor:
-    """Boolean vector with exactly the k largest entries of ``flat`` True, ties by position; linear time."""
+    """Boolean vector that is True for exactly the k largest entries of ``flat``, ties by position; linear time."""
     if k == 0:
         return torch.zeros(flat.numel(), dtype=torch.bool)
     kth = flat.kthvalue(flat.numel() - k + 1).values

@@ -1,7 +1,7 @@
 """Masks over frozen weights: which weights can be masked, and how a masked layer computes.
 
-A mask is boolean, True = kept, and belongs to a base tensor by name. While it is learned, a layer holds the
-real-valued ``theta`` beside its untouched weight and computes with w0 * 1[theta > threshold].
+A mask is boolean (True = kept) and belongs to the base tensor of the same name. While it is learned, a layer holds the
+real-valued ``theta`` next to its untouched weight, and computes with w0 * 1[theta > threshold].
 """
 
 import re
@@ -17,17 +17,17 @@ SCOPES = ("encoder", "encoder+embeddings")
 def masked(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
     """w0 * 1[theta > threshold]: Eq. 1's masked weights, with Eq. 2's mask as t_l grows.
 
-    (One pass over the memory: torch's derivative of a threshold lets through just what lies above it. Several times
-    faster in eager torch than a boolean mask or ``where``, and nothing but the result is allocated.)
+    (This takes one pass over the memory: torch's derivative of a threshold passes exactly what lies above it. In eager
+    torch it is several times faster than a boolean mask or ``where``, and it allocates only the result.)
     """
     return torch.ops.aten.threshold_backward(weight, theta, threshold)
 
 
 class _MaskedProduct(torch.autograd.Function):
-    """x -> x (w0 * m)^T + b. Recomputes w0 * m in backward instead of keeping a copy of it between the passes.
+    """x -> x (w0 * m)^T + b. Recomputes w0 * m in backward instead of keeping a copy between the passes.
 
-    The gradient handed to theta is dL/dm = w0 * dL/d(w0 * m), straight through the step; AdaPrune's Eq. 4
-    puts the surrogate slope on it. Where x = gelu(z), z is kept for backward instead of x: autograd keeps it anyway.
+    Theta gets the gradient dL/dm = w0 * dL/d(w0 * m), straight through the step; AdaPrune multiplies it by the
+    surrogate slope (Eq. 4). If x = gelu(z), backward uses z instead of x, because autograd keeps z anyway.
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class _MaskedProduct(torch.autograd.Function):
         ctx.threshold = threshold
         kept = masked(weight, theta, threshold).to(x.dtype)
         product = functional.linear(x, kept, None if bias is None else bias.to(x.dtype))
-        # a view could not be changed in place, as DeBERTa's layers do; this is the same memory and none
+        # DeBERTa's layers change it in place, which a view forbids; this is the same memory but no view
         return torch.ops.aten._unsafe_view(product, product.shape) if product._is_view() else product
 
     @staticmethod
@@ -57,7 +57,7 @@ class _MaskedProduct(torch.autograd.Function):
 
 
 class _MaskedRows(torch.autograd.Function):
-    """ids -> rows of w0 * m. Gathers first, masks after: costs the batch's tokens, not the vocabulary."""
+    """ids -> rows of w0 * m. Gathers first and masks after: the cost grows with the batch, not the vocabulary."""
 
     @staticmethod
     def forward(ctx, ids, weight, theta, threshold):
@@ -75,7 +75,7 @@ class _MaskedRows(torch.autograd.Function):
 
 
 class _Step(torch.autograd.Function):
-    """theta -> 1[theta > threshold] as floats; straight through in backward."""
+    """theta -> 1[theta > threshold] as floats; the gradient passes straight through."""
 
     @staticmethod
     def forward(ctx, theta, threshold):
@@ -86,16 +86,16 @@ class _Step(torch.autograd.Function):
         return upstream, None
 
 
-NEVER = torch.finfo(torch.float32).min  # exceeded by every theta but -inf
+NEVER = torch.finfo(torch.float32).min  # every theta except -inf is above it
 
 
 class Masked:
-    """What both kinds of masked layers have: ``theta``, ``threshold``, and whether what fell below it may return."""
+    """What all masked layers share: ``theta``, ``threshold``, and whether a removed connection may return."""
 
     def compared(self) -> tuple[Tensor, float]:
-        """theta, and the number that it has to exceed: the threshold.
+        """Theta, and the number that it has to exceed: the threshold.
 
-        Without recovery what is pruned has a theta of -inf (see `SparsityControl`), and all else stays.
+        Without recovery, pruned connections have a theta of -inf (see `SparsityControl`), and all others stay.
         """
         return self.theta, float(self.threshold) if self.recovery else NEVER
 
@@ -105,16 +105,16 @@ class MaskedLinear(Masked, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         theta, threshold = self.compared()
-        if self.weight.requires_grad:  # the weights are trained too: autograd has all the gradients
+        if self.weight.requires_grad:  # the weights are trained too, so autograd keeps all gradients
             return functional.linear(x, self.weight * _Step.apply(theta, threshold), self.bias)
         return _MaskedProduct.apply(x, self.weight, theta, self.bias, threshold)
 
 
 class MaskedUnits(Masked, nn.Linear):
-    """A linear layer of whose inputs a theta masks whole units: as w0 with their columns at 0; made by ``attach``.
+    """A linear layer whose theta masks whole units of its inputs, by setting their columns of w0 to 0; see ``attach``.
 
-    theta has an entry for each unit, a run of (inputs / entries) columns: one for an FFN neuron, a head's width for a
-    head. Its gradient is dL/dm, the sum of w0 dL/d(w0 m) over the unit's columns.
+    theta has one entry per unit. A unit is a run of (inputs / entries) columns: one column for an FFN neuron, a head's
+    width for a head. Its gradient is dL/dm, the sum of w0 dL/d(w0 m) over the unit's columns.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,10 +134,10 @@ class MaskedEmbedding(Masked, nn.Embedding):
 
 
 def maskable(encoder: nn.Module, scope: str = "encoder") -> dict[str, nn.Module]:
-    """The modules of ``scope`` by the name of their weight: ``{"encoder.layer.0...query.weight": Linear}``.
+    """The modules in ``scope`` by the name of their weight: ``{"encoder.layer.0...query.weight": Linear}``.
 
-    ``encoder`` = every linear layer that sits in a numbered Transformer layer (BERT-base: 72 matrices,
-    84,934,656 weights); ``encoder+embeddings`` = those and the word embeddings, which come last.
+    ``encoder`` means every linear layer inside a numbered Transformer layer (BERT-base: 72 matrices, 84,934,656
+    weights); ``encoder+embeddings`` adds the word embeddings, which come last.
 
     Raises:
         ValueError: an unknown scope, or an encoder with nothing to mask.
@@ -166,19 +166,19 @@ def attach(
 ) -> dict[str, nn.Parameter]:
     """Freezes ``encoder`` and makes it compute with w0 * 1[theta > threshold]; returns the thetas as parameters.
 
-    Layers change class in place; no weight is copied or touched, and state-dict names of the base tensors stay.
-    All of them share one threshold (a float64 scalar tensor), which starts at 0; see ``threshold_of``. Heads have one
-    and FFN neurons another: they do not compete. A mask that was attached before is taken off. What ``requires_grad``
-    afterwards is trained beside theta.
+    Layers change class in place; no weight is copied or changed, and the base tensors keep their state-dict names. All
+    layers share one threshold (a float64 scalar tensor) that starts at 0; see ``threshold_of``. With units, heads have
+    one threshold and FFN neurons another, so they do not compete. A mask that was attached before is removed.
+    Parameters that you set to ``requires_grad`` afterwards are trained together with theta.
 
     Args:
-        thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``; or for all of them
-            a vector with an entry for each unit of a linear layer's inputs (see `MaskedUnits`).
-        per_matrix: each matrix has a threshold of its own.
-        recovery: False makes a connection count as pruned once its theta is -inf, and only then.
+        thetas: weight name -> real tensor of the weight's shape, for any subset of ``maskable``; or, for all of them,
+            a vector with one entry per unit of the layer's inputs (see `MaskedUnits`).
+        per_matrix: each matrix has its own threshold.
+        recovery: False means that a connection is pruned if its theta is -inf, and only then.
 
     Raises:
-        ValueError: a name that cannot be masked, or a shape that does not fit, each named.
+        ValueError: a name cannot be masked, or a shape does not fit; the message names it.
     """
     modules = maskable(encoder, "encoder+embeddings")
     for name, theta in thetas.items():
@@ -206,7 +206,7 @@ def attach(
 
 
 def _kind_of(module: nn.Module) -> tuple[int, int] | None:
-    """A layer's inputs and units, which tell heads from FFN neurons; None where theta is of single weights."""
+    """A layer's inputs and units, which tell heads from FFN neurons; None if theta is per weight."""
     return (module.in_features, module.theta.numel()) if isinstance(module, MaskedUnits) else None
 
 
@@ -220,15 +220,15 @@ def detach(encoder: nn.Module) -> nn.Module:
 
 
 def thetas_of(encoder: nn.Module) -> dict[str, nn.Parameter]:
-    """The attached theta parameters by the name of the weight each one masks; empty without a mask."""
+    """The attached theta parameters by the name of the weight that each masks; empty without a mask."""
     return {f"{name}.weight": module.theta for name, module in encoder.named_modules() if isinstance(module, Masked)}
 
 
 def threshold_of(encoder: nn.Module) -> Tensor:
-    """What the masked layers of ``encoder`` compare theta with (change it in place).
+    """The threshold that the masked layers of ``encoder`` compare theta with (change it in place).
 
-    A scalar, or with thresholds per matrix one entry for each, in the order of ``thetas_of``; of units one for each
-    kind, in the order in which they first come there.
+    It is a scalar. With thresholds per matrix it has one entry per matrix, in the order of ``thetas_of``; with units
+    one per kind, in the order in which the kinds first appear there.
     """
     return next(m.thresholds for m in encoder.modules() if isinstance(m, Masked))
 
@@ -237,7 +237,7 @@ def set_masks(encoder: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Makes ``encoder`` compute with fixed ``masks`` (boolean, True = kept); nothing is left to learn.
 
     Raises:
-        ValueError: a name or shape that does not fit, named.
+        ValueError: a name or shape does not fit; the message names it.
     """
     for theta in attach(encoder, {name: mask.float() for name, mask in masks.items()}).values():
         theta.requires_grad_(False)

@@ -1,7 +1,7 @@
 """The optimiser of the paper: Algorithm 1's step (Eqs. 5 to 7) as a torch optimiser.
 
-Letters: theta mask parameters, alpha = ``lr`` of theta, gamma = ``penalty``, t_s = ``temperature``,
-p head parameters, beta = ``lr`` of the head's group, m = 1[theta > threshold].
+Notation: theta are the mask parameters, alpha = ``lr`` of theta, gamma = ``penalty``, t_s = ``temperature``,
+p are the head's parameters, beta = ``lr`` of the head's group, m = 1[theta > threshold].
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 from adaprune.masks.steps import AVERAGE, RULES, direction, new_state
 from adaprune.masks.surrogate import surrogate_gradient
 
-_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with an entry, or a row, for each row of its parameter
+_BY_ROW = ("exp_avg", "exp_avg_sq", "row_square")  # state with one entry, or one row, per row of its parameter
 
 
 class AdaPrune(torch.optim.Optimizer):
@@ -23,14 +23,14 @@ class AdaPrune(torch.optim.Optimizer):
         p     <- p - beta d(dL/dp)                                                                (other groups)
 
     The gradient of a masked group's parameter is dL/dm at the hard mask, as the masked layers give it.
-    d is the identity (``rule="sgd"``, as printed and as the theorem has it) or Adam's direction (``rule="adam"``, a
-    step of about alpha, which the published numbers seem to need), or the same from a factored second moment and a
-    bfloat16 first one (``rule="adafactor"``, a quarter of Adam's state; groups that are not masked get Adam).
+    d depends on ``rule``. "sgd" is the identity, as printed and as in the theorem. "adam" is Adam's direction: a step
+    of about alpha, which the published numbers seem to need. "adafactor" is the same with a factored second moment and
+    a bfloat16 first one, a quarter of Adam's state; groups that are not masked get Adam.
 
     The penalty is the same for every theta, so it is added to the group's shared ``threshold`` instead, and theta is
-    read relative to it: the same masks without a pass over the weights. Sparse gradients (embedding rows) update
-    their rows only. A row's averages are corrected for their start at 0 by the steps of the whole table, as in dense
-    Adam, so that the later a row is first seen, the longer its step: 25 alpha at step 1,001 under betas (0, 0.999).
+    read relative to it. This gives the same masks without a pass over the weights. Sparse gradients (embedding rows)
+    update only their rows. The bias correction of a row's averages counts the steps of the whole table, as in dense
+    Adam. So the later a row is first seen, the longer its first step: 25 alpha at step 1,001 under betas (0, 0.999).
 
     Args:
         params: parameters or groups. A group that holds theta sets ``masked=True``, and ``threshold`` to the
@@ -39,9 +39,9 @@ class AdaPrune(torch.optim.Optimizer):
         penalty: gamma, added to the threshold at each step.
         temperature: t_s > 0 of the surrogate.
         rule: "adam", "sgd" or "adafactor".
-        betas, eps: of Adam. eps is small because dL/dm is: a gradient times a weight, 1e-6 and less.
+        betas, eps: of Adam. eps is small because dL/dm is small: a gradient times a weight, 1e-6 or less.
 
-    Whether a pruned connection may come back is the business of what moves the threshold, `SparsityControl`.
+    Whether a pruned connection may come back is decided by what moves the threshold, `SparsityControl`.
 
     Raises:
         ValueError: a value out of range, or a masked group without a threshold.
@@ -66,7 +66,7 @@ class AdaPrune(torch.optim.Optimizer):
 
     @staticmethod
     def check(group: dict) -> None:
-        """Raises ValueError where a setting is out of range, or a masked group lacks its threshold."""
+        """Raises ValueError if a setting is out of range, or a masked group lacks its threshold."""
         if group["rule"] not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {group['rule']!r}")
         if not all(0 <= beta < 1 for beta in group["betas"]):
@@ -80,12 +80,12 @@ class AdaPrune(torch.optim.Optimizer):
             raise ValueError("a masked group needs the threshold tensor its layers share (masks.threshold_of)")
 
     def add_param_group(self, param_group: dict) -> None:
-        """Adds a group; raises ValueError where one of its settings is out of range."""
+        """Adds a group; raises ValueError if one of its settings is out of range."""
         self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restores a saved state; thresholds are copied into the tensors that the masked layers hold."""
+        """Restores a saved state and copies the thresholds into the tensors that the masked layers hold."""
         shared = [group["threshold"] for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, threshold in zip(self.param_groups, shared, strict=True):
@@ -98,7 +98,7 @@ class AdaPrune(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of every parameter that has a gradient, then Eq. 7's penalty. Returns the closure's loss."""
+        """Updates every parameter that has a gradient, then applies Eq. 7's penalty. Returns the closure's loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -118,19 +118,20 @@ class AdaPrune(torch.optim.Optimizer):
         parameter.add_(direction(grad, state, group["betas"], group["eps"]), alpha=-group["lr"])
 
     def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
-        """g_theta of Eq. 4. Its slope is centred at the threshold; at 0 while that is -inf, where no slope is left."""
+        """g_theta of Eq. 4. Its slope is centred at the threshold, or at 0 while the threshold is -inf."""
         threshold = float(group["threshold"])
         return surrogate_gradient(
             grad_mask, theta, group["temperature"], threshold if math.isfinite(threshold) else 0.0
         )
 
-    # The rest saves memory and time: theta moved inside backward, sparse rows.
+    # The rest saves memory and time: theta is moved inside backward, and sparse rows are handled.
 
     def step_in_backward(self) -> list[torch.utils.hooks.RemovableHandle]:
         """From now on theta is updated inside ``backward`` and its gradient freed at once; ``step`` does the rest.
 
-        Never more than one matrix's gradient exists. Not with gradient accumulation, nor with gradients averaged over
-        devices. Returns the hooks, to remove them. The averages are made now: amid activations they leave holes.
+        So at most one matrix's gradient exists at a time. This does not work with gradient accumulation, nor with
+        gradients averaged over devices. Returns the hooks, so that they can be removed. The averages are allocated now,
+        because later, between activations, they would fragment the memory.
         """
 
         def hook(number: int) -> Callable[[Tensor], None]:
@@ -149,7 +150,7 @@ class AdaPrune(torch.optim.Optimizer):
         return handles
 
     def _update(self, parameter: Tensor, group: dict) -> None:
-        """Eq. 5 or 6 for one parameter; only for the rows in its gradient where that is sparse."""
+        """Eq. 5 or 6 for one parameter; if its gradient is sparse, only for the rows in it."""
         grad = parameter.grad
         state = self._state_of(parameter, group)
         state["step"] += 1

@@ -1,11 +1,11 @@
-"""Theta as it is kept beside a mask: its order in 2 bytes per weight, enough to cut it at any other sparsity."""
+"""Theta as it is stored next to a mask: its order in 2 bytes per weight, enough to cut it at any other sparsity."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-LEVELS = 2**15  # for the kept weights, and as many for the removed ones
+LEVELS = 2**15  # levels for the kept weights, and as many for the removed ones
 
 
 def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -13,9 +13,9 @@ def ranks(thetas: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str
 
         rank_i = floor(2^15 r_i / n),   r_i = how many of the n kept theta lie below;   removed ones likewise, - 2^15
 
-    Kept weights have 0 and more, removed ones less, so that the run's own mask comes back bit for bit. Elsewhere
-    about n / 2^15 neighbours share a level (of MiniLM's 10.6 million 162 at a sparsity of 0.5), of which a cut takes
-    the first by position: it is exact in number, and off by at most those. Equal theta rank as in `keep_top`.
+    Kept weights have a rank of 0 or more and removed ones less, so the run's own mask is restored bit for bit. About
+    n / 2^15 neighbours share a level (162 of MiniLM's 10.6 million at a sparsity of 0.5), and a cut takes the first of
+    them by position. So a cut is exact in number and misplaces at most those. Equal theta rank as in `keep_top`.
     """
     flat = torch.cat([theta.flatten() for theta in thetas.values()])
     kept = torch.cat([masks[name].flatten() for name in thetas])

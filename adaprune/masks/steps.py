@@ -1,4 +1,4 @@
-"""Directions of a step: the gradient itself, Adam's, and Adam's from a factored second moment."""
+"""Directions of a step: the gradient itself, Adam's, and Adam's with a factored second moment."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ AVERAGE = {torch.float32: torch.bfloat16}
 
 
 def sgd_direction(grad: Tensor, state: dict) -> Tensor:
-    """The gradient itself: the step of Eq. 5 and 6 as printed, and the one the theorem is about."""
+    """The gradient itself: the step of Eqs. 5 and 6 as printed, to which the theorem applies."""
     return grad
 
 
@@ -31,10 +31,10 @@ def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], e
 
         r_i ~ mean_j g_ij^2,   c_j ~ mean_i g_ij^2,   v_ij = r_i c_j / mean(r),   d = m_hat / (sqrt(v_hat) + eps)
 
-    (Shazeer and Stern 2018, section 3; both means decay with beta2, and v_hat is bias-corrected as Adam's.) For a
-    whole matrix mean(r) = mean(c); the second is divided by, because it stays right where ``grad`` holds some of
-    the rows only. ``state`` holds ``step``, ``exp_avg`` (not where beta1 is 0: there m_hat = g), ``row_square`` and
-    ``column_square``, updated in place. The result takes the memory of ``grad``.
+    (Shazeer and Stern 2018, section 3; both means decay with beta2, and v_hat is bias-corrected as in Adam.) For a
+    whole matrix mean(r) = mean(c); the code divides by mean(c), which stays right if ``grad`` holds only some of the
+    rows. ``state`` holds ``step``, ``exp_avg`` (unless beta1 is 0, where m_hat = g), ``row_square`` and
+    ``column_square``, and is updated in place. The result reuses the memory of ``grad``.
     """
     beta1, beta2 = betas
     rows, columns = state["row_square"], state["column_square"]
@@ -48,12 +48,12 @@ def adafactor_direction(grad: Tensor, state: dict, betas: tuple[float, float], e
     correction = 1 - beta1 ** state["step"]
     scale = torch.outer(rms * correction, profile, out=work).add_(eps * correction)
     if beta1:
-        grad.copy_(state["exp_avg"])  # to one type first: dividing mixed ones is fifty times slower
+        grad.copy_(state["exp_avg"])  # convert to one type first: dividing mixed types is fifty times slower
     return grad.div_(scale)
 
 
 def new_state(parameter: Tensor, rule: str, beta1: float) -> dict:
-    """The state that ``rule`` needs for a parameter before its first step: a count of steps, and averages at 0."""
+    """The state that ``rule`` needs for a parameter before its first step: a step count, and averages of 0."""
     state: dict = {"step": 0}
     if rule == "adafactor":
         if beta1:

@@ -1,6 +1,6 @@
 """The relaxation of the mask and its surrogate gradient: Eqs. 2, 3 and 4.
 
-theta is read relative to ``threshold`` throughout: to subtract a penalty from every theta and to add it to the
+theta is read relative to ``threshold`` throughout: subtracting a penalty from every theta and adding it to the
 threshold are the same.
 """
 
@@ -30,7 +30,7 @@ def surrogate_slope(theta: Tensor, temperature: float, threshold: float = 0.0) -
 def surrogate_gradient(grad_mask: Tensor, theta: Tensor, temperature: float, threshold: float = 0.0) -> Tensor:
     """g_theta = dL/dm * t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)), with dL/dm at the hard mask (Eq. 4).
 
-    (In place from the difference on: on a CPU every further temporary costs more than its arithmetic.)
+    (In place after the first difference: on a CPU, each further temporary costs more than its arithmetic.)
     """
     soft = relaxed_mask(theta, temperature, threshold)
     grad = torch.ops.aten.sigmoid_backward.grad_input(grad_mask, soft, grad_input=soft)  # grad_mask * soft * (1 - soft)

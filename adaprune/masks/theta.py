@@ -1,25 +1,25 @@
-"""Where theta starts, and which of its entries must not be judged."""
+"""Where theta starts, and which of its entries are protected."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-MEAN = 0.01  # of theta at the start, the paper's; all learning rates of theta are to be read against it
-SPREAD = 0.001  # of a normal start. The paper prints a variance of 0.001, which would start 38 % negative
+MEAN = 0.01  # mean of theta at the start, from the paper; learning rates of theta are relative to it
+SPREAD = 0.001  # of a normal start. With the printed variance of 0.001, 38 % would start below 0
 INITIAL = ("constant", "normal", "uniform", "magnitude", "relative")
-SCORED = ("activation", "gradient")  # starts that take sentences: `theta_in_order` of scores from `oneshot`
+SCORED = ("activation", "gradient")  # starts that need sentences: `theta_in_order` of scores from `oneshot`
 
 
 def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Generator) -> dict[str, Tensor]:
     """theta_0 for each weight, positive with mean 0.01 (paper, hyper-parameters).
 
     - ``constant``: 0.01 everywhere.
-    - ``normal``: N(0.01, 0.001^2), the reading of the paper under which all start positive.
+    - ``normal``: N(0.01, 0.001^2), the reading of the paper under which all theta start positive.
     - ``uniform``: U(0, 0.02).
     - ``magnitude``: 0.01 |w| / mean |w| over all weights, so that the first cut is magnitude pruning.
-    - ``relative``: 0.01 |w| / mean |w| of its own matrix, so that the first cut takes about the same share of each, and
-      learning moves the shares.
+    - ``relative``: 0.01 |w| / mean |w| of its own matrix, so that the first cut takes about the same share of each
+      matrix, and learning then changes the shares.
 
     Args:
         weights: name -> weight tensor.
@@ -27,7 +27,7 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
         generator: randomness of ``normal`` and ``uniform``, on the CPU.
 
     Raises:
-        ValueError: an unknown kind, or ``magnitude`` or ``relative`` of weights (of a matrix) that are all zero.
+        ValueError: an unknown kind, or ``magnitude`` or ``relative`` with weights (of a matrix) that are all zero.
     """
     if kind == "relative":
         return {name: initial_theta({name: weight}, "magnitude", generator)[name] for name, weight in weights.items()}
@@ -56,13 +56,13 @@ def initial_theta(weights: Mapping[str, Tensor], kind: str, generator: torch.Gen
 
 
 def theta_in_order(scores: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """theta_0 that takes ``values``, dealt out in the order of ``scores``, over all matrices together.
+    """theta_0 with the given ``values``, assigned in the order of ``scores`` over all matrices together.
 
         theta_i = the r-th largest of the values,   r = the rank of s_i,   equal scores by position
 
-    So the first cut is that of the scores, and mean, spread and gaps are those of the values: with those of the
-    ``magnitude`` start a learning rate means the same. (Scores divided by their mean would not do: of |w dL/dw| most
-    lie near 0 and few are huge.)
+    So the first cut is that of the scores, while mean, spread and gaps are those of the values. With the values of the
+    ``magnitude`` start, a learning rate keeps its meaning. (Scores divided by their mean would not work: most values of
+    |w dL/dw| are near 0 and a few are huge.)
     """
     flat = torch.cat([value.flatten() for value in values.values()])
     order = torch.cat([scores[name].detach().flatten().to(flat.device) for name in values])
@@ -75,16 +75,16 @@ def theta_in_order(scores: Mapping[str, Tensor], values: Mapping[str, Tensor]) -
 def protect(
     scores: Mapping[str, Tensor], seen: Mapping[str, Tensor], density: float, each: bool = False
 ) -> dict[str, Tensor]:
-    """``scores`` with +inf on embedding rows that never occur in training, so that they are kept.
+    """``scores`` with +inf for embedding rows that never occur in training, so that they are kept.
 
-    Such rows get no gradient: nothing speaks for removing them. Only where the kept share cannot hold them all do
-    they compete like the rest, and ``scores`` comes back as it was.
+    Such rows get no gradient, so there is no evidence for removing them. If the kept share has no room for all of them,
+    they compete like the rest, and ``scores`` is returned unchanged.
 
     Args:
         scores: name -> real scores.
-        seen: name of an embedding table -> boolean, one entry a row: occurs in training.
+        seen: name of an embedding table -> boolean with one entry per row: does it occur in training?
         density: fraction of all scores that will be kept.
-        each: that fraction of each tensor is kept, so that the rows must fit in their own table's share.
+        each: the fraction is kept in each tensor, so the rows must fit into their own table's share.
     """
     total = sum(scores[name].numel() for name in (seen if each else scores))
     unseen = sum(int((~rows).sum()) * scores[name].shape[1] for name, rows in seen.items())

@@ -1,7 +1,7 @@
 # ruff: noqa: I001
-"""The methods: one file each, which says all about itself; `learning`, `oneshot` and `scores` are what they share.
+"""The methods, one file each; `learning`, `oneshot` and `scores` hold what they share.
 
-Take from here `METHODS`, name -> `Method`, and for a method of your own `learn`, `cut`, `input_norms` and `with_head`.
+Take from here `METHODS` (name -> `Method`) and, for your own method, `learn`, `cut`, `input_norms` and `with_head`.
 Imports `data` (for the probe), `masks`, `runs` and `training`.
 """
 

@@ -15,17 +15,17 @@ from adaprune.training import Fit, Job, Outcome, add_fits
 
 
 def adaprune(job: Job) -> Outcome:
-    """Learns theta and head together by Algorithm 1, then keeps exactly the k largest theta. Weights intact.
+    """Learns theta and the head together by Algorithm 1, then keeps exactly the k largest theta. Weights intact.
 
         m* = 1[theta among the k largest],   k = round((1 - sparsity) n)
 
-    Theta starts as the plan has it: by the weights alone (`initial_theta`), or in the order of |w| ||x||
-    (``activation``) or of |w dL/dw| (``gradient``, which spends up to one epoch more, on a head). With
-    ``pattern="units"`` one theta stands for an attention head or an FFN neuron: |w| is then the norm of all its
-    weights, the others are summed over them, and the mean is taken over heads and over neurons for themselves.
+    The plan says where theta starts: from the weights alone (`initial_theta`), or in the order of |w| ||x||
+    (``activation``) or of |w dL/dw| (``gradient``, which takes up to one more epoch, for a head). With
+    ``pattern="units"`` each theta stands for an attention head or an FFN neuron: |w| is then the norm of all its
+    weights, other scores are summed over them, and means are taken over heads and over neurons separately.
 
     Raises:
-        ValueError: the plan cannot reach the asked sparsity (see `SparsityControl.check`).
+        ValueError: the plan cannot reach the requested sparsity (see `SparsityControl.check`).
     """
     kind, before, start = job.plan.initial_theta, [], time.monotonic()
     by_weights, scores = "magnitude" if kind in SCORED else kind, None
@@ -34,7 +34,7 @@ def adaprune(job: Job) -> Outcome:
         before = [first]
     elif kind == "activation":
         scores = activations(job)
-        before = [Fit(seconds=time.monotonic() - start)]  # calibration is part of the seconds
+        before = [Fit(seconds=time.monotonic() - start)]  # the time includes calibration
     generator = torch.Generator().manual_seed(job.run.seed)
     if job.run.pattern == "units":
         thetas = _of_units(job.weights, job.model.config.num_attention_heads, by_weights, generator, scores)
@@ -52,7 +52,7 @@ def _of_units(
     generator: torch.Generator,
     scores: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """theta_0 of units: by the norms of their weights, or in the order of the scores summed over them."""
+    """theta_0 of units: from the norms of their weights, or in the order of the scores summed over them."""
     squares = sum_over_units({name: weight.detach().square() for name, weight in weights.items()}, heads)
     summed = None if scores is None else sum_over_units(scores, heads)
     thetas: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""bernoulli: the mask is drawn anew at each step, its probabilities are learned (Zhou et al. 2019). Weights intact."""
+"""bernoulli: a new mask is drawn at each step, with learned probabilities (Zhou et al. 2019). Weights intact."""
 
 import math
 
@@ -10,16 +10,16 @@ from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
-SPREAD = 0.01  # of the start, so that no two scores are equal
+SPREAD = 0.01  # spread of the start, so that no two scores are equal
 
 
 class _Sampled:
-    """A masked layer whose mask is drawn anew in each forward pass of training."""
+    """A masked layer that draws a new mask in each forward pass of training."""
 
     def compared(self) -> tuple[Tensor, float]:
         """Theta + logit(u) with u ~ U(0, 1), which exceeds 0 with probability sigmoid(theta).
 
-        The draw is kept for backward, and comes from torch's own generator, as checkpoints save it.
+        The draw is kept for backward. It comes from torch's own generator, which checkpoints save.
         """
         if self.training:
             return self.theta + torch.rand_like(self.theta).logit(), 0.0
@@ -37,7 +37,7 @@ class _SampledEmbedding(_Sampled, MaskedEmbedding):
 def attach_sampled(
     encoder: nn.Module, thetas: dict[str, Tensor], per_matrix: bool = False, recovery: bool = True
 ) -> dict[str, nn.Parameter]:
-    """`masks.attach`, but in training m ~ Bernoulli(sigmoid(theta)), drawn anew in each forward pass."""
+    """`masks.attach`, but in training m ~ Bernoulli(sigmoid(theta)) with a new draw in each forward pass."""
     parameters = attach(encoder, thetas, per_matrix, recovery)
     for module in encoder.modules():
         if isinstance(module, MaskedLinear):
@@ -48,12 +48,13 @@ def attach_sampled(
 
 
 def bernoulli(job: Job) -> Outcome:
-    """Learns the probability of each connection; the most probable ones stay. Weights intact.
+    """Learns the probability of each connection and keeps the most probable ones. Weights intact.
 
         m ~ Bernoulli(sigmoid(s)) in training,   g_s = dL/dm sigmoid'(s),   s_0 ~ N(logit(density), 0.01^2)
 
-    (Zhou et al. 2019, section 5, "supermasks".) Evaluation uses the k largest s. Published sparsity is what comes of
-    s; here the start has the asked one in expectation, and the last cut is exact. Chosen here: the start, and Adam.
+    (Zhou et al. 2019, section 5, "supermasks".) Evaluation uses the k largest s. In the paper, the sparsity results
+    from s; here the start has the requested sparsity in expectation, and the last cut is exact. Our choices: the start,
+    Adam.
     """
     generator = torch.Generator().manual_seed(job.run.seed)
     density = min(job.density, 1 - 1e-6)

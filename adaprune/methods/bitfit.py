@@ -7,10 +7,10 @@ from adaprune.training import Job, Outcome, fit
 
 
 def bitfit(job: Job) -> Outcome:
-    """Trains every bias of the encoder, those of its layer norms among them, and the head, with AdamW.
+    """Trains every bias of the encoder, including those of its layer norms, and the head, with AdamW.
 
     Raises:
-        ValueError: a family that has no biases.
+        ValueError: the family has no biases.
     """
     biases = [parameter for name, parameter in job.model.encoder.named_parameters() if name.endswith("bias")]
     if not biases:

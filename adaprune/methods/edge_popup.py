@@ -10,11 +10,11 @@ from adaprune.training import Job, Outcome
 
 
 def edge_popup(job: Job) -> Outcome:
-    """Learns scores over the frozen weights, at a constant share kept of each matrix. Weights intact.
+    """Learns scores over the frozen weights and keeps a constant share of each matrix. Weights intact.
 
         m = 1[|S| among the density n largest of its matrix],   g_S = sign(S) dL/dm,   S_0 ~ U(-1, 1) / sqrt(fan_in)
 
-    (Ramanujan et al. 2020; Kaiming-uniform with a = sqrt(5).) theta = |S| is what is stored. Chosen here: Adam.
+    (Ramanujan et al. 2020; Kaiming-uniform with a = sqrt(5).) theta = |S| is stored. Our choice: Adam.
     """
     generator = torch.Generator().manual_seed(job.run.seed)
     thetas = {}

@@ -1,4 +1,4 @@
-"""features: feature extraction. The encoder is frozen and whole, only the head is trained. Weights intact."""
+"""features: feature extraction. Only the head is trained, on the whole frozen encoder. Weights intact."""
 
 from adaprune.runs import Method
 from adaprune.training import Job, Outcome, fit_head

@@ -1,11 +1,11 @@
-"""finetune: everything is trained, nothing masked; the paper's upper line. The weights do NOT stay intact."""
+"""finetune: everything is trained, nothing is masked; the paper's upper line. The weights do NOT stay intact."""
 
 from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
 from adaprune.training import Job, Outcome, fit_weights
 
 
 def finetune(job: Job) -> Outcome:
-    """Trains encoder and head with AdamW; `adapt` writes its logits on train beside the record, for pupils."""
+    """Trains encoder and head with AdamW; for students, `adapt` writes its training logits next to the record."""
     return Outcome(fit_weights(job))
 
 

@@ -1,4 +1,4 @@
-"""gmp: gradual magnitude pruning (Zhu and Gupta 2018). The paper's MP, and with its weights kept a context row."""
+"""gmp: gradual magnitude pruning (Zhu and Gupta 2018), the paper's MP; `gmp_finetune` also keeps its weights."""
 
 import copy
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from adaprune.methods.oneshot import cut, with_head
 from adaprune.runs import FINETUNE_RATE, TUNED_WEIGHTS, Method
 from adaprune.training import Job, Outcome, Result, fit_weights, put_zeros, stage, steps_in
 
-CUTS = 50  # of a gradual schedule, at most: one every few hundred steps of a long run
+CUTS = 50  # at most; one every few hundred steps in a long run
 
 
 def gmp(job: Job) -> Outcome:
-    """Finds the mask on a copy that trains while it is pruned; puts it over the original weights. Weights intact.
+    """Finds the mask on a copy that trains while it is pruned; applies it to the original weights. Weights intact.
 
         s_t = s_f (1 - (1 - t / t_1)^3),   t_1 = reach * steps;   the copy's k largest |w| stay
 
-    Then the head is trained, a fresh one. Spends 2 ``epochs`` in all: one time the copy's, one time the head's.
+    Then a new head is trained. Takes 2 ``epochs`` in total: ``epochs`` for the copy and ``epochs`` for the head.
     """
     masks, found = stage(
         job.settings, "copy", lambda settings: _prune(replace(job, model=copy.deepcopy(job.model), settings=settings))
@@ -31,14 +31,14 @@ def gmp(job: Job) -> Outcome:
 def gmp_finetune(job: Job) -> Outcome:
     """Trains encoder and head while they are pruned, and keeps them. The weights do NOT stay intact.
 
-    The schedule is that of `gmp`. Spends ``epochs`` in all.
+    The schedule is that of `gmp`. Takes ``epochs`` in total.
     """
     masks, done = _prune(job)
     return Outcome(done, masks)
 
 
 def _prune(job: Job) -> Result:
-    """Trains the job's model and zeroes its smallest weights by the schedule; returns the masks, exactly k in all."""
+    """Trains the job's model and zeroes its smallest weights by the schedule; returns masks that keep exactly k."""
     weights = job.weights
     steps = steps_in(len(job.sentences.splits["train"]), job.settings)
     end = max(1, round(job.plan.reach * steps))
@@ -50,14 +50,14 @@ def _prune(job: Job) -> Result:
 
 
 class GradualMagnitude(SparsityControl):
-    """Zeroes the smallest weights more and more, by the cubic schedule of Zhu and Gupta (2018).
+    """Zeroes more and more of the smallest weights, by the cubic schedule of Zhu and Gupta (2018).
 
-    Cuts at ``end // 50`` steps' distance, each exact, the last at ``end``. What is 0 stays 0 (see `hold_zeros`).
+    Makes an exact cut every ``end // 50`` steps, the last at ``end``. What is 0 stays 0 (see `hold_zeros`).
 
     Args:
         weights: name -> the weights that are trained.
         cut: scores and a density -> masks.
-        target, end: sparsity to reach, and the step by which it stands.
+        target, end: the sparsity to reach, and the step by which it is reached.
     """
 
     def __init__(self, weights: dict[str, nn.Parameter], cut: Callable[[dict, float], dict], target: float, end: int):
@@ -66,7 +66,7 @@ class GradualMagnitude(SparsityControl):
         self.interval, self.now = max(1, end // CUTS), 0.0
 
     def update(self, step: int, thetas=(), threshold=None) -> bool:
-        """Cuts after ``step`` if one is due. Knows nothing but the weights, so a resumed run agrees."""
+        """Cuts after ``step`` if a cut is due. Depends only on the weights, so a resumed run agrees."""
         last = self.end if step >= self.end else step - step % self.interval
         self.now = cubic_sparsity(last, 0, self.end, self.target)
         if step == last and self.target:
@@ -75,7 +75,7 @@ class GradualMagnitude(SparsityControl):
         return False
 
     def sparsity(self, thetas=(), threshold=None) -> float:
-        """The sparsity of the last cut. Zeros are no measure of it: an embedding's padding row is 0 from the start."""
+        """The sparsity of the last cut. Zeros do not measure it: an embedding's padding row is 0 from the start."""
         return self.now
 
 
@@ -89,5 +89,5 @@ GMP = Method(
 GMP_FINETUNE = Method(
     gmp_finetune, line="weights trained while they are pruned gradually", source="Zhu and Gupta 2018",
     weights_intact=False, tuned={**TUNED_WEIGHTS, **_RATES}, paper=_RATES, reads=("learning_rate", "reach"),
-    colour="#644605", marker=(4, 1, 0),  # a star of four points, turned by no degrees
+    colour="#644605", marker=(4, 1, 0),  # a star with four points, not rotated
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""ia3: keys, values and FFN activations rescaled (Liu et al. 2022), by the peft library. Weights do NOT stay intact."""
+"""ia3: rescales keys, values and FFN activations (Liu et al. 2022), with peft. The weights do NOT stay intact."""
 
 import torch
 
@@ -8,14 +8,14 @@ from adaprune.training import Job, Outcome, fit
 
 
 def ia3(job: Job) -> Outcome:
-    """Trains one factor for each key, value and FFN unit, and the head, with AdamW; the factors ship.
+    """Trains one factor per key, value and FFN unit, and the head, with AdamW; ships the factors.
 
         k = l_k * (W_k x),   v = l_v * (W_v x),   y = W_out (l_ff * h),   l = 1 at the start
 
-    In the end they are multiplied into the weights. Needs the package peft (extra ``methods``).
+    At the end the factors are multiplied into the weights. Needs the package peft (extra ``methods``).
 
     Raises:
-        ValueError: a family whose keys, values or FFN units have no matrix of their own.
+        ValueError: keys, values or FFN units of the family have no matrix of their own.
     """
     from peft import IA3Config, IA3Model
 
@@ -35,7 +35,7 @@ def ia3(job: Job) -> Outcome:
             {"params": factors, "lr": job.plan.learning_rate},
             {"params": list(model.head.parameters()), "lr": job.plan.head_learning_rate, "weight_decay": 0.01},
         ],
-        weight_decay=0.0,  # which would pull the factors to 0, away from the model as it was
+        weight_decay=0.0,  # it would pull the factors to 0, away from the original model
     )
     learned = fit(model, job.sentences, optimiser, job.settings)
     adapted.merge_and_unload()

@@ -13,15 +13,15 @@ from adaprune.training import Fit, Job, Outcome, Result, Settings, add_fits, fit
 
 
 def imp(job: Job) -> Outcome:
-    """Finds the mask in rounds of training and pruning; puts it over the original weights. Weights intact.
+    """Finds the mask in rounds of training and pruning; applies it to the original weights. Weights intact.
 
-    A round trains a copy of the masked encoder and of the head from their start, removes the smallest trained |w|, and
-    rewinds. A round removes 20 % of the connections that remain:
+    Each round trains a copy of the masked encoder and of the head from their start, removes the smallest trained |w|,
+    and rewinds. A round removes 20 % of the remaining connections:
 
         s_r = 1 - 0.8^r;   the last round cuts to exactly k = round((1 - sparsity) n)
 
-    Then the head is trained, a fresh one. Spends (R + 1) ``epochs`` in all, R = the number of rounds: 4 at a sparsity
-    of 0.5 and 11 at 0.9.
+    Then a new head is trained. Takes (R + 1) ``epochs`` in total, where R is the number of rounds: 4 at a sparsity of
+    0.5 and 11 at 0.9.
     """
     masks, fits = _rounds(job)
     return with_head(job, masks, *fits)
@@ -30,7 +30,7 @@ def imp(job: Job) -> Outcome:
 def imp_finetune(job: Job) -> Outcome:
     """The lottery ticket: trains the original weights under the mask of `imp`. The weights do NOT stay intact.
 
-    Spends (R + 1) ``epochs`` in all.
+    Takes (R + 1) ``epochs`` in total.
     """
     masks, fits = _rounds(job)
     put_zeros(job.weights, masks)
@@ -38,7 +38,7 @@ def imp_finetune(job: Job) -> Outcome:
 
 
 def sparsities(target: float) -> list[float]:
-    """The sparsity after each round, the last one ``target`` itself; none where nothing is removed.
+    """The sparsity after each round, ending with ``target`` itself; empty if nothing is removed.
 
     >>> [round(s, 6) for s in sparsities(0.5)]
     [0.2, 0.36, 0.488, 0.5]
@@ -53,7 +53,7 @@ def sparsities(target: float) -> list[float]:
 
 
 def _rounds(job: Job) -> tuple[dict[str, Tensor], list[Fit]]:
-    """The final masks, and what each round took."""
+    """The final masks, and the cost of each round."""
     masks = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in job.weights.items()}
     fits = []
     for number, sparsity in enumerate(sparsities(job.run.sparsity), 1):
@@ -63,16 +63,16 @@ def _rounds(job: Job) -> tuple[dict[str, Tensor], list[Fit]]:
 
 
 def _round(job: Job, masks: dict[str, Tensor], density: float, settings: Settings) -> Result:
-    """One round: what is left after training a copy under ``masks`` and cutting it to ``density``."""
+    """One round: the masks after training a copy under ``masks`` and cutting it to ``density``."""
     trained = replace(job, model=copy.deepcopy(job.model), settings=settings)
     put_zeros(trained.weights, masks)
     done = fit_weights(trained, trained.weights)
-    # what is gone scores below any weight, an original 0 included: masks of later rounds lie within earlier ones
+    # removed weights score below all others, even an original 0, so that masks only shrink from round to round
     scores = {name: w.detach().abs().cpu().masked_fill(~masks[name], -1.0) for name, w in trained.weights.items()}
     return cut(job, scores, density), done
 
 
-_ROUNDS = {**TUNED_WEIGHTS, "steps": 0}  # each round has the recipe's epochs: all together they are many
+_ROUNDS = {**TUNED_WEIGHTS, "steps": 0}  # each round has the recipe's epochs, which makes many in total
 _RATES = {"learning_rate": FINETUNE_RATE, "head_learning_rate": FINETUNE_RATE}
 IMP = Method(
     imp, line="magnitudes of a copy, trained and pruned in rounds, from the start again after each",

@@ -1,4 +1,4 @@
-"""Learning a mask, whatever the method: from a start for theta to the exact cut."""
+"""Learning a mask with any method: from the start of theta to the exact cut."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -29,7 +29,7 @@ from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Plan
 from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps_in, write_tensors
 
-# The fields of a run that every method reads which ends in `learn`.
+# The fields of a run that every method ending in `learn` reads.
 LEARNED = (
     "learning_rate", "head_learning_rate", "initial_theta", "penalty", "surrogate", "reach", "recovery", "allocation",
     "keep",
@@ -44,23 +44,23 @@ SCORES = {
 # lambda of the penalty is as published, for BERT-base, whose scores bear lambda / 84,934,656 each. Here every score
 # does, whatever the encoder: divided by an encoder's own number of weights, a small one would bear eight times that.
 BERT_BASE = 84_934_656
-THETA_RATE = 1e-4  # the learning rate that the ``magnitude`` start's mean of 0.01 suits
-SNAPSHOTS = 8  # masks saved on the way, evenly spaced
+THETA_RATE = 1e-4  # the learning rate that suits the mean of 0.01 of the ``magnitude`` start
+SNAPSHOTS = 8  # masks saved during training, evenly spaced
 
 
 def start(job: Job, own: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The scores that a method begins with: its ``own``, or with ``initial_theta="magnitude"`` in the order of |w|.
+    """The scores that a method starts with: its ``own`` or, with ``initial_theta="magnitude"``, in the order of |w|.
 
-    Its own are 0 where none are given. Where all of them are equal, |w| itself is the start, as for theta but scaled to
+    Its own scores are 0 if none are given. If they are all equal, the start is |w| itself, as for theta but scaled to
     the method's own learning rate:
 
         s_i = 0.01 (rate / 1e-4) |w_i| / mean |w|
 
-    Else its own values are dealt out in the order of |w|. (Starts from |w|: Mallya et al. 2018, Radiya-Dixit and Wang
-    2020, Zhao et al. 2020.)
+    Otherwise its own values are assigned in the order of |w|. (Starts from |w|: Mallya et al. 2018, Radiya-Dixit and
+    Wang 2020, Zhao et al. 2020.)
 
     Raises:
-        ValueError: another start, which only theta can take.
+        ValueError: a start that only theta can have.
     """
     kind, own = job.plan.initial_theta, own or {name: torch.zeros_like(weight) for name, weight in job.weights.items()}
     if kind == "own":
@@ -74,19 +74,19 @@ def start(job: Job, own: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
 
 
 def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Callable = attach) -> Outcome:
-    """Trains ``thetas`` and the head as the job's plan has it, then keeps exactly k = round(density n).
+    """Trains ``thetas`` and the head by the job's plan, then keeps exactly k = round(density n).
 
-    The k largest theta of all stay, or under ``plan.allocation`` the largest of each matrix; of ``pattern="units"``
-    round(density n) of all heads and of all FFN neurons. The threshold starts at 0 for adaprune; for other scores where
-    the schedule has it before the first step.
+    The k largest theta of all are kept or, under ``plan.allocation``, the largest of each matrix; with
+    ``pattern="units"``, round(density n) of all heads and of all FFN neurons. The threshold starts at 0 for adaprune;
+    for other scores it starts where the schedule puts it before the first step.
 
     Args:
         thetas: name -> theta_0, of weights or of units (see `masks.attach`).
         reflect: theta stands for |s| (see `Scores`).
-        attach: puts the thetas on the encoder, as `masks.attach` does.
+        attach: attaches the thetas to the encoder, like `masks.attach`.
 
     Raises:
-        ValueError: the plan cannot reach the asked sparsity (see `SparsityControl`).
+        ValueError: the plan cannot reach the requested sparsity (see `SparsityControl`).
     """
     run, plan, encoder = job.run, job.plan, job.model.encoder
     thetas = protect(thetas, job.seen, job.density, each=bool(plan.allocation))
@@ -107,7 +107,7 @@ def learn(job: Job, thetas: dict[str, Tensor], reflect: bool = False, attach: Ca
 
 
 def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int) -> SparsityControl:
-    """What moves the threshold: the plan's control, checked before any step; with snapshots where asked for."""
+    """The control that moves the threshold, checked before the first step; with snapshots if requested."""
     run, plan = job.run, job.plan
     allocate = partial(shares, parameters, kind=plan.allocation) if plan.allocation else None
     initial = run.sparsity if plan.fixed else 0.0
@@ -120,13 +120,13 @@ def _control(job: Job, parameters: dict[str, nn.Parameter], steps: int, end: int
     if "snapshots" not in run.keep:
         return control
     control = Snapshots(control, list(parameters), job.paths.snapshots, max(1, steps // SNAPSHOTS))
-    if PartialState().is_main_process and last_whole(job.settings.folder) is None:  # nothing to be continued
+    if PartialState().is_main_process and last_whole(job.settings.folder) is None:  # nothing to continue
         control.clear()
     return control
 
 
 def _of_units(control: SparsityControl, job: Job, thetas: dict[str, nn.Parameter]) -> ControlOfUnits:
-    """The control followed by heads and by FFN neurons, each with its threshold and its number of weights."""
+    """The control that heads and FFN neurons follow, each with its own threshold and number of weights."""
     modules = maskable(job.model.encoder)
     ones = {name: torch.ones_like(module.weight) for name, module in modules.items()}
     sizes = sum_over_units(ones, job.model.config.num_attention_heads)
@@ -139,7 +139,7 @@ def _of_units(control: SparsityControl, job: Job, thetas: dict[str, nn.Parameter
 
 
 class Snapshots:
-    """A control that also saves the mask every so many steps: ``<folder>/<step>.safetensors``, booleans by name."""
+    """A control that also saves the mask at regular steps: ``<folder>/<step>.safetensors``, booleans by name."""
 
     def __init__(self, control: SparsityControl, names: list[str], folder: Path, every: int):
         self.control, self.names, self.folder, self.every = control, names, folder, every
@@ -148,12 +148,12 @@ class Snapshots:
         return getattr(self.control, name)
 
     def clear(self) -> None:
-        """Removes what an earlier run of the same name left, whose steps may be others."""
+        """Removes the snapshots of an earlier run of the same name, which may have other steps."""
         for file in self.folder.glob("[0-9]*.*"):
             file.unlink()
 
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
-        """Moves the threshold as the control does; whether training should stop."""
+        """Moves the threshold as the control does; returns whether training should stop."""
         stop = self.control.update(step, thetas, threshold)
         if step and step % self.every == 0 and PartialState().is_main_process:
             kept = self.control.kept(thetas, threshold)
@@ -169,12 +169,12 @@ def optimiser_for(
     ramp: int = 1,
     reflect: bool = False,
 ) -> AdaPrune:
-    """The optimiser of the attached ``thetas``, the head and, where the plan trains them, the weights.
+    """The optimiser of the attached ``thetas``, the head and, if the plan trains them, the weights.
 
-    Theta of word embeddings is stepped without a first moment: a row is seen now and then, and its average would be
-    of batches long gone. Groups of theta that share one threshold have its penalty once. Scores of other methods than
-    adaprune bear lambda / 84,934,656 times sum sigmoid(s), risen after ``ramp`` steps; only adaprune's head takes
-    theta's step rule, that of other methods Adam's.
+    Theta of word embeddings is stepped without a first moment: a row is seen only now and then, so its average would
+    come from batches long ago. Groups of theta that share a threshold get its penalty once. Scores of methods other
+    than adaprune get the penalty lambda / 84,934,656 times sum sigmoid(s), which reaches its full size after ``ramp``
+    steps. adaprune's head uses theta's step rule; the head of other methods uses Adam.
     """
     modules = maskable(model.encoder, "encoder+embeddings")
     tables = [name for name in thetas if component_of(name) == EMBED]

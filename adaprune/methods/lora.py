@@ -1,4 +1,4 @@
-"""lora: low-rank updates of all linear layers (Hu et al. 2022), by the peft library. The weights do NOT stay intact."""
+"""lora: low-rank updates of all linear layers (Hu et al. 2022), with peft. The weights do NOT stay intact."""
 
 import torch
 
@@ -10,7 +10,7 @@ RANK, SCALE = 8, 2  # the default r, and alpha / r
 
 
 def lora(job: Job) -> Outcome:
-    """Trains A, B and the head with AdamW, then adds the product to the weights; nothing is masked. A and B ship.
+    """Trains A, B and the head with AdamW, then adds the product to the weights; masks nothing. Ships A and B.
 
         W = W_0 + (alpha / r) B A,   B (out, r) = 0 and A (r, in) random at the start,   alpha = 2 r
 

@@ -10,11 +10,11 @@ def magnitude(job: Job) -> Outcome:
 
         s_i = |w_i|
 
-    By the run's ``allocation`` one cut goes through all matrices together (the default), or each keeps the same share
-    (``equal``). Spends ``epochs`` in all, on the head.
+    The run's ``allocation`` decides whether there is one cut over all matrices (the default), or each matrix keeps the
+    same share (``equal``). Takes ``epochs`` in total, for the head.
 
     Raises:
-        ValueError: another ``allocation``.
+        ValueError: any other ``allocation``.
     """
     if job.plan.allocation not in ("", "equal"):
         raise ValueError(f"allocation of magnitude is 'global' (one cut) or 'equal', got {job.run.allocation!r}")

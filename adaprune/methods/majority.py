@@ -1,4 +1,4 @@
-"""majority: the answer that is most often right in training, for every text. Nothing is learned."""
+"""majority: predicts for every text the most frequent training label. Nothing is learned."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from adaprune.training import Fit, Job, Outcome
 
 
 def majority(job: Job) -> Outcome:
-    """Says the commonest class of the training rows, or their mean value, whatever the text."""
+    """Predicts the most frequent class of the training rows, or their mean value, for every text."""
     labels, classes = np.asarray(job.task.splits["train"]["label"]), job.task.num_labels
     said = np.bincount(labels, minlength=classes) / len(labels) if job.task.labels else np.array([labels.mean()])
     return Outcome(

@@ -1,4 +1,4 @@
-"""movement: connections that training pushes towards 0 go (Sanh, Wolf, Rush 2020), with weights frozen or trained."""
+"""movement: removes connections that training pushes towards 0 (Sanh, Wolf, Rush 2020); weights frozen or trained."""
 
 from adaprune.methods.learning import LEARNED, SCORES, learn, start
 from adaprune.runs import Method
@@ -10,29 +10,29 @@ def movement(job: Job) -> Outcome:
 
         S_t = S_{t-1} - lr dL/dW W,   S_0 = 0,   m = 1[S among the v_t largest of its matrix]
 
-    (Sanh et al. 2020, Eq. 4 and section 4, but for W, which stays; dL/dm = W dL/dW.) v_t falls by the cubic schedule.
-    The rule is SGD, as derived; its rate alters no order.
+    (Sanh et al. 2020, Eq. 4 and section 4, except that W does not change; dL/dm = W dL/dW.) v_t falls by the cubic
+    schedule. The rule is SGD, as derived; its rate does not affect the order.
     """
     return learn(job, start(job))
 
 
 def soft_movement(job: Job) -> Outcome:
-    """Movement by one threshold for all matrices and a penalty on the scores (Sanh et al. 2020). Weights intact.
+    """Movement with one threshold for all matrices and a penalty on the scores (Sanh et al. 2020). Weights intact.
 
         m = 1[sigmoid(S) > tau_t],   loss + lambda_t mean_l mean sigmoid(S_l),   S_0 = 0
 
-    lambda_t rises to 400 by the cubic schedule. Published tau rises to 0.1 and the sparsity is what comes of it;
-    here tau_t is set so that the sparsity follows the schedule, and the rule is Adam. (Published too: each matrix
-    keeps 0.5 %.)
+    lambda_t rises to 400 by the cubic schedule. In the paper tau rises to 0.1 and determines the sparsity; here tau_t
+    is set so that the sparsity follows the schedule, and the rule is Adam. (In the paper, each matrix also keeps 0.5
+    %.)
     """
     return learn(job, start(job))
 
 
 def movement_finetune(job: Job) -> Outcome:
-    """Movement as published: W, biases and the rest are trained beside S. The weights do NOT stay intact.
+    """Movement as published: W, biases and the rest are trained together with S. The weights do NOT stay intact.
 
-    dL/dW is that of the masked product: pruned weights rest until they return. The weights take Adam, without weight
-    decay, the scores SGD as in `movement`.
+    dL/dW is that of the masked product, so pruned weights do not change until they return. The weights use Adam without
+    weight decay, the scores SGD as in `movement`.
     """
     return learn(job, start(job))
 

@@ -1,4 +1,4 @@
-"""Fixed masks: which sentences scores are computed on, scores from activations and gradients, cuts, and the head."""
+"""Fixed masks: calibration sentences, scores from activations and gradients, cuts, and training the head."""
 
 import copy
 import time
@@ -28,7 +28,7 @@ CALIBRATION = 1024  # training sentences
 
 
 def calibration(job: Job) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Batches of at most 1,024 training sentences drawn by the run's seed; each with its share of all drawn."""
+    """Batches of at most 1,024 training sentences, drawn with the run's seed; each with its share of the drawn rows."""
     train = job.sentences.splits["train"]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(job.run.seed))
     drawn = order[:CALIBRATION].tolist()
@@ -38,7 +38,7 @@ def calibration(job: Job) -> Iterator[tuple[dict[str, Tensor], float]]:
 
 
 def activations(job: Job) -> dict[str, Tensor]:
-    """|w_ij| ||x_j||_2 of every weight in scope (Sun et al. 2023), x_j input j over the calibration tokens."""
+    """|w_ij| ||x_j||_2 for every weight in scope (Sun et al. 2023); x_j is input j over the calibration tokens."""
     norms = input_norms(job, maskable(job.model.encoder, job.run.scope))
     norms = {name: norm[:, None] if component_of(name) == EMBED else norm for name, norm in norms.items()}
     return {name: weight.detach().abs() * norms[name] for name, weight in job.weights.items()}
@@ -46,7 +46,7 @@ def activations(job: Job) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def input_norms(job: Job, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """||x_j||_2 of each module's inputs over the calibration tokens, shape (inputs,); a table's inputs are one-hot."""
+    """||x_j||_2 of each module's inputs over the calibration tokens, (inputs,); a table's inputs are one-hot."""
     model = job.model.to(PartialState().device).eval()
     device = next(model.parameters()).device
     squares: dict[str, Tensor] = {}
@@ -73,10 +73,10 @@ def input_norms(job: Job, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def _tokens(x: Tensor, present: Tensor) -> Tensor:
-    """The entries of a module's input that are no padding, in a row; ``present`` is (batch, tokens).
+    """The entries of a module's input that are not padding, one after another; ``present`` is (batch, tokens).
 
-    ``x`` can be laid out as (batch, tokens, ...), (tokens, batch, ...) or (batch * tokens, ...). Any other input is not
-    of tokens (DeBERTa's relative positions), or without padding: all of it counts.
+    ``x`` can have the layout (batch, tokens, ...), (tokens, batch, ...) or (batch * tokens, ...). Any other input does
+    not consist of tokens (DeBERTa's relative positions) or has no padding, so all of it counts.
     """
     for mask in (present, present.t(), present.flatten()):
         if x.shape[: mask.ndim] == mask.shape:
@@ -85,9 +85,9 @@ def _tokens(x: Tensor, present: Tensor) -> Tensor:
 
 
 def sensitivities_with_head(job: Job) -> Result:
-    """`sensitivities` with a head that knows the task: a copy of it is trained first, for one epoch at most.
+    """`sensitivities` with a head that knows the task: a copy of the head is trained first, for at most one epoch.
 
-    (A fresh head says nothing about a pre-trained encoder.) The job's own model stays as it is; done once.
+    (The gradients of a new head would not show what the task needs.) The job's own model is unchanged; done once.
     """
 
     def work(settings: Settings) -> Result:
@@ -100,7 +100,7 @@ def sensitivities_with_head(job: Job) -> Result:
 
 
 def sensitivities(job: Job) -> dict[str, Tensor]:
-    """|w dL/dw| of every weight in scope; leaves masks of ones attached to the job's encoder."""
+    """|w dL/dw| for every weight in scope; leaves masks of ones attached to the job's encoder."""
     model: AdaptedModel = job.model.to(PartialState().device)
     thetas = attach(model.encoder, {name: torch.ones_like(weight) for name, weight in job.weights.items()})
     model.eval()
@@ -111,11 +111,11 @@ def sensitivities(job: Job) -> dict[str, Tensor]:
 
 
 def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) -> dict[str, Tensor]:
-    """The masks that keep the highest scores: exactly k = round(density n), by default the run's density.
+    """The masks that keep the highest scores: exactly k = round(density n), with the run's density by default.
 
-    One cut goes through all matrices together, or under the plan's ``allocation`` one through each. Embedding rows that
-    training never shows are kept (see `masks.protect`). Scores of units: round(density n) of all heads, and of all FFN
-    neurons.
+    There is one cut over all matrices or, under the plan's ``allocation``, one per matrix. Embedding rows that do not
+    occur in training are kept (see `masks.protect`). With scores of units, round(density n) of all heads and of all FFN
+    neurons are kept.
     """
     density, kind = job.density if density is None else density, job.plan.allocation
     if job.run.pattern == "units":
@@ -125,11 +125,11 @@ def cut(job: Job, scores: Mapping[str, Tensor], density: float | None = None) ->
 
 
 def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks that keep the same share of every output's inputs, exactly k = round(density n) in all.
+    """The masks that keep the same share of every output's inputs, exactly k = round(density n) in total.
 
     Outputs are the rows of a matrix, and the columns of an embedding table (a table multiplies one-hot words). Each
-    keeps density * (its inputs) rounded down or up: up to and with output r, round(density * inputs so far) stay, so
-    that the rounding is spread evenly. Equal scores are kept in order of position.
+    keeps density * (its inputs), rounded down or up: the outputs up to r together keep round(density * their inputs),
+    so that rounding is spread evenly. Equal scores are kept in order of position.
     """
     total = sum(score.numel() for score in scores.values())
     k, before, masks = round(job.density * total), 0, {}
@@ -147,6 +147,6 @@ def cut_outputs(job: Job, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_head(job: Job, masks: dict[str, Tensor], *before: Fit) -> Outcome:
-    """Fixed ``masks`` over the job's weights, and a head trained on what they leave; ``before``: what they took."""
+    """Applies fixed ``masks`` to the job's weights and trains a head; ``before`` is the cost of finding the masks."""
     set_masks(job.model.encoder, masks)
     return Outcome(add_fits(*before, fit_head(job)), masks)

@@ -1,4 +1,4 @@
-"""probe: a regression on frozen sentence vectors. What the checkpoint knows before anything is adapted."""
+"""probe: a regression on frozen sentence vectors, which shows what the checkpoint knows without adaptation."""
 
 import time
 import warnings
@@ -22,12 +22,12 @@ UNSEEN = -1e4  # the logit of a class that no training row has
 
 
 def probe(job: Job) -> Outcome:
-    """Fits a logistic (or ridge) regression on the vectors of the frozen encoder, under its mask where it has one.
+    """Fits a logistic (or ridge) regression on the vectors of the frozen encoder, under its mask if it has one.
 
-        features: u of one text;   u, v, |u - v|, u v of two, each read on its own
+        features: u of one text;   u, v, |u - v|, u v of two texts, each read separately
 
-    with u the checkpoint's own sentence vector (its pooling of the last layer), standardised. The strength of the
-    penalty is chosen on the selection split. By scikit-learn; the head is not used.
+    where u is the checkpoint's own sentence vector (its pooling of the last layer), standardised. The strength of the
+    penalty is chosen on the selection split. Uses scikit-learn; the head is not used.
     """
     start = time.monotonic()
     rows = {split: features(job, split) for split in job.task.splits}
@@ -45,15 +45,15 @@ def probe_head(job: Job) -> AdaptationHead:
 
         V = W / sigma,   c = b - W (mu / sigma)      with mean mu and spread sigma of the standardisation
 
-    The head's mixture is 1 for the last layer, 0 for the others. A probe of pairs reads 4 width numbers, see
-    `probe`, which no encoder gives at once: `of_pairs` tells such heads.
+    The head's mixture is 1 for the last layer and 0 for the others. A probe of pairs reads 4 width numbers (see
+    `probe`), which no encoder returns at once: `of_pairs` recognises such heads.
     """
     rows = {split: features(job, split) for split in ("train", "selection")}
     labels = {split: np.asarray(job.task.splits[split]["label"]) for split in rows}
     scale, regression = _best(job, rows, labels)
     weight, bias = np.atleast_2d(regression.coef_), np.atleast_1d(regression.intercept_)
     classes = getattr(regression, "classes_", np.array([0]))
-    if len(classes) == 2:  # scikit-learn keeps one row, the log of the odds of the second class
+    if len(classes) == 2:  # scikit-learn keeps one row: the log odds of the second class
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
     weight = weight / scale.scale_
     bias = bias - weight @ scale.mean_
@@ -69,7 +69,7 @@ def probe_head(job: Job) -> AdaptationHead:
 
 
 def of_pairs(tensors: Mapping[str, Tensor], width: int, pooling: str) -> AdaptationHead | None:
-    """The head with these tensors where it is a probe's that reads pairs, 4 ``width`` numbers; else None."""
+    """The head with these tensors if it is a probe that reads pairs (4 ``width`` numbers), else None."""
     if tensors["output.weight"].shape[1] != 4 * width or "hidden.weight" in tensors:
         return None
     head = AdaptationHead(len(tensors["mix"]), 4 * width, len(tensors["output.weight"]), "linear", pooling)
@@ -78,7 +78,7 @@ def of_pairs(tensors: Mapping[str, Tensor], width: int, pooling: str) -> Adaptat
 
 
 def _best(job: Job, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]):
-    """The regression with the penalty that does best on the selection split."""
+    """The regression whose penalty is best on the selection split."""
     fitted, best = None, -np.inf
     for strength in bar(STRENGTHS, desc="probe", unit="strength", leave=False):
         tried = _fit(rows["train"], labels["train"], strength, bool(job.task.labels))
@@ -89,7 +89,7 @@ def _best(job: Job, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]):
 
 
 def features(job: Job, split: str) -> np.ndarray:
-    """What a probe reads of each row: (rows, width), or (rows, 4 width) of pairs."""
+    """The features that a probe reads: (rows, width), or (rows, 4 width) for pairs."""
     vectors = text_vectors(job, split)
     if len(vectors) == 1:
         return vectors[0]
@@ -98,7 +98,7 @@ def features(job: Job, split: str) -> np.ndarray:
 
 
 def text_vectors(job: Job, split: str) -> list[np.ndarray]:
-    """The sentence vectors of a split's texts, each column of texts read on its own: (rows, width) each."""
+    """The sentence vectors of a split's texts, (rows, width) per column; columns of texts are read separately."""
     found, data = [], job.task.splits[split]
     texts = [name for name in ("text", "text_pair") if name in data.column_names]
     for name in texts:
@@ -112,13 +112,13 @@ def text_vectors(job: Job, split: str) -> list[np.ndarray]:
 def _fit(rows: np.ndarray, labels: np.ndarray, strength: float, classes: bool):
     """Standardisation and regression as one pipeline."""
     regression = LogisticRegression(C=strength, max_iter=500) if classes else Ridge(alpha=1 / strength)
-    with warnings.catch_warnings():  # a few more digits would change no answer
+    with warnings.catch_warnings():  # more digits would not change any answer
         warnings.simplefilter("ignore", ConvergenceWarning)
         return make_pipeline(StandardScaler(), regression).fit(rows, labels)
 
 
 def _logits(fitted, rows: np.ndarray, job: Job) -> np.ndarray:
-    """(rows, outputs), also where training has only some of the classes."""
+    """(rows, outputs), even if training has only some of the classes."""
     if not job.task.labels:
         return fitted.predict(rows).reshape(-1, 1)
     logits = np.full((len(rows), job.task.num_labels), UNSEEN)

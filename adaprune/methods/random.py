@@ -1,4 +1,4 @@
-"""random: the paper's Rnd. A mask drawn at random at the asked sparsity, then the head is trained. Weights intact."""
+"""random: the paper's Rnd. A random mask of the requested sparsity, then the head is trained. Weights intact."""
 
 import torch
 
@@ -8,7 +8,7 @@ from adaprune.training import Job, Outcome
 
 
 def random(job: Job) -> Outcome:
-    """Keeps k connections drawn without replacement from all in scope, by the run's seed."""
+    """Keeps k connections, drawn without replacement from all in scope with the run's seed."""
     generator = torch.Generator().manual_seed(job.run.seed)
     scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in job.weights.items()}
     return with_head(job, cut(job, scores))

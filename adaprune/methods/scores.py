@@ -1,4 +1,4 @@
-"""Scores of other methods than the paper's: their slopes, their penalty, scores that stand for their size."""
+"""Scores of methods other than the paper's: their slopes, their penalty, and scores used by absolute value."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ SLOPES = ("identity", "sampled", "sigmoid")
 
 
 class Scores(AdaPrune):
-    """`AdaPrune` for scores s in place of theta, as straight-through methods learn them.
+    """`AdaPrune` for scores s instead of theta, as straight-through methods learn them.
 
         g_s = dL/dm * slope(s)  +  c_t sigmoid'(s),     c_t = c (1 - (1 - t / T)^3), at most c
 
@@ -17,8 +17,9 @@ class Scores(AdaPrune):
 
     - ``surrogate``: the slope. "identity" (1), "sigmoid" (Eq. 4), or "sampled" (Eq. 3 at s itself, for a mask that is
       drawn with probability sigmoid(s)).
-    - ``shrink``, ``ramp``: c and T of a penalty c_t sum_i sigmoid(s_i) in the loss. Of rows in a sparse gradient only.
-    - ``reflect``: what is stored is |s|, and goes on from 0 as s would: the step of scores whose mask is 1[|s| > t].
+    - ``shrink``, ``ramp``: c and T of a penalty c_t sum_i sigmoid(s_i) in the loss; with a sparse gradient, only for
+      the rows in it.
+    - ``reflect``: |s| is stored, and continues from 0 as s would: the step of scores whose mask is 1[|s| > t].
 
     Raises:
         ValueError: as `AdaPrune`; an unknown slope, or a negative ``shrink``.
@@ -36,7 +37,7 @@ class Scores(AdaPrune):
 
     def _gradient(self, theta: Tensor, grad_mask: Tensor, group: dict, state: dict) -> Tensor:
         if group["surrogate"] == "identity":
-            grad = grad_mask.clone()  # the rule may work in its place
+            grad = grad_mask.clone()  # the rule may overwrite it
         elif group["surrogate"] == "sigmoid":
             grad = super()._gradient(theta, grad_mask, group, state)
         else:

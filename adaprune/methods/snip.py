@@ -6,13 +6,13 @@ from adaprune.training import Job, Outcome
 
 
 def snip(job: Job) -> Outcome:
-    """Keeps the k connections to which the loss is most sensitive, then trains the head.
+    """Keeps the k connections that the loss is most sensitive to, then trains the head.
 
         s_i = |dL/dm_i| at m = 1  =  |w_i dL/dw_i|
 
-    with L the mean loss of up to 1,024 training sentences, without dropout. A fresh head says nothing about a
-    pre-trained encoder, so a copy of it is trained first, for one epoch at most, on the frozen encoder; the head that
-    stays starts fresh under the mask, as for all fixed masks. Spends ``epochs`` + min(1, ``epochs``) epochs in all.
+    where L is the mean loss of up to 1,024 training sentences, without dropout. The gradients of a new head would not
+    show what the task needs, so a copy of it is first trained on the frozen encoder, for at most one epoch. The final
+    head starts anew under the mask, as for all fixed masks. Takes ``epochs`` + min(1, ``epochs``) epochs in total.
     """
     scores, first = sensitivities_with_head(job)
     return with_head(job, cut(job, scores), first)

@@ -1,4 +1,4 @@
-"""threshold_mask: masking in place of fine-tuning (Zhao et al. 2020), scores against a threshold. Weights intact."""
+"""threshold_mask: masking instead of fine-tuning (Zhao et al. 2020), scores against a threshold. Weights intact."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from adaprune.runs import Method
 from adaprune.training import Job, Outcome
 
 THRESHOLD = 1e-2  # tau
-REACH = 2e-2  # a: scores start at -a at the lowest
+REACH = 2e-2  # a: the lowest start of a score is -a
 
 
 def threshold_mask(job: Job) -> Outcome:
-    """Learns scores straight through, m = 1[S > tau], from a random start at the asked sparsity. Weights intact.
+    """Learns scores straight through, m = 1[S > tau], from a random start at the sparsity itself. Weights intact.
 
         S_0 ~ U(-a, (a + tau) / q - a),   so that a share q = sparsity starts masked;   tau = 0.01, a = 0.02
 
-    (Zhao et al. 2020, arXiv 2004.12406.) Published tau is fixed and the sparsity drifts; here tau follows theta's
-    quantile, so that it stays q.
+    (Zhao et al. 2020, arXiv 2004.12406.) In the paper, tau is fixed and the sparsity drifts; here tau follows theta's
+    quantile, so that the sparsity stays at q.
     """
     generator = torch.Generator().manual_seed(job.run.seed)
     shapes = {name: weight.shape for name, weight in job.weights.items()}
@@ -26,13 +26,13 @@ def threshold_mask(job: Job) -> Outcome:
 
 
 def uniform_scores(shapes: dict[str, torch.Size], q: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """S_0 - tau: uniform as above, given that exactly round((1 - q) n) of all exceed tau.
+    """S_0 - tau: uniform as above, such that exactly round((1 - q) n) of all exceed tau.
 
     (Relative to tau, so that rounding moves no score across it.)
     """
     kept = keep_top({name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}, 1 - q)
     below = THRESHOLD + REACH
-    above = below * (1 - q) / q if q else below  # nothing is masked where q = 0, whatever the scores
+    above = below * (1 - q) / q if q else below  # with q = 0 nothing is masked, whatever the scores
     drawn = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     return {name: torch.where(kept[name], above * (1 - u), -below * u) for name, u in drawn.items()}
 

@@ -8,14 +8,14 @@ from adaprune.training import Fit, Job, Outcome
 
 
 def wanda(job: Job) -> Outcome:
-    """Keeps for each output the inputs of the highest score, then trains the head.
+    """Keeps the inputs with the highest scores for each output, then trains the head.
 
         S_ij = |w_ij| ||x_j||_2,   compared within each output i
 
-    with x_j input j over all tokens, padding left out, of up to 1,024 training sentences, in the unpruned encoder (the
-    paper prunes one layer after the other and sees the inputs of pruned layers). Each output keeps
-    density * (number of inputs) rounded down or up, exactly k in all; ties by position (`oneshot.cut_outputs`).
-    Spends ``epochs`` in all, on the head; the scores take forward passes only.
+    where x_j is input j over all tokens except padding of up to 1,024 training sentences, in the unpruned encoder (the
+    paper prunes layer by layer and sees the inputs of pruned layers). Each output keeps density * (number of inputs),
+    rounded down or up, exactly k in total; ties by position (`oneshot.cut_outputs`). Takes ``epochs`` in total, for the
+    head; the scores need only forward passes.
     """
     start = time.monotonic()
     masks = cut_outputs(job, activations(job))

@@ -1,4 +1,4 @@
-"""zero_shot: how alike two texts' vectors are, and nothing else. What a sentence encoder was made for."""
+"""zero_shot: only the similarity of two texts' vectors, which is what a sentence encoder was made for."""
 
 import time
 
@@ -11,21 +11,21 @@ from adaprune.training import Fit, Job, Outcome
 
 
 def zero_shot(job: Job) -> Outcome:
-    """Answers with the cosine of the two texts' vectors, under the encoder's mask where it has one.
+    """Answers with the cosine of the two texts' vectors, under the encoder's mask if it has one.
 
-        s = cos(u, v);   of two classes: the one on the side of a cut, z = (-a (s - c), a (s - c)),  a = 1 or -1
+        s = cos(u, v);   two classes by the side of a cut: z = (-a (s - c), a (s - c)),  a = 1 or -1
 
-    The cut c and the side a are those with the best main metric on the training rows: two numbers, nothing else is
-    learned. A correlation needs neither.
+    The cut c and the side a are those with the best main metric on the training rows: only two numbers are learned. A
+    correlation needs neither.
 
     Raises:
-        ValueError: a task of single texts, or of more than two classes.
+        ValueError: a task with single texts, or with more than two classes.
     """
     start, classes = time.monotonic(), job.task.num_labels
     if "text_pair" not in job.task.splits["train"].column_names:
-        raise ValueError(f"zero_shot compares two texts, and {job.task.name} has one: use method='probe'")
+        raise ValueError(f"zero_shot compares two texts, but {job.task.name} has one: use method='probe'")
     if classes > 2:
-        raise ValueError(f"zero_shot tells two classes apart, and {job.task.name} has {classes}: use method='probe'")
+        raise ValueError(f"zero_shot separates two classes, but {job.task.name} has {classes}: use method='probe'")
     cosines = {split: _cosines(*text_vectors(job, split)) for split in job.task.splits}
     if not job.task.labels:
         weights, answers = [], {split: values[:, None] for split, values in cosines.items()}
@@ -43,7 +43,7 @@ def _cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _cut(job: Job, cosines: np.ndarray) -> tuple[float, float]:
-    """The cut, of 99 quantiles, and the side of class 1 that have the best main metric on the training rows."""
+    """The cut (one of 99 quantiles) and the side of class 1 with the best main metric on the training rows."""
     labels = np.asarray(job.task.splits["train"]["label"])
     tried = [(cut, side) for cut in np.quantile(cosines, np.linspace(0.01, 0.99, 99)) for side in (1.0, -1.0)]
 

@@ -1,7 +1,8 @@
 """The share of fine-tuning's gain that is kept: (score - floor) / (fine-tuned - floor), the headline number.
 
-The floor is what needs no adapting: the better of the probe and the majority class, chosen on held-out rows. Without
-it a task that the checkpoint knows already (STS-B on a sentence encoder) looks as if anything did well on it.
+The floor is the score without adaptation: the better of the probe and the majority class, chosen on held-out rows.
+Without a floor, every method seems to do well on a task that the checkpoint already knows (STS-B on a sentence
+encoder).
 """
 
 import math
@@ -16,16 +17,18 @@ from scipy import stats
 from adaprune.data import RESAMPLES
 from adaprune.runs import paths_of, read_answers
 
-ROOM = 0.03  # a task where fine-tuning gains less over the floor counts for nothing
+ROOM = 0.03  # tasks on which fine-tuning gains less over the floor do not count
 LEVEL = 0.95
 SETTING = ["model", "task", "max_train_examples"]
 
 
 def with_rows(runs: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
-    """``runs`` of `records.table` with ``resampled``: each one's score on bootstrap samples of the dev rows.
+    """``runs`` from `records.table` with ``resampled``: each run's score on bootstrap samples of the dev rows.
+
+    The scores are missing (NaN) without a file of answers, and for a user's own data.
 
     Raises:
-        ValueError: a damaged file of answers. Where there is none, or of a user's own data, they are missing (NaN).
+        ValueError: a damaged file of answers.
     """
 
     def samples(record: str) -> np.ndarray:
@@ -39,15 +42,15 @@ def with_rows(runs: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
 
 
 def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
-    """Floor and fine-tuning of each setting: the two ends that a score is placed between.
+    """Floor and fine-tuning of each setting, the two ends of the scale for a score.
 
     Args:
-        runs: of `with_rows`, with probe, majority and finetune among them.
+        runs: from `with_rows`, including probe, majority and finetune.
 
     Returns:
         Indexed by model, task, max_train_examples: ``floor`` and ``floor_rows`` (its resampled scores), ``floor_is``;
-        ``tuned``, ``tuned_var`` (of its mean over seeds), ``tuned_rows``, ``tuned_seeds``; ``room``, their
-        distance. Of several ways to fine-tune, the one with the best mean on held-out rows.
+        ``tuned``, ``tuned_var`` (of its mean over seeds), ``tuned_rows``, ``tuned_seeds``; ``room``, their difference.
+        If there are several ways to fine-tune, the one with the best mean on held-out rows is used.
     """
     rows = []
     for setting, group in runs[runs["ablation"] == ""].groupby(SETTING):
@@ -72,18 +75,18 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
 
         share = sum_t (score_t - floor_t) / sum_t (tuned_t - floor_t)
 
-    with means over seeds, so that no small room is divided by. Two intervals of 95 %: over seeds (t, by the delta
-    method, the denominator's spread included), and over dev rows (paired bootstrap).
+    with means over seeds; summing first avoids dividing by a small room. There are two 95 % intervals: over seeds (t,
+    by the delta method, including the denominator's spread), and over dev rows (paired bootstrap).
 
     Args:
-        runs: of `with_rows`.
-        marks: of `landmarks`, of one model.
-        by: columns that make a group, e.g. ["way", "sparsity"].
+        runs: from `with_rows`.
+        marks: from `landmarks`, for one model.
+        by: columns that form a group, e.g. ["way", "sparsity"].
 
     Returns:
         The columns of ``by``; ``share``; ``seeds_low``, ``seeds_high``; ``rows_low``, ``rows_high``; ``retention``, the
         plain mean over tasks of score / tuned; ``lowest`` (share of the worst task) and ``lowest_task``; ``tasks`` and
-        ``seeds`` (the fewest). Only groups with a run on every task with room.
+        ``seeds`` (the fewest). Only groups with a run on every task with room are included.
     """
     room = marks[marks["room"] >= ROOM]
     rows = []
@@ -118,16 +121,16 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
 
 
 def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: Any) -> pd.DataFrame:
-    """How many times faster than the dense model each way computes, beside the share of the gain that its masks keep.
+    """The speed of each way relative to the dense model, and the share of the gain that its masks keep.
 
     Args:
-        kept: of `shares` of adaprune's runs, by ["pattern", "sparsity"].
+        kept: from `shares` of adaprune's runs, by ["pattern", "sparsity"].
         measured: ``rows`` of a file of `benchmarks.inference`.
-        where: ``shape``, ``batch``, ``threads`` and, of masks, ``mask`` as there; what is left out is not asked for.
+        where: ``shape``, ``batch``, ``threads`` and, for masks, ``mask`` to select; omitted keys select everything.
 
     Returns:
-        ``way``, ``sparsity``, ``share``, ``seeds_low``, ``seeds_high``, and ``faster``: a row for each way and sparsity
-        that both know. Ways without masks have sparsity 0 and no share: what they cost in quality is not known here.
+        ``way``, ``sparsity``, ``share``, ``seeds_low``, ``seeds_high``, and ``faster``: one row per way and sparsity
+        that both tables have. Ways without masks have sparsity 0 and no share, because their quality is not known here.
     """
     rows = []
     for row in measured:
@@ -147,13 +150,13 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
 
 
 def frontier(runs: pd.DataFrame) -> pd.DataFrame:
-    """What each way of adapting ships, and the share of the gain that it keeps, from the fewest bytes on.
+    """The bytes that each way of adapting ships and the share of the gain that it keeps, sorted by bytes.
 
-    A way is a method with its sparsity, rank and head. Where it was run with several rates, batches or numbers of
-    epochs, the one with the best mean on held-out rows of a task is that task's.
+    A way is a method with its sparsity, rank and head. If it was run with several rates, batch sizes or numbers of
+    epochs, the setting with the best mean on held-out rows is used for each task.
 
     Args:
-        runs: of `with_rows`, of one model, with probe, majority and finetune among them.
+        runs: from `with_rows`, for one model, including probe, majority and finetune.
 
     Returns:
         The columns of `shares`, and: ``method``; ``bytes``, the mean over tasks and seeds; ``first``, whether no other
@@ -179,7 +182,7 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _way(row: dict) -> str:
-    """A method with its sparsity, LoRA's rank, and the head where it is linear.
+    """A method with its sparsity, LoRA's rank, and the head if it is linear.
 
     >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "rank": 1, "head": "linear"})
     'lora r = 1, linear head'

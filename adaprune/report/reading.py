@@ -1,4 +1,4 @@
-"""What was read, before anything is trained: rows and labels, lengths of texts, words that the tokenizer knows."""
+"""Describes the data before training: rows and labels, lengths of texts, tokens that the tokenizer knows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from adaprune.data import TaskData, unknown_share
 
-ENOUGH = 10_000  # rows of a split, evenly spaced, that lengths are counted on
+ENOUGH = 10_000  # rows of a split, evenly spaced, for measuring lengths
 
 
 def rows_read(task: TaskData) -> pd.DataFrame:
-    """Rows of each split, and of each class; of a regression the least, mean and greatest value."""
+    """Rows per split and per class or, for a regression, the least, mean and greatest value."""
     found = {}
     for split, rows in task.splits.items():
         labels = np.asarray(rows["label"])
@@ -26,10 +26,10 @@ def rows_read(task: TaskData) -> pd.DataFrame:
 
 
 def texts_read(task: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> pd.DataFrame:
-    """Of each split: ``median`` and ``longest`` in tokens, ``cut`` and ``unknown``, both shares.
+    """Per split: ``median`` and ``longest`` in tokens, and the shares ``cut`` and ``unknown``.
 
-    ``cut``: rows longer than ``max_length``, which lose their end. ``unknown``: tokens that the tokenizer has no word
-    for, see `data.unknown_share`. Of more than 10,000 rows so many, evenly spaced.
+    ``cut``: rows longer than ``max_length``, which lose their end. ``unknown``: tokens that the tokenizer does not
+    know, see `data.unknown_share`. Uses at most 10,000 rows, evenly spaced.
     """
     found = {}
     for split, rows in task.splits.items():

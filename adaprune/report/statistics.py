@@ -1,4 +1,4 @@
-"""Statistics over seeds: intervals, paired tests, Holm's correction, retention. NaN: too little to say."""
+"""Statistics over seeds: intervals, paired tests, Holm's correction, retention. NaN means too little data."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95
-SIGNIFICANT = 0.05  # a corrected p below it
-NO_SPREAD = 1e-12  # differences that vary by less differ by rounding
+SIGNIFICANT = 0.05  # a corrected p below this
+NO_SPREAD = 1e-12  # variation below this is rounding
 
 
 def interval(
@@ -16,8 +16,8 @@ def interval(
 ) -> tuple[float, float]:
     """The stratified bootstrap 95 % percentile interval of the mean over strata of the mean over seeds.
 
-    Seeds are drawn with replacement within each stratum, that is each task, and never across. Few seeds give too
-    narrow an interval: with five normal scores it holds the true mean about 84 times in 100, not 95.
+    Seeds are drawn with replacement within each stratum, that is, each task, and never across. With few seeds the
+    interval is too narrow: with five normal scores it contains the true mean about 84 times in 100, not 95.
 
     Args:
         strata: for each task, its scores over seeds, (seeds,); one task is one stratum.
@@ -47,14 +47,14 @@ def interval(
 
 
 def paired_test(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """The p-value of the paired double-tailed t-test for scores that are pairs by seed, (seeds,) each.
+    """The p-value of the paired two-tailed t-test for scores that are paired by seed, (seeds,) each.
 
         t = mean(d) / (std(d) / sqrt(n)),   d = ours - theirs,   n - 1 degrees of freedom
 
-    NaN for fewer than two pairs, and where all differences are the same, which leaves t undefined.
+    NaN for fewer than two pairs, and if all differences are equal, which leaves t undefined.
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: the lengths differ.
     """
     ours, theirs = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if ours.shape != theirs.shape:
@@ -69,15 +69,15 @@ def within_cells_test(differences: ArrayLike, cells: ArrayLike) -> float:
 
         t = mean_c(m_c) / (s sqrt(sum_c 1/n_c) / C),   s^2 = sum_c sum_i (d_ci - m_c)^2 / (N - C),   N - C degrees
 
-    of freedom: n_c differences with mean m_c in each of C cells, N in all. The cells are as they are (fixed effects): a
-    difference that is large in one and small in another is no noise. NaN where no cell has two, or none spreads.
+    of freedom: n_c differences with mean m_c in each of C cells, N in total. Cells are fixed effects: a difference that
+    is large in one cell and small in another is not noise. NaN if no cell has two differences, or none has any spread.
 
     Args:
         differences: ours - theirs, (pairs,).
-        cells: what each is of, a task and its setting, (pairs,).
+        cells: the cell of each difference, a task and its setting, (pairs,).
 
     Raises:
-        ValueError: lengths that differ.
+        ValueError: the lengths differ.
 
     >>> round(within_cells_test([0.1, 0.2, 0.7, 0.8], ["a", "a", "b", "b"]), 4)
     0.0061
@@ -87,7 +87,7 @@ def within_cells_test(differences: ArrayLike, cells: ArrayLike) -> float:
 
 
 def within_cells_interval(differences: ArrayLike, cells: ArrayLike) -> tuple[float, float]:
-    """The 95 % interval of the mean over cells of the mean difference in each, by the same t.
+    """The 95 % interval of the mean over cells of the mean difference per cell, by the same t.
 
     >>> [round(end, 4) for end in within_cells_interval([0.1, 0.2, 0.7, 0.8], ["a", "a", "b", "b"])]
     [0.2979, 0.6021]
@@ -98,7 +98,7 @@ def within_cells_interval(differences: ArrayLike, cells: ArrayLike) -> tuple[flo
 
 
 def _within_cells(differences: ArrayLike, cells: ArrayLike) -> tuple[float, float, int]:
-    """Mean over cells, its standard error (NaN: nothing known of it) and the degrees of freedom."""
+    """The mean over cells, its standard error (NaN if unknown) and the degrees of freedom."""
     d, cells = np.asarray(differences, dtype=float), np.asarray(cells)
     if d.shape != cells.shape:
         raise ValueError(f"every difference is of one cell, got {d.shape} and {cells.shape}")
@@ -113,7 +113,7 @@ def _within_cells(differences: ArrayLike, cells: ArrayLike) -> tuple[float, floa
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """p-values (tests,) corrected for their number by Holm's step-down rule; NaN is no test, stays and does not count.
+    """p-values (tests,), corrected for multiple tests by Holm's step-down rule; NaN means no test and does not count.
 
         p'_(i) = max over j <= i of  min(1, (m - j + 1) p_(j)),   p_(1) <= ... <= p_(m)
 
@@ -129,7 +129,7 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def retention(score: float, finetuned: float) -> float:
-    """The share of the fine-tuned model's score that is kept: score / finetuned; NaN unless that is above 0.
+    """The share of the fine-tuned model's score that is kept: score / finetuned; NaN unless finetuned is above 0.
 
     >>> retention(0.4, 0.8)
     0.5

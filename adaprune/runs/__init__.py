@@ -1,4 +1,4 @@
-"""What is asked of a run and what is kept of it: `Run`, recipes, records and their schema, refusals, whole files.
+"""The settings of a run and its record: `Run`, recipes, records and their schema, refusals, safe writing of files.
 
 Take from here `Run`, `plan_for`, and the reading and writing of records.
 Imports `data`: tasks, metrics and the resampled dev rows.

@@ -1,4 +1,4 @@
-"""What a run says of each dev row, kept small beside its record, so that two runs can be compared row by row."""
+"""A run's answer to each dev row, stored compactly next to its record, so that runs can be compared row by row."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from adaprune.data import RESAMPLES, TaskData, resampled
 from adaprune.runs.files import read_bytes, write_bytes
 
-LARGEST = 2**26  # bytes of a file that is read
+LARGEST = 2**26  # largest file that is read, in bytes
 
 
 def write_answers(path: Path, logits: np.ndarray, task: TaskData, scored: bool = True) -> None:
-    """Writes the answers of a run on the dev split, whole or not at all.
+    """Writes the answers of a run on the dev split, completely or not at all.
 
-    ``answers``: the class of each row as uint8 (uint16 from 256 classes on), or the value as float32. ``resampled``:
-    the main metric on bootstrap samples of the rows that are the same for all runs (`data.resampled`), so that
-    intervals can be made where the labels are not at hand.
+    ``answers``: the class of each row as uint8 (uint16 for 256 classes or more), or the value as float32.
+    ``resampled``: the main metric on bootstrap samples of the rows, which are the same for all runs (`data.resampled`),
+    so that intervals can be computed without the labels.
 
     Args:
-        scored: False leaves ``resampled`` empty. The samples are known, so 300 exact scores are 300 equations in the
-            labels: `adapt` writes them for named tasks only, whose labels are public, and not for a user's own file.
+        scored: False leaves ``resampled`` empty. The samples are known, so 300 exact scores give 300 equations for the
+            labels. So `adapt` writes them only for named tasks, whose labels are public, not for a user's own file.
     """
     split = task.splits[next(name for name in task.splits if name.startswith("validation"))]
     labels = np.asarray(split["label"])
@@ -40,11 +40,11 @@ def write_answers(path: Path, logits: np.ndarray, task: TaskData, scored: bool =
 
 
 def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The answers of a run and its resampled scores, of which there are none for a user's own file.
+    """The answers of a run and its resampled scores (none for a user's own file).
 
     Raises:
-        FileNotFoundError: no such file; records from before 0.2 have none.
-        ValueError: a damaged or foreign file; names it.
+        FileNotFoundError: no such file; records older than 0.2 have none.
+        ValueError: a damaged or foreign file; the message names it.
     """
     content = read_bytes(path, LARGEST)
     try:
@@ -54,6 +54,6 @@ def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError("its answers are no classes or values of rows")
         if scores.shape not in ((RESAMPLES,), (0,)) or scores.dtype != np.float32 or not np.isfinite(scores).all():
             raise ValueError(f"its scores are not those of {RESAMPLES} samples")
-    except Exception as error:  # zip, zlib and numpy each have errors of their own for damaged bytes
-        raise ValueError(f"{path} is damaged ({error}): delete it and its record, run again") from error
+    except Exception as error:  # zip, zlib and numpy each raise their own errors for damaged bytes
+        raise ValueError(f"{path} is damaged ({error}): delete it and its record, then run again") from error
     return answers, scores

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and are read only up to a size."""
+"""Files that are written completely or not at all, and read only up to a given size."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; ValueError where it is none or larger than ``limit``."""
+    """A regular file's bytes; ValueError if it is not a regular file or is larger than ``limit``."""
     if path.exists() and not (path.is_file() and path.stat().st_size <= limit):
         raise ValueError(f"{path} is not a file of at most {limit} bytes")
     return path.read_bytes()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Puts a file in place once all of it is on the disk: a full disk shows here, not at some later flush."""
-    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # same disk: replacing is atomic
+    """Puts a file in place once all of it is on disk, so that a full disk is noticed here and not at a later flush."""
+    temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # on the same disk, so that replacing is atomic
     try:
         with temporary.open("xb") as file:
             file.write(content)

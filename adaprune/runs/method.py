@@ -1,4 +1,4 @@
-"""What a method says of itself, the settings that a recipe gives it, and the table of all methods."""
+"""How a method describes itself, the settings that a recipe gives it, and the table of all methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-# The fields of a run that only some methods read; every other field is for all.
+# The fields of a run that only some methods read; all methods read the others.
 SELECTIVE = (
     "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "surrogate", "reach", "recovery",
     "allocation", "keep", "rank", "pattern",
@@ -15,21 +15,20 @@ SELECTIVE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of a run once its recipe has filled in what the run leaves open.
+    """The settings of a run, with everything that the run left open filled in by its recipe.
 
-    ``learning_rate`` is alpha for theta (its mean starts at 0.01), or that of the weights in ``finetune``;
-    ``steps`` is the least number of optimiser steps for each halving of the weights (`epochs_of`), 0 where ``epochs``
-    stand as they are. ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the
-    asked sparsity stands (``feedback`` and ``cubic``). ``allocation`` is empty for one cut through all matrices
-    together.
+    ``learning_rate`` is alpha for theta (whose mean starts at 0.01), or the rate of the weights in ``finetune``.
+    ``steps`` is the least number of optimiser steps per halving of the weights (`epochs_of`); 0 means that ``epochs``
+    holds as it is. ``penalty`` is gamma, ``temperature`` t_s. ``reach`` is the share of all steps after which the
+    sparsity is reached (``feedback`` and ``cubic``). ``allocation`` is empty for one cut over all matrices together.
 
-    ``initial_theta`` is "own" for scores that start as their method has it. ``surrogate`` is the mask's slope:
-    "sigmoid" (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
-    sentence's vector: "cls", "mean", or "own", as the checkpoint was made.
+    ``initial_theta`` is "own" for scores whose method defines their start. ``surrogate`` is the mask's slope: "sigmoid"
+    (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
+    sentence's vector: "cls", "mean", or "own", the checkpoint's way.
 
-    ``scores`` is True for methods that learn scores in another way, where ``penalty`` is lambda of the penalty on
-    mean sigmoid(scores); ``fixed`` where the asked sparsity holds from the first step on, unless the run names a
-    ``reach``; ``weight_learning_rate`` is that of weights trained beside the scores, 0 where they are frozen.
+    ``scores`` is True for methods that learn scores in another way; there ``penalty`` is the lambda of the penalty on
+    mean sigmoid(scores). ``fixed`` is True if the sparsity holds from the first step on, unless the run sets ``reach``.
+    ``weight_learning_rate`` is the rate of weights trained together with the scores; 0 if they are frozen.
     """
 
     epochs: float
@@ -55,21 +54,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to adapt an encoder: what it does, what it leaves, how it is set and how it is drawn.
+    """One way to adapt an encoder: what it does, what it produces, its settings and its look in figures.
 
     Args:
-        function: from a `training.Job` to a `training.Outcome`. Its name is the method's.
+        function: from a `training.Job` to a `training.Outcome`. Its name is the method's name.
         line: what it does, in one line.
-        source: paper and year, where there is one.
-        mask: it ends in a mask.
-        weights_intact: it leaves every weight of the checkpoint as it was.
+        source: paper and year, if there is one.
+        mask: whether it produces a mask.
+        weights_intact: whether it leaves every weight of the checkpoint as it was.
         tuned, paper: settings of a `runs.Plan` in which it differs from that recipe; ``paper`` None: as ``tuned``.
-        reads: which of the fields in ``SELECTIVE`` change what it does; a run that sets another one is refused.
-        colour, marker: its look in figures, as matplotlib takes them.
+        reads: the fields in ``SELECTIVE`` that change what it does; a run that sets any other of them is refused.
+        colour, marker: its look in figures, as matplotlib accepts them.
 
     Raises:
         TypeError: ``function`` cannot be called, or has no name.
-        ValueError: another piece is missing or impossible; the message says which.
+        ValueError: another argument is missing or impossible; the message says which.
     """
 
     function: Callable[..., Any]
@@ -88,11 +87,11 @@ class Method:
         if not callable(self.function) or name is None:
             raise TypeError(f"a method needs a named function from a Job to an Outcome, got {self.function!r}")
         if not name.isidentifier():
-            raise ValueError(f"a method is called by its function's name, and {name!r} is no name: use `def`")
+            raise ValueError(f"a method has its function's name, and {name!r} is not a name: use `def`")
         if not (isinstance(self.line, str) and self.line.strip()):
-            raise ValueError(f"method {name!r} lacks its line: say in one line what it does, got {self.line!r}")
+            raise ValueError(f"method {name!r} needs a line that says what it does, got {self.line!r}")
         if unknown := [read for read in self.reads if read not in SELECTIVE]:
-            raise ValueError(f"method {name!r} reads {unknown[0]!r}; fields to name there are {', '.join(SELECTIVE)}")
+            raise ValueError(f"method {name!r} reads {unknown[0]!r}; fields to choose from are {', '.join(SELECTIVE)}")
         if self.paper is None:
             object.__setattr__(self, "paper", self.tuned)
         settings = [setting.name for setting in fields(Plan)]
@@ -109,11 +108,11 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Puts ``method`` into ``METHODS``; `adaprune.methods` does so for the suite's own, `adapt` for a user's.
+    """Adds ``method`` to ``METHODS``; `adaprune.methods` does so for the suite's own, `adapt` for a user's.
 
     Raises:
-        TypeError: no `Method`.
-        ValueError: another method has its name.
+        TypeError: not a `Method`.
+        ValueError: another method has the same name.
     """
     if not isinstance(method, Method):
         raise TypeError(
@@ -122,12 +121,12 @@ def register(method: Method) -> Method:
         )
     known = METHODS.setdefault(method.name, method)
     if known.function is not method.function and not _same_place(known.function, method.function):
-        raise ValueError(f"there is a method {method.name!r} already ({known.line}): give your function another name")
+        raise ValueError(f"there already is a method {method.name!r} ({known.line}): give your function another name")
     METHODS[method.name] = method
     return method
 
 
 def _same_place(one: Callable, other: Callable) -> bool:
-    """Whether two functions come from one definition: a cell or module that is run again makes a new one."""
+    """Whether two functions come from one definition, as when a cell or module is run again."""
     places = [(getattr(f, "__module__", None), getattr(f, "__qualname__", None)) for f in (one, other)]
     return places[0] == places[1] and all(places[0]) and not places[0][0].startswith("adaprune.")

@@ -1,4 +1,4 @@
-"""Where a run's files lie: every path that is made of its name."""
+"""The paths of a run's files, all made from its name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from adaprune.runs.run import Run
 
 @dataclass(frozen=True)
 class Paths:
-    """The files of one run below its ``results_dir``, all named by the run.
+    """The files of one run in its ``results_dir``, all named after the run.
 
-    ``record`` <name>.json; ``answers`` answers/<name>.npz, what the run says of the dev rows; ``mask``
-    masks/<name>.safetensors; ``snapshots`` the folder of masks on the way; ``theta`` thetas/<name>.safetensors, its
-    order; ``logits`` teachers/<name>.safetensors, what a fine-tuned model says of the training rows; ``checkpoints``
-    the folder that is removed once the record is written.
+    ``record`` <name>.json; ``answers`` answers/<name>.npz, the run's answers to the dev rows; ``mask``
+    masks/<name>.safetensors; ``snapshots`` the folder of masks during training; ``theta`` thetas/<name>.safetensors,
+    its order; ``logits`` teachers/<name>.safetensors, a fine-tuned model's logits of the training rows;
+    ``checkpoints`` the folder that is removed once the record is written.
     """
 
     record: Path

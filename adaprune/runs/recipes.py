@@ -60,10 +60,10 @@ FINETUNE_RATE = 1e-4  # of weights and head, for `finetune`
 
 
 def plan_for(run: Run) -> Plan:
-    """The recipe's settings for ``run``, with what its method and the run itself ask for in their place.
+    """The recipe's settings for ``run``, overridden by those of its method and of the run itself.
 
     Raises:
-        ValueError: a field that the run's method does not read; names those that do.
+        ValueError: a field that the run's method does not read; the message names the methods that do.
     """
     method, paper = METHODS[run.method], run.recipe == "paper"
     plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs)) if paper else TUNED
@@ -79,7 +79,7 @@ def plan_for(run: Run) -> Plan:
     for name in ("scope", "allocation", "keep"):
         if run.pattern == "units" and name in changed:
             raise ValueError(
-                f"{name}={changed[name]!r} is of single weights: leave it out with pattern='units', which removes "
+                f"{name}={changed[name]!r} is for single weights: leave it out with pattern='units', which removes "
                 "whole heads and FFN neurons, the same share of each"
             )
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
@@ -88,7 +88,7 @@ def plan_for(run: Run) -> Plan:
     if plan.allocation == "global":
         plan = replace(plan, allocation="")
     if "reach" in changed:
-        plan = replace(plan, fixed=False)  # asked to follow the schedule, it begins dense
+        plan = replace(plan, fixed=False)  # a run that asks for a schedule begins dense
     if "penalty" in changed and run.method == "adaprune":
         if not paper:
             raise ValueError(
@@ -100,7 +100,7 @@ def plan_for(run: Run) -> Plan:
 
 
 def epochs_of(plan: Plan, sparsity: float, batches: int) -> float:
-    """Passes over a training set of so many batches: the recipe's, or more where those make too few steps.
+    """Passes over a training set of ``batches`` batches: the recipe's, or more if those give too few steps.
 
         epochs = max(plan.epochs, min(40, ceil(plan.steps h / batches))),   h = max(1, log2(1 / (1 - sparsity)))
 

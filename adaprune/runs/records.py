@@ -1,4 +1,4 @@
-"""Records: one JSON file a finished run, checked when written and when read, and a table of them all."""
+"""Records: one JSON file per finished run, checked when written and when read, and a table of all of them."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def environment(
     seed: int | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Versions, platform, commit, threads and the time now; call it when the run starts.
+    """Versions, platform, commit, threads and the current time; call it when the run starts.
 
     Args:
         threads: CPU threads in use; None asks torch.
         model_revision: hub commit, or sha256 of the weights.
-        data_fingerprint: what identifies the rows trained and judged on.
+        data_fingerprint: identifies the rows used for training and scoring.
         more: further JSON values to keep.
     """
     return {
@@ -75,7 +75,7 @@ def environment(
 
 
 def check_writable(results_dir: str | Path) -> None:
-    """Makes the folder and proves that a file can be written there, before hours are spent on a run.
+    """Makes the folder and checks that a file can be written there, before hours are spent on a run.
 
     Raises:
         OSError: the folder cannot be made or written, or its disk is full.
@@ -88,9 +88,9 @@ def check_writable(results_dir: str | Path) -> None:
 
 
 def write_record(record: dict[str, Any], run: Run) -> Path:
-    """Writes the record of a finished run whole or not at all, and returns its path.
+    """Writes the record of a finished run, completely or not at all, and returns its path.
 
-    ``schema_version`` is added. A file of the same name is replaced.
+    Adds ``schema_version``. Replaces a file of the same name.
 
     Raises:
         ValueError: a key is missing, unknown or impossible, a number is NaN or infinite, or ``record["run"]``
@@ -111,21 +111,23 @@ def write_record(record: dict[str, Any], run: Run) -> Path:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """The record in a file, checked; run fields younger than the file have their defaults.
+    """The checked record in a file; run fields newer than the file get their defaults.
 
     Raises:
-        ValueError: not JSON, cut off, another schema version, a missing or impossible key: names the file.
+        ValueError: not JSON, truncated, another schema version, or a missing or impossible key; names the file.
         FileNotFoundError: no such file.
     """
     try:
         record = json.loads(expanded(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
-        raise ValueError(f"{path} is damaged, no whole JSON record ({error}): delete it, run again") from None
+        raise ValueError(
+            f"{path} is damaged, not a complete JSON record ({error}): delete it, then run again"
+        ) from None
     if not isinstance(record, dict) or "schema_version" not in record:
         raise ValueError(f"{path} is not a record: it has no schema_version")
     if record["schema_version"] != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema_version {record['schema_version']!r}, this adaprune reads "
+            f"{path} has schema_version {record['schema_version']!r}, but this adaprune reads "
             f"{SCHEMA_VERSION}: use the version of adaprune that wrote it, or run again"
         )
     run = _validated(_jsonable(record, str(path)), str(path)).run
@@ -133,10 +135,10 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def find_record(run: Run) -> dict[str, Any] | None:
-    """The record of a run that is already finished, or None.
+    """The record of a run if it is already finished, else None.
 
     Raises:
-        ValueError: a file of the run's name is damaged, or records a run that differs in what decides the
+        ValueError: the file with the run's name is damaged, or records a run with other settings that affect the
             result (two paths can be shortened to the same name).
     """
     path = record_path(run)
@@ -146,7 +148,7 @@ def find_record(run: Run) -> dict[str, Any] | None:
     for name, value in run.model_dump().items():
         if name not in RESULT_NEUTRAL and record["run"][name] != value:
             raise ValueError(
-                f"{path} records another run: its {name} is {record['run'][name]!r}, asked is "
+                f"{path} records another run: its {name} is {record['run'][name]!r}, not "
                 f"{value!r}; choose another results_dir"
             )
     return record
@@ -155,16 +157,16 @@ def find_record(run: Run) -> dict[str, Any] | None:
 def table(results_dir: str | Path = "results") -> pd.DataFrame:
     """All records below a folder, one row each, sorted by task, method, sparsity, seed, model and file.
 
-    Columns: every field of `Run`, and those it has had that a run here used; ``primary`` (name of the main metric),
+    Columns: every field of `Run`, and retired fields that a run here used; ``primary`` (name of the main metric),
     ``score`` (its value on the dev split), ``selection_score`` (on held-out training rows), ``validation_<metric>``;
     ``mask_sparsity`` (in scope), ``encoder_sparsity``, ``all_weights_sparsity``; ``weights_intact``;
     ``train_seconds``, ``steps``, ``examples_per_second``, ``peak_memory_bytes``, ``device``, ``shipped_bytes``;
     ``git_commit``; ``record`` (the
-    file, relative to ``results_dir``). What a run does not have is missing. Folders named ``masks`` and hidden ones are
-    passed by; other JSON that is no record is skipped with one warning.
+    file, relative to ``results_dir``). Values that a run does not have are missing. Folders named ``masks`` and hidden
+    folders are ignored; other JSON files that are not records are skipped with one warning.
 
     Raises:
-        ValueError: no folder, no record in it, or a damaged one.
+        ValueError: not a folder, no record in it, or a damaged record.
     """
     folder = expanded(results_dir)
     found = (path for path in folder.rglob("*.json") if not path.is_dir())
@@ -172,7 +174,7 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
     if strays := [path for path in files if not (path.name.startswith("task~") or _is_record(path))]:
         shown = ", ".join(path.relative_to(folder).as_posix() for path in strays[:3])
         more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
-        warnings.warn(f"{results_dir}: skipped what is no record: {shown}{more}", stacklevel=2)
+        warnings.warn(f"{results_dir}: skipped files that are not records: {shown}{more}", stacklevel=2)
         files = [path for path in files if path not in strays]
     if not files:
         lack = "holds no records" if folder.is_dir() else "is not a folder"
@@ -213,7 +215,7 @@ def _may_be_record(path: Path) -> bool:
 
 
 def _is_record(path: Path) -> bool:
-    """Whether a JSON file with a name of its own is a record, or begins like one that was cut off."""
+    """Whether a JSON file with an unusual name is a record, or begins like a truncated one."""
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         return {"schema_version", "run", "metrics"} <= json.loads(text).keys()
@@ -222,7 +224,7 @@ def _is_record(path: Path) -> bool:
 
 
 def _validated(record: dict[str, Any], where: str) -> Record:
-    """The record as its model, or ValueError with a clause for each key that is wrong."""
+    """The record as its model, or ValueError with one clause per wrong key."""
     try:
         return Record.model_validate(record)
     except ValidationError as error:
@@ -236,11 +238,11 @@ def _validated(record: dict[str, Any], where: str) -> Record:
 
 
 def _jsonable(value: Any, where: str) -> Any:
-    """The value in JSON's types, numpy's scalars and tuples made plain; ``where`` names it in errors."""
+    """The value in JSON's types, with numpy scalars and tuples converted; ``where`` names it in errors."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}: a record holds finite numbers only")
+        raise ValueError(f"{where} is {value}: a record holds only finite numbers")
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, (list, tuple)):
@@ -255,7 +257,7 @@ def _jsonable(value: Any, where: str) -> Any:
 
 @contextmanager
 def _writing_into(folder: Path) -> Iterator[None]:
-    """Makes the folder, and tells an OSError there or within in one sentence."""
+    """Makes the folder, and reports an OSError there or within in one sentence."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -274,7 +276,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit(source: Path = Path(__file__)) -> str | None:
-    """The commit a source file is in, ``+dirty`` if tracked files were edited; None outside a checkout."""
+    """The commit of a source file, with ``+dirty`` if tracked files were edited; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(source.parent), *arguments]
@@ -282,7 +284,7 @@ def _git_commit(source: Path = Path(__file__)) -> str | None:
         return done.stdout.strip()
 
     try:
-        # an installed copy may lie in another project's checkout, untracked
+        # an installed copy may be an untracked file in another project's checkout
         git("ls-files", "--error-unmatch", source.name)
         commit = git("rev-parse", "HEAD")
         return f"{commit}+dirty" if git("status", "--porcelain", "--untracked-files=no") else commit

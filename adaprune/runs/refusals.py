@@ -1,4 +1,4 @@
-"""What is wrong with a run's parameters, in sentences that name the culprit and the choices."""
+"""Says what is wrong with a run's parameters, in sentences that name the parameter and the choices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TYPES = {
 
 
 def explain(error: ValidationError, fields: Mapping[str, FieldInfo]) -> str:
-    """One sentence for each culprit, a line each; all of the model's ``fields`` once if a name is unknown."""
+    """One line and sentence per wrong parameter, and the list of all ``fields`` if a name is unknown."""
     culprits = error.errors(include_url=False, include_context=False)
     sentences = [_sentence(culprit, fields) for culprit in culprits]
     if any(culprit["type"] == "extra_forbidden" and culprit["loc"][0] not in RETIRED for culprit in culprits):
@@ -30,7 +30,7 @@ def explain(error: ValidationError, fields: Mapping[str, FieldInfo]) -> str:
 
 
 def _sentence(culprit: Any, fields: Mapping[str, FieldInfo]) -> str:
-    """What is wrong with one parameter: its name, what it can be, and what it was."""
+    """Says what is wrong with one parameter: its name, what it can be, and what it is."""
     name, kind, value = culprit["loc"][0], culprit["type"], culprit["input"]
     got = f"got {_shown(value)}"
     if kind == "extra_forbidden":
@@ -53,21 +53,21 @@ def _sentence(culprit: Any, fields: Mapping[str, FieldInfo]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as a sentence can hold it: its repr, cut when it is very long."""
-    if isinstance(value, int) and abs(value) >= 10**100:  # repr refuses a number of thousands of digits
+    """A value as it appears in a sentence: its repr, shortened if it is very long."""
+    if isinstance(value, int) and abs(value) >= 10**100:  # repr refuses numbers with thousands of digits
         return "a number of over 100 digits"
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _nearest(value: Any, choices: Iterable[str]) -> str:
-    """The end of a sentence that offers the choice most like a misspelt one, if there is one."""
+    """The end of a sentence that suggests the choice closest to a misspelt one, if there is one."""
     close = difflib.get_close_matches(str(value).lower(), list(filter(None, choices)), n=1)
     return f": did you mean {close[0]!r}?" if close else ""
 
 
 def _remedy(name: str, kind: str, value: Any) -> str:
-    """The end of a sentence about a type that papermill's -p guessed otherwise than it was meant."""
+    """The end of a sentence about a value whose type papermill's -p guessed wrongly."""
     if kind == "bool_type" and str(value).lower() in ("true", "false"):
         return f": write {str(value).capitalize()}, with a capital letter"
     if kind == "string_type" and isinstance(value, (bool, int, float)):
@@ -76,7 +76,7 @@ def _remedy(name: str, kind: str, value: Any) -> str:
 
 
 def _range(bounds: Iterable[Any]) -> str:
-    """The range a field's bounds allow, as the end of "must ..."."""
+    """The range that a field's bounds allow, as the end of "must ..."."""
     low, high = None, None
     for bound in bounds:
         low = getattr(bound, "ge", low)

@@ -1,8 +1,8 @@
-"""Fields that `Run` has had: ideas that lost, and options that nobody needed. Their records can still be read.
+"""Former fields of `Run`: ideas that lost, and options that nobody needed. Their records can still be read.
 
-A retired field at its default changes nothing and is dropped when a record is read. At another value it stays in what
-is read, so that tables tell such a run apart; to run it again, check out the commit that its record names, or
-``LAST``, the last commit that has all of these fields.
+A retired field at its default changes nothing and is dropped when a record is read. At any other value it is kept, so
+that tables tell such runs apart. To repeat such a run, check out the commit that its record names, or ``LAST``, the
+last commit that has all of these fields.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RETIRED: dict[str, Any] = {  # field -> its default
 
 
 def modern(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record's run as they are called today; a retired one stays where it is not at its default."""
+    """The fields of a record's run by today's names; a retired field is kept unless it is at its default."""
     found = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
     wanted = {"theta": found.pop("keep_theta", False), "snapshots": found.pop("snapshots", 0)}
     if any(wanted.values()):
@@ -39,6 +39,6 @@ def modern(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def farewell(name: str) -> str:
-    """The sentence for a run that asks for a retired field."""
+    """The sentence for a run that sets a retired field."""
     now = {"snapshots": " Say keep='snapshots'.", "keep_theta": " Say keep='theta'."}.get(name, "")
     return f"parameter {name!r} is retired.{now or f' Commit {LAST} is the last that has it.'}"

@@ -1,4 +1,4 @@
-"""What a record holds: the keys of ``<results_dir>/<run name>.json``, their types, and what must agree."""
+"""What a record contains: the keys of ``<results_dir>/<run name>.json``, their types, and their consistency."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Open(BaseModel):
 
 
 class Metrics(_Exact):
-    """Official metrics by name on the dev split (reported) and on the held-out training rows (to choose)."""
+    """Official metrics by name, on the dev split (for reporting) and on the held-out training rows (for choosing)."""
 
     validation: dict[str, float]
     selection: dict[str, float]
@@ -37,7 +37,7 @@ class Metrics(_Exact):
 
 
 class Count(_Open):
-    """How much of some weights is removed: sparsity = 1 - kept / total."""
+    """How many of some weights are kept: sparsity = 1 - kept / total."""
 
     sparsity: float = Field(ge=0, le=1)
     kept: int = Field(ge=0)
@@ -61,10 +61,10 @@ class Mask(Count):
 
 
 class Cost(_Open):
-    """What the run took, and what its task adds to a base model that is already there.
+    """What the run cost, and what its task adds to a base model that is already there.
 
-    ``shipped_bytes``: the mask file's size; without one the head and, in float32, what was trained of weights. Records
-    older than the coded mask file count the head and 1 bit per weight, and the oldest have no such number.
+    ``shipped_bytes``: the mask file's size or, without a mask, that of the head and of all trained weights in float32.
+    Records older than the coded mask file count the head and 1 bit per weight; the oldest have no such number.
     """
 
     train_seconds: float = Field(ge=0)
@@ -76,13 +76,13 @@ class Cost(_Open):
 
 
 class Point(_Open):
-    """A point of the curve: a step, and the metrics and the sparsity known at it."""
+    """A point of the curve: a step, with the metrics and the sparsity known at that step."""
 
     step: int = Field(ge=0)
 
 
 class Environment(_Open):
-    """What the run ran in and on; null where something could not be known."""
+    """The software and hardware of the run; null for what is unknown."""
 
     packages: dict[str, str | None]
     git_commit: str | None
@@ -94,7 +94,7 @@ class Environment(_Open):
 
 
 class Record(_Exact):
-    """All of one finished run, as ``<results_dir>/<run name>.json`` holds it."""
+    """The complete record of one finished run, as in ``<results_dir>/<run name>.json``."""
 
     schema_version: Literal[1]
     run: dict[str, Any]

@@ -1,4 +1,4 @@
-"""For the walkthroughs: the theorem on a problem small enough to enumerate, exercises that check, sketches.
+"""For the lessons: the theorem on problems small enough to enumerate, exercises that check themselves, sketches.
 
 Take from here `begin`, `check`, `agree`, `say`, `reveal`, `quiet`, `slider`, `by_score`, and `sketches` and `theory`.
 Imports `masks`, `methods`, `report`, `topology` and `training`.

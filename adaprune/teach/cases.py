@@ -1,4 +1,4 @@
-"""Exercises of lessons 1 to 4: what is right by a route of its own, inputs, and the mistakes that people make."""
+"""Exercises of lessons 1 to 4: an independent implementation of each, its inputs, and common mistakes."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from adaprune.topology import connected_components, jaccard
 
 
 def keep_largest(scores: Tensor, k: int) -> Tensor:
-    """True for the k highest scores, equal ones in order of position."""
+    """True for the k highest scores; ties go to the first."""
     return keep_top({"": scores}, k / scores.numel())[""]
 
 
@@ -28,14 +28,14 @@ def flips(mask: Tensor, base: Tensor) -> list[int]:
 
 
 def judge_score(found: Tensor, weight: Tensor, norms: Tensor) -> str:
-    """Any finite score for each weight will do, but not the same for all."""
+    """Accepts any finite scores, one per weight, that are not all equal."""
     if not isinstance(found, Tensor) or found.shape != weight.shape:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else f"{type(found).__name__}"
-        return f"my_score has to return a tensor of the weight's shape, {tuple(weight.shape)}; yours: {shape}."
+        shape = tuple(found.shape) if isinstance(found, Tensor) else f"a value of type {type(found).__name__}"
+        return f"my_score has to return a tensor of the weight's shape, {tuple(weight.shape)}; yours returned {shape}."
     if not torch.isfinite(found.float()).all():
-        return f"Some scores are not finite: {show(found)}. A division by 0, or the logarithm of 0?"
+        return f"Some scores are not finite: {show(found)}. Do you divide by 0, or take the logarithm of 0?"
     same = found.unique().numel() == 1
-    return "All scores are equal: a mask made from them keeps whatever comes first." if same else ""
+    return "All scores are equal, so a mask made from them keeps whatever comes first." if same else ""
 
 
 TIES = torch.tensor([3.0, 1.0, 3.0, 3.0])
@@ -56,7 +56,7 @@ def _slope(theta: Tensor, t: float) -> Tensor:
 
 
 def comebacks(kept: Tensor) -> list[int]:
-    """How often each weight, a column, is kept right after it was not."""
+    """How often each weight (a column) is kept right after a step without it."""
     return [sum(now and not was for was, now in itertools.pairwise(column)) for column in kept.T.tolist()]
 
 
@@ -86,28 +86,28 @@ def quadratic(*best: float) -> Callable[[Tensor], float]:
 
 
 def trap(mask: Tensor) -> float:
-    """All kept is good and nothing kept is best, but every single removal makes it worse."""
+    """Keeping everything is good and keeping nothing is best, but removing any one connection makes the loss worse."""
     kept = int(torch.as_tensor(mask).sum())
     return {0: 0.0, len(mask): 0.5}.get(kept, 1.0 + kept)
 
 
 def judge_best(found: Tensor, loss: Callable[[Tensor], float], d: int) -> str:
-    """Right is any mask that no other mask beats."""
+    """Accepts any mask that no other mask beats."""
     entries = torch.as_tensor(found)
     if entries.shape != (d,) or not set(entries.double().tolist()) <= {0.0, 1.0}:
-        return f"best_mask has to return {d} numbers, each 0 or 1; yours: {show(found)}."
+        return f"best_mask has to return {d} numbers, each 0 or 1; yours returned {show(found)}."
     others = [torch.tensor(mask, dtype=torch.float64) for mask in itertools.product((0, 1), repeat=d)]
     best = min(others, key=loss)
     if loss(entries.double()) <= loss(best) + 1e-12:
         return ""
     return (
         f"For {loss.__name__} with d={d} you found {show(found)} with loss {show(loss(entries.double()))}, but "
-        f"{show(best)} has {show(loss(best))}. Try all {2**d} masks, also those that keep everything or nothing."
+        f"{show(best)} has {show(loss(best))}. Try all {2**d} masks, including those that keep everything or nothing."
     )
 
 
 def bumps(loss: Callable[[Tensor], Tensor], one: Tensor, other: Tensor) -> int:
-    """Pairs whose midpoint lies above the mean of the two ends."""
+    """The number of pairs whose midpoint has a loss above the mean of the two ends."""
     ends = np.stack([loss(one).numpy(), loss(other).numpy()]).mean(0)
     return int((loss(one.lerp(other, 0.5)).numpy() > ends + 1e-9).sum())
 
@@ -131,16 +131,16 @@ PAIRS = tuple(torch.rand(2, 20, 3, dtype=torch.float64, generator=torch.Generato
 
 
 def judge_rate(found: float, T: int, G: float, C: float) -> str:
-    """Right is any c whose bound is within a thousandth of the lowest."""
+    """Accepts any c whose bound is within 0.1 % of the lowest."""
     c = float(found)
     if not 0 < c < math.inf:
-        return f"best_rate has to return a positive number, yours: {show(found)}."
+        return f"best_rate has to return a positive number; yours returned {show(found)}."
     lowest = min(float(bound(T, rate, G, C)) for rate in np.geomspace(1e-6, 1e6, 24001))
     reached = float(bound(T, c, G, C))
     if reached <= lowest * 1.001:
         return ""
     return (
-        f"With T={T}, G={G:g}, C={C:g} your c = {c:.4g} makes the bound {reached:.4g}; the lowest is {lowest:.4g}, "
+        f"With T={T}, G={G:g}, C={C:g} your c = {c:.4g} gives a bound of {reached:.4g}; the lowest is {lowest:.4g}, "
         f"at a {'smaller' if float(bound(T, c * 0.99, G, C)) < reached else 'larger'} c."
     )
 
@@ -149,13 +149,13 @@ def judge_rate(found: float, T: int, G: float, C: float) -> str:
 
 
 def jaccard_and_chance(one: Tensor, other: Tensor) -> list[float]:
-    """The overlap of two masks of one matrix, and that of random masks that keep as many."""
+    """The overlap of two masks of one matrix, and that of random masks that keep as many connections."""
     found = jaccard({"w": one}, {"w": other})
     return [found.jaccard, found.chance]
 
 
 def working(into: Tensor, out: Tensor) -> int:
-    """Lines on a path from an input to an output, found by walking every path."""
+    """The number of lines on a path from an input to an output, found by walking every path."""
     lines = set()
     for o, n, i in itertools.product(range(len(out)), range(len(into)), range(into.shape[1])):
         if out[o][n] and into[n][i]:
@@ -164,7 +164,7 @@ def working(into: Tensor, out: Tensor) -> int:
 
 
 def parts(square: Tensor) -> int:
-    """Groups of inputs and outputs that no line joins, single units among them."""
+    """The number of groups of inputs and outputs that no line connects, including single units."""
     return connected_components(square.numpy())[0]
 
 
@@ -181,23 +181,23 @@ MASKS = {
         keep_largest,
         ((torch.tensor([0.2, 0.9, 0.5]), 1), (SIX, 3), (TIES, 2), (-TIES, 2), (TIES, 0), (TIES, 4)),
         {
-            "With equal scores you keep too many: all that tie with the last one pass a threshold. Sort, then count.":
+            "You keep too many of equal scores: all that tie with the threshold pass it. Sort, then count.":
                 lambda s, k: s >= (s.flatten().sort(descending=True).values[k - 1] if k else math.inf),
-            "With equal scores you keep too few: none that ties with the first one removed passes. Sort, then count.":
+            "You keep too few of equal scores: none that ties with the threshold passes it. Sort, then count.":
                 lambda s, k: s > (s.flatten().sort(descending=True).values[k] if k < s.numel() else -math.inf),
-            "You rank by absolute value, but scores may be negative and count as they are: -1 is above -3.":
+            "You rank by absolute value, but scores may be negative, and -1 is higher than -3.":
                 lambda s, k: keep_largest(s.abs(), k),
             "You keep the lowest scores. Sort in descending order.": lambda s, k: keep_largest(-s, k),
-            "You return what is removed: True has to mean kept.": lambda s, k: ~keep_largest(s, k),
+            "Your mask marks what is removed. True has to mean kept.": lambda s, k: ~keep_largest(s, k),
         },
     ),
     "flips": Exercise(
         flips,
         ((ON, OFF), (OFF, ON), (ON, ON), (SIX > 0, SIX.abs() > 0.9)),
         {
-            "Your two numbers are in the wrong order: first what the mask removes, then what it brings back.":
+            "Your two numbers are in the wrong order. First count what the mask removes, then what it brings back.":
                 lambda m, b: flips(m, b)[::-1],
-            "You count where both agree. A flip is where they differ.":
+            "You count where the masks agree. A flip is where they differ.":
                 lambda m, b: [int((m & b).sum()), int((~m & ~b).sum())],
         },
     ),
@@ -210,15 +210,15 @@ MASKS = {
         straight_through,
         STEPS,
         {
-            "You step along dL/dm itself: the slope t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)) is missing.":
+            "You use dL/dm itself. Multiply it by the slope, t_s sigmoid(t_s theta) (1 - sigmoid(t_s theta)).":
                 lambda th, g, a, y, t: th - a * g - y,
-            "The slope lacks its factor t_s: the derivative of sigmoid(t theta) has a t in front.":
+            "The slope lacks its factor t_s: the derivative of sigmoid(t theta) starts with a t.":
                 lambda th, g, a, y, t: th - a * g * _slope(th, t) - y,
-            "You add the gradient step. It goes downhill: subtract it.":
+            "You add the gradient step. To go downhill, subtract it.":
                 lambda th, g, a, y, t: th + a * g * t * _slope(th, t) - y,
-            "The penalty is missing: Eq. 7 takes gamma off every theta.":
+            "The penalty is missing: Eq. 7 subtracts gamma from every theta.":
                 lambda th, g, a, y, t: th - a * g * t * _slope(th, t),
-            "You multiply gamma by the rate. Eq. 7 takes it off as it is.":
+            "You multiply gamma by the rate. Eq. 7 subtracts it as it is.":
                 lambda th, g, a, y, t: th - a * (g * t * _slope(th, t) + y),
         },
     ),
@@ -226,11 +226,11 @@ MASKS = {
         lambda step, begin, end, final: cubic_sparsity(step, begin, end, final),
         ((5, 0, 10, 0.8), (0, 0, 10, 0.8), (30, 10, 50, 0.9), (3, 10, 50, 0.9), (80, 10, 50, 0.9)),
         {
-            "Before begin the sparsity is 0, and after end it is final: keep the share of the way between 0 and 1.":
+            "Before begin the sparsity is 0, and after end it is final: keep the share of steps done between 0 and 1.":
                 _cubic(clamp=False),
-            "You rise in a straight line. The cubic schedule removes much at first and little at last.":
+            "Your sparsity rises in a straight line. The cubic schedule removes much at first and little at the end.":
                 _cubic(clamp=True, power=1),
-            "You cube the share of the way that is done, so it starts slowly. Cube the share still to go.":
+            "You cube the share of steps that are done, so it starts slowly. Cube the share that remain.":
                 _cubic(clamp=True, rest=False),
         },
     ),
@@ -238,10 +238,10 @@ MASKS = {
         comebacks,
         ((KEPT,), (~KEPT,), (KEPT[:1],), (KEPT[:, :1],)),
         {
-            "You count both directions. Only False followed by True is a return.":
+            "You count both directions. Only a False followed by a True is a return.":
                 lambda kept: (kept[1:] != kept[:-1]).sum(0),
-            "You count removals. A return is False followed by True.": lambda kept: (kept[:-1] & ~kept[1:]).sum(0),
-            "You count the steps in which a weight is kept.": lambda kept: kept.sum(0),
+            "You count removals. A return is a False followed by a True.": lambda kept: (kept[:-1] & ~kept[1:]).sum(0),
+            "You count the steps in which a weight is kept. Count how often it comes back.": lambda kept: kept.sum(0),
         },
     ),
     "best_mask": Exercise(
@@ -253,7 +253,7 @@ MASKS = {
         bumps,
         ((bowl, *PAIRS), (hill, *PAIRS), (waves, *PAIRS)),
         {
-            "You count pairs whose midpoint lies below the mean of the ends; a bump lies above it.":
+            "You count midpoints below the mean of the two ends. A bump lies above it.":
                 lambda loss, one, other: int((loss((one + other) / 2) < (loss(one) + loss(other)) / 2 - 1e-9).sum()),
             "You compare with the sum of the two losses. Compare with their mean.":
                 lambda loss, one, other: int((loss((one + other) / 2) > loss(one) + loss(other)).sum()),
@@ -268,9 +268,9 @@ MASKS = {
         jaccard_and_chance,
         ((A, B), (A, A), (A, ~A), (INTO, OUT)),
         {
-            "You divide by all connections. Jaccard divides by those that either mask keeps.":
+            "You divide by all connections. Jaccard divides by those that at least one mask keeps.":
                 lambda a, b: [float((a & b).float().mean()), jaccard_and_chance(a, b)[1]],
-            "The chance you give is that of a connection kept by both, p q. Put it into the same ratio as the overlap.":
+            "Your second number is p q, the chance that both keep a connection. Divide it by the chance that one does.":
                 lambda a, b: [jaccard_and_chance(a, b)[0], float(a.float().mean() * b.float().mean())],
         },
     ),
@@ -278,9 +278,9 @@ MASKS = {
         working,
         ((INTO, OUT), (WIDE, LAST), (~INTO, OUT), (WIDE.new_zeros(2, 3), WIDE.new_ones(2, 2))),
         {
-            "You count all kept lines. Some lead to a neuron that nothing leaves, or come from one that hears nothing.":
+            "You count all kept lines. Some lead to a neuron without a line out, or come from one without a line in.":
                 lambda into, out: int(into.sum() + out.sum()),
-            "You count paths. A line that lies on two paths is one line.":
+            "You count paths. A line on two paths is still one line.":
                 lambda into, out: int((into.sum(1) * out.sum(0)).sum()),
         },
     ),
@@ -288,7 +288,7 @@ MASKS = {
         parts,
         ((RING,), (HUBS,), (torch.eye(4, dtype=torch.bool),), (A,), (A.new_zeros(2, 3),)),
         {
-            "You leave out units without a line. Each is a part of its own.":
+            "You leave out units without lines. Each is a part of its own.":
                 lambda m: parts(m) - int((~m.any(0)).sum() + (~m.any(1)).sum()),
         },
     ),

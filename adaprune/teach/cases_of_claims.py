@@ -1,4 +1,4 @@
-"""Exercises of lessons 5 to 7: what is right by a route of its own, inputs, and the mistakes that people make."""
+"""Exercises of lessons 5 to 7: an independent implementation of each, its inputs, and common mistakes."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ Runs = Sequence[tuple[str, int, str, float]]  # task, seed, method, score
 
 
 def linear_share(linear: int, seen: int, unseen: int, sparsity: float) -> float:
-    """What goes of the linear layers and seen rows when unseen rows stay as long as possible."""
+    """The share of linear layers and seen rows that is removed if unseen rows are kept as long as possible."""
     gone = sparsity * (linear + seen + unseen)
     return min(1.0, gone / (linear + seen))
 
 
 def paired_difference(runs: Runs, one: str, other: str) -> float:
-    """The mean of ``one`` less ``other`` over task and seed that both have."""
+    """The mean of ``one`` minus ``other`` over the pairs of task and seed that both have."""
     scores = {(task, seed, method): score for task, seed, method, score in runs}
     ours = {(task, seed): score for (task, seed, method), score in scores.items() if method == one}
     return float(np.mean([score - scores[*pair, other] for pair, score in ours.items() if (*pair, other) in scores]))
@@ -43,7 +43,7 @@ RUNS = (
 
 
 def majority_score(train: Sequence[int], dev: Sequence[int]) -> float:
-    """The accuracy on dev of always saying the commonest label of train."""
+    """The accuracy on dev of always predicting the most frequent label of train."""
     said = np.bincount(train).argmax()
     return float((np.asarray(dev) == said).mean())
 
@@ -54,7 +54,7 @@ def nearest_mean(vectors: Tensor, labels: Tensor, new: Tensor) -> np.ndarray:
 
 
 def share_of_gain(scores: Sequence[float], floors: Sequence[float], tuned: Sequence[float]) -> float:
-    """The sum of what is gained over the sum of what fine-tuning gains, tasks with room alone."""
+    """The sum of the gains over the sum of fine-tuning's gains, for tasks that have room."""
     rows = np.array([scores, floors, tuned])
     score, floor, best = rows[:, rows[2] - rows[1] >= gains.ROOM]
     return float((score - floor).sum() / (best - floor).sum())
@@ -69,7 +69,7 @@ NEW = 1 + 1.5 * torch.randn(12, 3, generator=DRAW)
 
 
 def to_gaps(mask: Tensor, base: Tensor) -> list[int]:
-    """How many unchanged weights stand before each flip, since the flip before."""
+    """How many unchanged entries lie between each flip and the previous one."""
     gaps, count = [], 0
     for now, was in zip(mask.tolist(), base.tolist(), strict=True):
         if now == was:
@@ -90,7 +90,7 @@ def from_gaps(gaps: list[int], base: Tensor) -> Tensor:
 
 
 def least_bits(weights: int, flips: int) -> float:
-    """Shannon's limit for flips that stand anywhere with equal chance."""
+    """Shannon's limit for flips that are equally likely everywhere."""
     return float(weights * entropy([flips / weights, 1 - flips / weights], base=2))
 
 
@@ -102,10 +102,11 @@ CLAIMS = {
         lambda mean, deviation: float(norm.cdf(0, mean, deviation)),
         ((0.01, 0.001**0.5), (0.01, 0.01), (0.0, 3.0), (-0.5, 0.5)),
         {
-            "You give the share that is positive.": lambda mean, deviation: float(norm.sf(0, mean, deviation)),
-            "You take the root of the deviation, but it is the root of the variance already.":
+            "That is the share above 0. The question is about the share below 0.":
+                lambda mean, deviation: float(norm.sf(0, mean, deviation)),
+            "You take the square root of the deviation, but it is already the root of the variance.":
                 lambda mean, deviation: float(norm.cdf(0, mean, deviation**0.5)),
-            "You use the deviation as if it were the variance of another one: do not square it.":
+            "You square the deviation. Use it as it is.":
                 lambda mean, deviation: float(norm.cdf(0, mean, deviation**2)),
         },
     ),
@@ -113,11 +114,11 @@ CLAIMS = {
         linear_share,
         ((10_616_832, 3_980_160, 7_740_288, 0.5), (100, 0, 0, 0.3), (100, 50, 150, 0.25), (100, 50, 150, 0.9)),
         {
-            "More than all cannot go: when the rest is used up, the share is 1 and unseen rows go too.":
+            "Your share can exceed 1. Once all linear and seen weights are removed, it is 1, and unseen rows follow.":
                 lambda linear, seen, unseen, s: s * (linear + seen + unseen) / (linear + seen),
-            "You take the sparsity of the linear layers and seen rows alone. The unseen rows count in the total.":
+            "You apply the sparsity to the linear layers and seen rows only. The unseen rows count in the total.":
                 lambda linear, seen, unseen, s: s,
-            "Seen rows can be removed as well: divide by the linear layers and the seen rows together.":
+            "Seen rows can be removed as well, so divide by the linear layers and the seen rows together.":
                 lambda linear, seen, unseen, s: min(1.0, s * (linear + seen + unseen) / linear),
         },
     ),
@@ -125,7 +126,7 @@ CLAIMS = {
         paired_difference,
         ((RUNS, "learned", "magnitude"), (RUNS, "magnitude", "learned"), (RUNS[:2], "learned", "magnitude")),
         {
-            "You subtract the means of all runs. Runs without a partner then count on one side alone: pair first.":
+            "You subtract the means over all runs, so runs without a partner count on one side only. Pair them first.":
                 lambda runs, one, other: _mean(runs, one) - _mean(runs, other),
             "The sign is wrong: a positive number means that `one` is better.":
                 lambda runs, one, other: paired_difference(runs, other, one),
@@ -135,9 +136,9 @@ CLAIMS = {
         majority_score,
         (([0, 1, 1], [1, 0, 1, 1]), ([0, 0, 1], [1, 1, 0, 1]), ([2, 2, 0, 1], [2, 0, 1])),
         {
-            "You look for the commonest label in dev. Its labels must not be used for anything but the score.":
+            "You take the most frequent label of dev. Use the dev labels for nothing but the score.":
                 lambda train, dev: float(np.bincount(dev).max() / len(dev)),
-            "You score on the training labels. Count how often the answer is right in dev.":
+            "You score on the training labels. Count how often the answer is right on dev.":
                 lambda train, dev: float(np.bincount(train).max() / len(train)),
         },
     ),
@@ -145,9 +146,10 @@ CLAIMS = {
         nearest_mean,
         ((CLOUDS, LABELS, NEW), (CLOUDS, 1 - LABELS, NEW), (CLOUDS[:3], LABELS[:3], NEW[:1])),
         {
-            "You compare with single rows. First take the mean of each class, then compare with the two means.":
+            "You compare with single rows. First compute the mean of each class, then compare with the two means.":
                 lambda v, y, new: KNeighborsClassifier(1).fit(v.numpy(), y.numpy()).predict(new.numpy()),
-            "You choose the mean that is farthest away.": lambda v, y, new: 1 - nearest_mean(v, y, new),
+            "You choose the mean that is farthest away. Choose the nearest.":
+                lambda v, y, new: 1 - nearest_mean(v, y, new),
         },
     ),
     "share_of_gain": Exercise(
@@ -158,9 +160,9 @@ CLAIMS = {
             ([0.70, 0.55, 0.6], [0.69, 0.53, 0.5], [0.71, 0.60, 0.8]),
         ),
         {
-            "A task where fine-tuning gains less than 0.03 over the floor has no room: leave it out of both sums.":
+            "If fine-tuning gains less than 0.03 over the floor, the task has no room: leave it out of both sums.":
                 lambda s, f, t: (sum(s) - sum(f)) / (sum(t) - sum(f)),
-            "You average the shares of the tasks. A tiny room then decides everything: divide the sums.":
+            "You average the shares of the tasks, so a task with a tiny room can dominate. Divide the sums instead.":
                 lambda s, f, t: float(np.mean([(a - b) / (c - b) for a, b, c in zip(s, f, t, strict=True)
                                                if c - b >= gains.ROOM])),
             "You divide by fine-tuning's score. Subtract the floor from both first.":
@@ -171,9 +173,9 @@ CLAIMS = {
         to_gaps,
         ((MASK, BASE), (BASE, MASK), (BASE, BASE), (~BASE, BASE)),
         {
-            "You return the positions of the flips. Return how many unchanged weights stand before each.":
+            "You return the positions of the flips. Return how many unchanged entries come before each.":
                 lambda m, b: torch.nonzero(m != b).flatten().tolist(),
-            "Your gaps count the flip itself. Two flips side by side have a gap of 0.":
+            "Your gaps include the flip itself. Two adjacent flips have a gap of 0.":
                 lambda m, b: [gap + 1 for gap in to_gaps(m, b)],
         },
     ),
@@ -181,7 +183,7 @@ CLAIMS = {
         from_gaps,
         (([1, 3, 0], BASE), ([], BASE), ([0] * 10, BASE), ([9], BASE)),
         {
-            "You return the flips. Turn them into a mask: what is flipped differs from base, all else is as in base.":
+            "You return the flips. Turn them into a mask: it differs from base where there is a flip.":
                 lambda gaps, base: from_gaps(gaps, base) != base,
         },
     ),
@@ -189,7 +191,7 @@ CLAIMS = {
         least_bits,
         ((10, 5), (10, 1), (1000, 42), (10_616_832, 445_907)),
         {
-            "That is the logarithm to the base e. Bits need the base 2.":
+            "You use the logarithm to the base e. Bits need the base 2.":
                 lambda weights, flips: least_bits(weights, flips) * math.log(2),
             "That is the number of bits for one weight. Multiply by the number of weights.":
                 lambda weights, flips: least_bits(weights, flips) / weights,

@@ -1,4 +1,4 @@
-"""What the walkthroughs in notebooks/teach share: errors of one sentence, exercises that check themselves."""
+"""What the lessons in notebooks/teach share: errors in one sentence, exercises that check themselves."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ from adaprune.teach.judging import Exercise, fault_of, same, show
 
 EXERCISES: dict[str, Exercise] = MASKS | CLAIMS
 ORDER = "Cells build on those above: choose Run > Run All Above Selected Cell, then run this one again."
-done: set[str] = set()  # the names of the functions that `check` has found right
+done: set[str] = set()  # names of the functions that `check` has found right
 
 
 def begin() -> None:
-    """From now on an error of this notebook is one sentence, and a missing name sends the reader to the cells above.
+    """From now on this notebook shows an error as one sentence; a missing name points to the cells above.
 
-    (Undo: ``%xmode Context``.) Loading a model, which takes a second, shows no bar.
+    (``%xmode Context`` undoes this.) Loading a model takes a second and shows no progress bar.
     """
     logging.disable_progress_bar()
     if shell := get_ipython():
@@ -31,13 +31,14 @@ def begin() -> None:
 
 
 def check(function: Callable[..., Any]) -> None:
-    """Runs the reader's ``function`` on the cases of the exercise of that name, and says what came of it.
+    """Runs the reader's ``function`` on the cases of the exercise of the same name, and prints the outcome.
 
-    An exercise that is still empty is invited, not judged. Which ones are right is kept in `done`.
+    A function that is still empty is not judged. The names of those that are right are kept in `done`.
 
     Raises:
-        AssertionError: it is not right; one sentence says what is wrong, on which input.
-        TypeError: no function. ValueError: no exercise has its name.
+        AssertionError: the function is not right; one sentence says what is wrong, and on which input.
+        TypeError: not a function.
+        ValueError: no exercise has its name.
 
     >>> check(lambda mask, base: None)
     Traceback (most recent call last):
@@ -61,7 +62,7 @@ def check(function: Callable[..., Any]) -> None:
 
 
 def agree(**routes: Any) -> None:
-    """Prints that several routes led to the same values, or stops where they did not.
+    """Prints that several routes lead to the same values, or stops with an AssertionError where they do not.
 
     >>> agree(by_hand=[0.5, 2], by_division=(1 / 2, 4 / 2))
     by_hand = by_division: [0.5, 2]
@@ -75,31 +76,31 @@ def agree(**routes: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what a short training prints to standard error: its progress bars and warnings."""
+    """Hides what a short training run prints to standard error: progress bars and warnings."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def say(*sentences: str) -> None:
-    """Shows sentences that were computed as text, like the cells that a person wrote (Markdown)."""
+    """Shows computed sentences as Markdown, so that they look like the text cells."""
     text = "\n".join(textwrap.fill(sentence, 88, break_long_words=False) for sentence in sentences)
     display(Markdown(text))
 
 
 def reveal(prediction: Any, told: str, runs: int = 1, sweep: str = "") -> None:
-    """Prints ``told`` after what the reader predicted; without ``runs`` that there is no record, and what makes one.
+    """Prints the reader's prediction and then ``told``; if ``runs`` is 0, says which sweep would make the records.
 
     >>> reveal(0.4, "It is 0.06.")
     You predicted 0.4.
     It is 0.06.
     >>> reveal(..., "never shown", runs=0, sweep="sweeps/topology.tsv")
     You have not entered a prediction. Guess first: surprises stick.
-    No record answers this yet. The runs that would are in sweeps/topology.tsv.
+    No record answers this yet. The runs to make are in sweeps/topology.tsv.
     """
     entered = prediction is not ... and prediction is not None
     nothing = "You have not entered a prediction. Guess first: surprises stick."
     print(f"You predicted {prediction}." if entered else nothing)
-    print(told if runs else f"No record answers this yet. The runs that would are in {sweep}.")
+    print(told if runs else f"No record answers this yet. The runs to make are in {sweep}.")
 
 
 def _tell_order(shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None) -> None:

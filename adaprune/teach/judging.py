@@ -1,4 +1,4 @@
-"""How a reader's function is judged: run on cases, compared with what is right, its mistake named in a sentence."""
+"""Judges a reader's function: runs it on cases, compares with the right values, names its mistake in a sentence."""
 
 import copy
 import inspect
@@ -11,13 +11,14 @@ from torch import Tensor
 
 
 class Exercise(NamedTuple):
-    """A function to write.
+    """A function for the reader to write.
 
     Args:
-        answer: what is right, by a route of its own: from arguments to a value. Its parameters are the exercise's.
+        answer: an independent implementation, called with the arguments of a case. Its parameters are the exercise's.
         cases: the arguments of each call.
-        slips: usual mistakes, a sentence about each -> the function that makes it.
-        judge: where many values are right: from what was returned and the arguments to what is wrong with it, or "".
+        slips: common mistakes: a sentence about each -> a function that makes it.
+        judge: used where many values are right. Takes the returned value and the arguments; returns what is wrong with
+            the value, or "".
     """
 
     answer: Callable[..., Any]
@@ -27,17 +28,17 @@ class Exercise(NamedTuple):
 
 
 def fault_of(function: Callable[..., Any], exercise: Exercise) -> str | None:
-    """What is wrong with a reader's function, in a sentence: "" for nothing, None while it is empty."""
+    """What is wrong with a reader's function, in a sentence; "" if it is right, None if it is still empty."""
     name, wanted = function.__name__, list(inspect.signature(exercise.answer).parameters)
     try:
         inspect.signature(function).bind(*wanted)
     except TypeError:
-        return f"{name} is called with {_counted(wanted)}, in this order; yours does not take that."
+        return f"{name} is called with {_counted(wanted)}, in this order; yours does not accept that."
     for number, case in enumerate(exercise.cases):
         given = copies(case)
         try:
             found = function(*given)
-        except Exception as error:  # whatever a reader's code raises
+        except Exception as error:  # a reader's code may raise anything
             return f"{called(name, wanted, case)} stopped with {type(error).__name__}: {error}."
         if found is None:
             return None if number == 0 else f"{called(name, wanted, case)} returned nothing: is a return missing?"
@@ -49,13 +50,13 @@ def fault_of(function: Callable[..., Any], exercise: Exercise) -> str | None:
 
 
 def same(value: Any, right: Any, within: float = 1e-6) -> bool:
-    """Whether two values, lists, arrays or tensors have one shape and the same numbers."""
+    """Whether two values, lists, arrays or tensors have the same shape and the same numbers."""
     found, wanted = as_array(value), as_array(right)
     return found.shape == wanted.shape and np.allclose(found, wanted, rtol=within, atol=1e-9, equal_nan=True)
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Numbers of any kind as an array of floats; TypeError or ValueError for what holds none, or is not even."""
+    """Numbers of any kind as an array of floats; TypeError or ValueError for anything else, or for ragged lists."""
     if isinstance(value, str):
         raise TypeError("text is no number")
     if isinstance(value, Tensor):
@@ -66,7 +67,7 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def show(value: Any, digits: int = 4) -> str:
-    """A value as a reader would write it, its numbers rounded.
+    """A value as a reader would write it, with numbers rounded.
 
     >>> show(torch.tensor([[True, False]])), show(1 / 3), show(2.0)
     ('[[True, False]]', '0.3333', '2')
@@ -81,23 +82,23 @@ def show(value: Any, digits: int = 4) -> str:
 
 
 def called(name: str, parameters: list[str], case: tuple[Any, ...]) -> str:
-    """A call with its arguments, as the start of a sentence."""
+    """A call with its arguments, to start a sentence with."""
     shown = ", ".join(f"{parameter}={show(value)}" for parameter, value in zip(parameters, case, strict=True))
     return f"{name}({shown})"
 
 
 def copies(case: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments that can be changed without harm; functions among them stay."""
+    """Copies of the arguments, which may be changed; functions are not copied."""
     return tuple(value if callable(value) else copy.deepcopy(value) for value in case)
 
 
 def _wrong(found: Any, exercise: Exercise, case: tuple[Any, ...]) -> str:
-    """What is wrong with one returned value, as the end of a sentence; "" for nothing."""
+    """What is wrong with one returned value, as the end of a sentence; "" if it is right."""
     if exercise.judge:
         try:
             return exercise.judge(found, *copies(case))
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            return f"What you return cannot be used, {show(found)}: {error}."
+            return f"Your function returned {show(found)}, which cannot be used: {error}."
     right = exercise.answer(*copies(case))
     wanted = as_array(right)
     try:
@@ -106,16 +107,16 @@ def _wrong(found: Any, exercise: Exercise, case: tuple[Any, ...]) -> str:
         return f"returned {_kind(found)}, {show(found)}. It should return {_form(wanted)}."
     if shape != wanted.shape:
         return f"returned {show(found)}. It should return {_form(wanted)}, such as {show(right)}."
-    return "" if same(found, right) else f"returned {show(found)}. Right is {show(right)}."
+    return "" if same(found, right) else f"returned {show(found)}. The right value is {show(right)}."
 
 
 def _slip(function: Callable[..., Any], exercise: Exercise) -> str:
-    """The sentence of the usual mistake that explains every value of the reader's function, or ""."""
+    """The sentence about the common mistake that explains every value of the reader's function, or ""."""
     for sentence, mistaken in exercise.slips.items():
         try:
             if all(same(function(*copies(case)), mistaken(*copies(case))) for case in exercise.cases):
                 return sentence
-        except Exception:  # the reader's code fails on a later case: this slip does not explain it
+        except Exception:  # the reader's code fails on a later case, which this slip does not explain
             continue
     return ""
 

@@ -1,4 +1,4 @@
-"""A score of the reader's own as a method, so that it can be raced against the others."""
+"""Turns a reader's own score into a method, so that it can be raced against the others."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ from adaprune.training import Job, Outcome
 
 
 def by_score(score: Callable[[Tensor, Tensor], Tensor]) -> Method:
-    """One-shot pruning by ``score``: the highest stay, through all matrices together; then the head is trained.
+    """One-shot pruning by ``score``: the highest scores over all matrices are kept, then the head is trained.
 
         s_ij = score(W, n)_ij,   n_j = ||x_j||_2 of input j over the calibration tokens
 
     ``score`` takes a weight (outputs, inputs) and its inputs' norms (inputs,), and returns one number per weight. The
-    method bears its name.
+    method is named after it.
     """
 
     def one_shot(job: Job) -> Outcome:
@@ -23,4 +23,4 @@ def by_score(score: Callable[[Tensor, Tensor], Tensor]) -> Method:
         return with_head(job, cut(job, {name: score(w.detach(), norms[name]) for name, w in job.weights.items()}))
 
     one_shot.__name__ = score.__name__
-    return Method(one_shot, line="one-shot, a score of one's own")
+    return Method(one_shot, line="one-shot, with a score of your own")

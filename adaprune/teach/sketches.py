@@ -1,4 +1,4 @@
-"""The pictures of the walkthroughs in notebooks/teach: small matrices, curves, paths, networks; see `figures`."""
+"""The pictures of the lessons in notebooks/teach: small matrices, curves, paths, networks; see `figures`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,10 @@ from adaprune.report import figures
 
 INK, LINES, LINE_STYLES = figures.INK, figures.LINES, figures.LINE_STYLES
 OURS, OTHER = figures.STYLES["adaprune"].colour, figures.STYLES["magnitude"].colour
-LOOKS = ("adaprune", "magnitude", "gmp", "random")  # whose looks four things get that are no methods
+LOOKS = ("adaprune", "magnitude", "gmp", "random")  # methods whose look is lent to four things that are not methods
 COLOURS = [figures.STYLES[name].colour for name in LOOKS]
-PALE = "#CFE3F1"  # behind what is kept
-MANY = 40  # units in a row, which are then drawn small
+PALE = "#CFE3F1"  # background of what is kept
+MANY = 40  # with more units in a row than this, they are drawn small
 
 
 def draw_cells(ax: Axes, values: np.ndarray, mask: np.ndarray) -> Axes:
@@ -35,7 +35,7 @@ def draw_cells(ax: Axes, values: np.ndarray, mask: np.ndarray) -> Axes:
 
 
 def draw_dots(ax: Axes, rows: pd.DataFrame, xlabel: str, most: float, chance: float) -> Axes:
-    """A dot for each run, a line for each way, dashed where chance is.
+    """One dot per run, one row per way, and a dashed line at chance.
 
     ``rows``: ``way`` (the first at the top), ``method`` (for its look), ``value`` in 0 ... ``most``.
     """
@@ -51,7 +51,7 @@ def draw_dots(ax: Axes, rows: pd.DataFrame, xlabel: str, most: float, chance: fl
 
 
 def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) -> Axes:
-    """sigmoid(t theta) over theta, darker as t grows; or its slope, on a log axis, without the legend."""
+    """sigmoid(t theta) against theta, darker as t grows; or its slope, on a log axis and without a legend."""
     theta = np.linspace(-1, 1, 801)
     for number, t in enumerate(temperatures):
         soft = expit(t * theta)
@@ -67,7 +67,7 @@ def draw_sigmoids(ax: Axes, temperatures: Sequence[float], slope: bool = False) 
 
 
 def draw_start(ax: Axes, t: float, theta: float, slope: bool = False) -> Axes:
-    """sigmoid(t theta) around 0, or its slope on a log axis, and where a weight with ``theta`` stands on it."""
+    """sigmoid(t theta) around 0, or its slope on a log axis, with a dot for a weight at ``theta``."""
     along, name, lowest = np.linspace(-0.03, 0.03, 601), "slope" if slope else "mask", 1e-9
     curve, here = (t * expit(t * x) * expit(-t * x) if slope else expit(t * x) for x in (along, theta))
     ax.plot(along, curve, color=INK, lw=1.8)
@@ -78,7 +78,7 @@ def draw_start(ax: Axes, t: float, theta: float, slope: bool = False) -> Axes:
 
 
 def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[float]) -> Axes:
-    """Theta of some weights along the steps, and the threshold; triangles where one goes and where it comes back."""
+    """Theta of some weights against steps, and the threshold; triangles mark removals and returns."""
     steps, level = np.arange(len(level)), np.asarray(level)
     for (name, path), colour in zip(thetas.items(), COLOURS, strict=False):
         kept = np.asarray(path) > level
@@ -93,7 +93,7 @@ def draw_path(ax: Axes, thetas: Mapping[str, Sequence[float]], level: Sequence[f
 
 
 def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
-    """How far each kind of step carries theta, one line per kind, one marker per task, and what is needed; log axis.
+    """How far each kind of step moves theta, one row per kind, one marker per task, and how far it must move; log axis.
 
     ``rows``: ``step`` (in order of appearance, the first at the top), ``task``, ``distance``.
     """
@@ -103,15 +103,15 @@ def draw_reach(ax: Axes, rows: pd.DataFrame, needed: float) -> Axes:
         ax.plot(some["distance"], some["step"].map(kinds.index), marker, color=colour, ms=8, label=task)
     ax.axvline(needed, color=INK, lw=1.2, ls="--", label=f"needed: {needed:g}")
     ax.set_yticks(range(len(kinds)), kinds)
-    ax.set(xscale="log", xlabel="how far theta can go in all steps", ylim=(len(kinds) - 0.5, -0.5))
+    ax.set(xscale="log", xlabel="how far all steps together can move theta", ylim=(len(kinds) - 0.5, -0.5))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figures.dress(ax, grid="both")
 
 
 def draw_gap(ax: Axes, steps: Sequence[int], gaps: np.ndarray, limit: np.ndarray) -> Axes:
-    """Gap to the optimum over steps: mean of runs (looks, runs), the band of nine tenths, and a bound; log axes."""
+    """Gap to the optimum against steps: mean of the runs (looks, runs), a band with 90 % of them, a bound; log axes."""
     low, high = np.quantile(gaps, [0.05, 0.95], axis=1)
-    ax.fill_between(steps, low, high, color=OURS, alpha=0.2, lw=0, label="nine in ten runs")
+    ax.fill_between(steps, low, high, color=OURS, alpha=0.2, lw=0, label="90 % of the runs")
     ax.plot(steps, gaps.mean(axis=1), color=OURS, marker="o", ms=5, label="measured, mean of the runs")
     ax.plot(steps, limit, color=INK, ls="--", label="bound of Theorem 1")
     ax.set(xscale="log", yscale="log", xlabel="T, steps", ylabel="loss above the optimum")
@@ -120,7 +120,7 @@ def draw_gap(ax: Axes, steps: Sequence[int], gaps: np.ndarray, limit: np.ndarray
 
 
 def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray], vacuous: float) -> Axes:
-    """C of Theorem 1 over t_l, a line for each t_s; above the dashed line the bound is vacuous. Log axes."""
+    """C of Theorem 1 against t_l, one line per t_s; above the dashed line the bound is vacuous. Log axes."""
     for number, (t_s, values) in enumerate(curves.items()):
         shade = str(round(0.65 * (1 - number / max(1, len(curves) - 1)), 2))
         ax.plot(
@@ -139,7 +139,7 @@ def draw_constants(ax: Axes, t_l: np.ndarray, curves: Mapping[float, np.ndarray]
 
 
 def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
-    """The loss of every mask, the best first, and the masks that runs ended in; the larger, the more runs."""
+    """The loss of every mask, the best first, and a dot where runs ended, larger for more runs."""
     ax.plot(np.arange(1, len(losses) + 1), losses, color=INK, lw=1.4, label=f"all {len(losses):,} masks")
     ends, counts = np.unique(np.round(found, 9), return_counts=True)
     places = np.searchsorted(losses, ends - 1e-6) + 1
@@ -151,9 +151,9 @@ def draw_ranking(ax: Axes, losses: np.ndarray, found: np.ndarray) -> Axes:
 
 
 def draw_room(ax: Axes, rows: pd.DataFrame, ways: Mapping[str, str]) -> Axes:
-    """For each task a line from the floor to fine-tuning, and where the ways stand.
+    """One line per task from the floor to fine-tuning, with a marker for each way.
 
-    ``rows``: indexed by task, ``floor``, ``tuned``, and a column for each way; ``ways``: column -> method whose look it
+    ``rows``: indexed by task, with ``floor``, ``tuned`` and a column per way; ``ways``: column -> method whose look it
     gets.
     """
     heights = np.arange(len(rows))
@@ -161,7 +161,7 @@ def draw_room(ax: Axes, rows: pd.DataFrame, ways: Mapping[str, str]) -> Axes:
     for name, method in {"floor": "probe", "tuned": "finetune", **ways}.items():
         colour, marker = figures.STYLES[method]
         label = {"floor": "floor: nothing adapted", "tuned": "fine-tuned"}.get(name, name)
-        size, above = (13, 4) if name == "floor" else (8, 3)  # the floor's line is thin: in front of the others
+        size, above = (13, 4) if name == "floor" else (8, 3)  # the floor's marker is thin, so it is drawn in front
         ax.plot(rows[name], heights, marker, color=colour, ms=size, mew=2, label=label, zorder=above)
     ax.set_yticks(heights, rows.index)
     ax.set(xlabel="score on the dev split", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
@@ -172,13 +172,13 @@ def draw_room(ax: Axes, rows: pd.DataFrame, ways: Mapping[str, str]) -> Axes:
 def draw_wires(
     ax: Axes, layers: Sequence[np.ndarray], through: Sequence[np.ndarray] | None = None, names: Sequence[str] = ()
 ) -> Axes:
-    """A masked network, its inputs at the bottom, a line for each kept connection.
+    """A masked network with its inputs at the bottom and a line per kept connection.
 
     Args:
         layers: masks (outputs, inputs), the first at the bottom.
-        through: the same without connections on no path (`topology.effective`), which are then drawn dotted, and
-            units on no path hollow.
-        names: of the rows of units, from the bottom.
+        through: the same masks without connections that are on no path (`topology.effective`). If given, those
+            connections are drawn dotted, and units on no path hollow.
+        names: names of the rows of units, from the bottom.
     """
     sizes = [layers[0].shape[1], *(len(layer) for layer in layers)]
     alive, paths = [np.ones(size, bool) for size in sizes], layers if through is None else through

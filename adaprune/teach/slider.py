@@ -1,4 +1,4 @@
-"""A slider over pictures that were drawn before: it moves in JupyterLab, in Colab and on a page without a kernel."""
+"""A slider over pictures drawn in advance: it works in JupyterLab, in Colab and on a page without a kernel."""
 
 import base64
 import io
@@ -17,13 +17,13 @@ _MOVE = (
 
 
 def slider(pictures: Mapping[str, Figure], start: int = 0) -> HTML:
-    """One picture at a time, its name beside the handle; the figures are closed.
+    """Shows one picture at a time, with its name next to the handle, and closes the figures.
 
-    No script is loaded and no kernel asked: the pictures are in the page. Where a page may not run scripts, the picture
-    ``start`` stands alone.
+    The pictures are embedded in the page, so it loads nothing and needs no kernel. Where scripts are blocked, only the
+    picture ``start`` is shown.
 
     Raises:
-        ValueError: no pictures, or no picture ``start``.
+        ValueError: there are no pictures, or no picture number ``start``.
     """
     if not 0 <= start < len(pictures):
         raise ValueError(f"start must be one of the {len(pictures)} pictures, 0 ... {len(pictures) - 1}, got {start}")

@@ -1,4 +1,4 @@
-"""The exercises of notebooks/teach solved, one function each; the notebooks show the same lines, folded."""
+"""Solutions to the exercises in notebooks/teach, one function each; the notebooks show the same lines, folded."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ import torch
 
 # Lesson 1
 def keep_largest(scores, k):
-    """True for the k highest scores; equal ones in order of position."""
+    """True for the k highest scores; ties go to the first."""
     order = scores.flatten().argsort(descending=True, stable=True)
     mask = torch.zeros(scores.numel(), dtype=torch.bool)
     mask[order[:k]] = True
@@ -17,14 +17,14 @@ def keep_largest(scores, k):
 
 
 def flips(mask, base):
-    """What the mask removes of base, and what it brings back."""
+    """How many connections the mask removes from base, and how many it brings back."""
     removed = base & ~mask
     back = mask & ~base
     return int(removed.sum()), int(back.sum())
 
 
 def my_score(weight, norms):
-    """The size of a weight times the length of its input: Wanda's score."""
+    """The absolute weight times the norm of its input: Wanda's score."""
     return weight.abs() * norms
 
 
@@ -37,14 +37,14 @@ def straight_through(theta, grad_mask, rate, gamma, t_s):
 
 
 def cubic_schedule(step, begin, end, final):
-    """0 before begin, final after end, and a cube between."""
+    """0 before begin, final after end, cubic in between."""
     way = (step - begin) / (end - begin)
     way = min(1, max(0, way))
     return final * (1 - (1 - way) ** 3)
 
 
 def comebacks(kept):
-    """For each column, how often False is followed by True."""
+    """How often False is followed by True, per column."""
     returns = ~kept[:-1] & kept[1:]
     return returns.sum(0)
 
@@ -57,14 +57,14 @@ def best_mask(loss, d):
 
 
 def bumps(loss, one, other):
-    """Pairs of masks whose midpoint has more than their mean loss."""
+    """Counts the pairs whose midpoint has a loss above the mean of the two."""
     middle = loss((one + other) / 2)
     mean = (loss(one) + loss(other)) / 2
     return int((middle > mean + 1e-9).sum())
 
 
 def best_rate(T, G, C):
-    """Where the derivative of a / c + b c is 0: at the root of a / b."""
+    """The bound is a / c + b c; its derivative is 0 at c = sqrt(a / b)."""
     a = 1 / math.sqrt(T)
     b = G**2 * (1 + C) * (1 + math.log(T)) / T
     return math.sqrt(a / b)
@@ -72,21 +72,21 @@ def best_rate(T, G, C):
 
 # Lesson 4
 def jaccard_and_chance(one, other):
-    """Both over either, as found and as chance would have it."""
+    """Intersection over union: the measured one and the one expected by chance."""
     overlap = (one & other).sum() / (one | other).sum()
     p, q = one.float().mean(), other.float().mean()
     return overlap, p * q / (p + q - p * q)
 
 
 def working(into, out):
-    """Lines into neurons with a way out, and out of neurons with a way in."""
+    """Lines into neurons that have an output, and out of neurons that have an input."""
     hears = into.any(1)
     speaks = out.any(0)
     return int(into[speaks].sum() + out[:, hears].sum())
 
 
 def parts(square):
-    """Joins the two groups of each line until all lines are used."""
+    """For each line, merges the groups of its two ends."""
     outputs, inputs = square.shape
     group = list(range(outputs + inputs))
     for o, i in square.nonzero().tolist():
@@ -97,18 +97,18 @@ def parts(square):
 
 # Lesson 5
 def share_negative(mean, deviation):
-    """The normal distribution up to 0."""
+    """The normal distribution function at 0."""
     return NormalDist(mean, deviation).cdf(0)
 
 
 def linear_share(linear, seen, unseen, sparsity):
-    """What has to go, over what may go; at most all of it."""
+    """Weights to remove over weights that may be removed, at most 1."""
     to_go = sparsity * (linear + seen + unseen)
     return min(1, to_go / (linear + seen))
 
 
 def paired_difference(runs, one, other):
-    """The mean over task and seed that both methods have."""
+    """The mean difference over pairs of task and seed that both methods have."""
     score = {(task, seed, method): s for task, seed, method, s in runs}
     pairs = {(task, seed) for task, seed, _, _ in runs}
     found = [
@@ -119,7 +119,7 @@ def paired_difference(runs, one, other):
 
 # Lesson 6
 def majority_score(train, dev):
-    """How often the commonest training label is right in dev."""
+    """The share of dev that has the most frequent training label."""
     said = max(set(train), key=list(train).count)
     return sum(label == said for label in dev) / len(dev)
 
@@ -131,7 +131,7 @@ def nearest_mean(vectors, labels, new):
 
 
 def share_of_gain(scores, floors, tuned):
-    """The sum of gains over the sum of rooms, tasks with room alone."""
+    """The sum of gains over the sum of rooms, for tasks that have room."""
     tasks = [row for row in zip(scores, floors, tuned, strict=True) if row[2] - row[1] >= 0.03]
     gained = sum(score - floor for score, floor, _ in tasks)
     return gained / sum(best - floor for _, floor, best in tasks)
@@ -139,13 +139,13 @@ def share_of_gain(scores, floors, tuned):
 
 # Lesson 7
 def to_gaps(mask, base):
-    """The distance of each flip from the one before, less one."""
+    """The distance of each flip from the previous one, minus 1."""
     places = [-1, *(mask != base).nonzero().flatten().tolist()]
     return [b - a - 1 for a, b in itertools.pairwise(places)]
 
 
 def from_gaps(gaps, base):
-    """Walks along the gaps and flips what stands behind each."""
+    """Walks along the gaps and flips the entry after each."""
     mask, at = base.clone(), -1
     for gap in gaps:
         at += gap + 1
@@ -154,6 +154,6 @@ def from_gaps(gaps, base):
 
 
 def least_bits(weights, flips):
-    """Weights times the entropy of a flip."""
+    """The number of weights times the entropy of one entry."""
     p = flips / weights
     return -weights * (p * math.log2(p) + (1 - p) * math.log2(1 - p))

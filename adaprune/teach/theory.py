@@ -1,7 +1,7 @@
 """Theorem 1 in numbers: its bound, and masked problems small enough to try every mask.
 
-Letters of the paper: v = sigmoid(t_l theta) the relaxed mask in [0, 1]^d, alpha_i = c / sqrt(i) the rate of step i,
-G the largest ||dL/dv||, M the largest |theta|, T the number of steps. A problem's losses are of masks v (masks, d).
+Notation of the paper: v = sigmoid(t_l theta) is the relaxed mask in [0, 1]^d, alpha_i = c / sqrt(i) the rate of step i,
+G the largest ||dL/dv||, M the largest |theta|, T the number of steps. Losses are computed for masks v (masks, d).
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from adaprune.masks import initial_theta, relaxed_mask, surrogate_gradient
 
-MOST_WEIGHTS = 14  # 16,384 masks: what can be tried at a glance
+MOST_WEIGHTS = 14  # 16,384 masks: still quick to try
 
 
 def bound(T: np.ndarray | float, c: float, G: float, C: float, distance: float = 1.0) -> np.ndarray:
@@ -26,9 +26,9 @@ def bound(T: np.ndarray | float, c: float, G: float, C: float, distance: float =
 
         1 / (c sqrt(T)) + c G^2 (1 + C) (1 + log T) / T,   for a loss convex in v, alpha_i = c / sqrt(i)
 
-    T, at least 1, can be many. C is `constant` of the temperatures. ``distance`` multiplies the first term: 1 is what
-    is printed; an analysis of gradient descent usually has the squared distance between start and optimum there,
-    which for relaxed masks can be d. Raises ValueError where a value is out of range.
+    T, at least 1, may be an array. C is `constant` of the temperatures. ``distance`` multiplies the first term: the
+    paper prints 1; an analysis of gradient descent usually has the squared distance between start and optimum there,
+    which can be as large as d for relaxed masks. Raises ValueError if a value is out of range.
 
     >>> bound(4, c=0.5, G=2, C=0).round(3)
     np.float64(2.193)
@@ -46,7 +46,7 @@ def constant(t_l: float, t_s: float, M: float) -> float:
 
         C = t_l t_s (1 / (t_l t_s) - 2 gmax(t_l) gmax(t_s) + t_l t_s / 16^2)
 
-    It is no less than (1 - t_l t_s g(t_l theta) g(t_s theta))^2 with g the sigmoid's slope, wherever |theta| <= M.
+    It is at least (1 - t_l t_s g(t_l theta) g(t_s theta))^2 for every |theta| <= M, where g is the sigmoid's slope.
     Raises ValueError for a temperature that is not positive and finite, or an M that is negative or not finite.
 
     >>> constant(4, 4, M=0), round(constant(1e5, 1, M=1) / 1e7, 1)
@@ -57,7 +57,7 @@ def constant(t_l: float, t_s: float, M: float) -> float:
 
 
 def gmax(t: float, M: float) -> float:
-    """sigmoid(t M) (1 - sigmoid(t M)): the sigmoid's slope at the largest |theta|, where it is least (Theorem 1)."""
+    """sigmoid(t M) (1 - sigmoid(t M)): the sigmoid's slope at the largest |theta|, where it is smallest (Theorem 1)."""
     _check(t=t)
     _check(or_zero=True, M=M)
     return float(expit(t * M) * expit(-t * M))
@@ -66,8 +66,8 @@ def gmax(t: float, M: float) -> float:
 class Problem(NamedTuple):
     """Rows x (rows, inputs) with labels y (rows,), the d frozen weights, and the loss of masks on such rows.
 
-    ``loss(v, x, y)`` is the mean loss (masks,) of each v (masks, d), on rows they share or, where x is (masks, rows,
-    inputs) and y (masks, rows), on rows of their own.
+    ``loss(v, x, y)`` is the mean loss (masks,) of each v (masks, d). The masks share the rows, or each has its own if x
+    is (masks, rows, inputs) and y (masks, rows).
     """
 
     x: Tensor
@@ -81,12 +81,12 @@ class Problem(NamedTuple):
 
 
 def logistic(d: int = 10, rows: int = 200, seed: int = 0) -> Problem:
-    """Masked logistic regression, convex in v; every second weight of w0 had no part in the labels.
+    """Masked logistic regression, convex in v; every second weight of w0 played no part in making the labels.
 
         L(v) = mean_n [ log(1 + exp(z_n)) - y_n z_n ],   z = x (w0 * v),   P(y = 1) = sigmoid(x (w0 * (1, 0, 1, ...)))
 
-    Inputs are -1 or 1, so that ||dL/dv|| of any row and any v is at most G = ||w0||. Raises ValueError where d is
-    no whole number in 1 ... 14, or rows none from 1 on.
+    Inputs are -1 or 1, so that ||dL/dv|| is at most G = ||w0|| for any row and any v. Raises ValueError unless d is a
+    whole number in 1 ... 14 and rows one that is at least 1.
     """
     _check_size(d)
     _check_whole(rows=rows)
@@ -104,11 +104,11 @@ def logistic(d: int = 10, rows: int = 200, seed: int = 0) -> Problem:
 
 
 def two_layers(hidden: int = 4, rows: int = 200, seed: int = 0) -> Problem:
-    """A masked network of 2 inputs, ``hidden`` neurons and 1 output: not convex in v; d = 3 hidden.
+    """A masked network of 2 inputs, ``hidden`` neurons and 1 output, not convex in v; d = 3 hidden.
 
         z = relu(x (W1 * v_1)^T) (w2 * v_2),   y = 1[z > 0] under a mask drawn at random
 
-    Raises ValueError where hidden or rows is no whole number from 1 on, or d is above 14.
+    Raises ValueError unless hidden and rows are whole numbers, at least 1, and d is at most 14.
     """
     _check_whole(hidden=hidden, rows=rows)
     _check_size(3 * hidden)
@@ -137,7 +137,7 @@ def every_mask(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def relaxed_optimum(problem: Problem) -> tuple[Tensor, float]:
-    """The v in [0, 1]^d of the lowest loss, (d,), and that loss: L(theta*); by scipy, for a convex problem."""
+    """The v in [0, 1]^d with the lowest loss, (d,), and that loss L(theta*), found by scipy for a convex problem."""
 
     def value_and_slope(v: np.ndarray) -> tuple[float, np.ndarray]:
         mask = torch.tensor(v[None], requires_grad=True)
@@ -151,7 +151,7 @@ def relaxed_optimum(problem: Problem) -> tuple[Tensor, float]:
 
 
 class Descent(NamedTuple):
-    """Theta at each look (looks, runs, d), and M, the largest |theta| of any step."""
+    """Theta at each checkpoint (looks, runs, d), and M, the largest |theta| at any step."""
 
     thetas: Tensor
     M: float
@@ -160,12 +160,13 @@ class Descent(NamedTuple):
 def descend(
     problem: Problem, c: float, t_l: float, t_s: float, looks: Sequence[int], runs: int, batch: int = 4, seed: int = 0
 ) -> Descent:
-    """The theorem's algorithm, ``runs`` times at once: Eqs. 4 and 5 without penalty, alpha_i = c / sqrt(i).
+    """The theorem's algorithm, ``runs`` copies at once: Eqs. 4 and 5 without penalty, alpha_i = c / sqrt(i).
 
         theta <- theta - c / sqrt(i) dL/dm t_s sigmoid'(t_s theta),   dL/dm at m = sigmoid(t_l theta)
 
-    Each run draws ``batch`` rows per step and starts, as the paper's theta, from N(0.01, 0.001^2). ``looks`` are the
-    numbers of steps after which theta is noted, the largest ends it. Raises ValueError for a value out of range.
+    Each run draws ``batch`` rows per step and starts, like the paper's theta, from N(0.01, 0.001^2). ``looks`` are the
+    numbers of steps after which theta is recorded; the last of them ends the runs. Raises ValueError for a value out of
+    range.
     """
     _check(c=c, t_l=t_l, t_s=t_s)
     _check_whole(runs=runs, batch=batch)

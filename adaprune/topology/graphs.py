@@ -1,4 +1,4 @@
-"""A mask as networkx graphs to look at and to walk in: blocks, one matrix, a neuron's surroundings; and their files."""
+"""A mask as networkx graphs: of blocks, of one matrix, of a neuron's neighbourhood; and files of these graphs."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 from adaprune.masks import EMBED, layer_of
 from adaprune.topology.structure import ATTENTION, FFN, arrays, blocks, effective, heads_of, inner, matrix
 
-MOST_EDGES = 500_000  # about 0.2 kB and a microsecond each in networkx
+MOST_EDGES = 500_000  # each takes about 0.2 kB and a microsecond in networkx
 # Units of a layer by where a matrix leads: component -> (from, to); "stream" is the residual stream that enters a
 # layer, "middle" the same after attention, and ffn_out writes into the next layer's stream.
 WIRES = {
@@ -25,12 +25,13 @@ WIRES = {
 
 
 def head_graph(mask: Mapping[str, Tensor], heads: int | None = None) -> nx.DiGraph:
-    """Heads and FFN blocks as nodes (``0.h3``, ``0.ffn``); an edge wherever one can write what a later one reads.
+    """Heads and FFN blocks as nodes (``0.h3``, ``0.ffn``), with an edge if one can write what a later one reads.
 
         weight(a -> b) = sum_d out_a[d] in_b[d] / (the same with nothing pruned)
 
-    out_a[d] and in_b[d] are the block's kept connections to and from dimension d of the residual stream, those on no
-    path inside the block left out. A head reads with query, key and value. A mask file's card knows ``heads``.
+    out_a[d] and in_b[d] are the numbers of the block's kept connections to and from dimension d of the residual stream,
+    without those on no path inside the block. A head reads with query, key and value. A mask file's card gives
+    ``heads``.
 
     Node attributes: ``layer``, ``kind`` (head, ffn), ``head`` (-1 for ffn), ``kept``, ``density``, ``alive``. Edge:
     ``weight`` in (0, 1], ``paths``.
@@ -56,12 +57,12 @@ def head_graph(mask: Mapping[str, Tensor], heads: int | None = None) -> nx.DiGra
 
 
 def layer_graph(mask: Mapping[str, Tensor], layer: int | None, component: str) -> nx.Graph:
-    """The bipartite graph of one matrix: nodes ``in 0``, ``in 1``, ... and ``out 0``, ..., an edge a kept connection.
+    """The bipartite graph of one matrix: nodes ``in 0``, ... and ``out 0``, ..., and one edge per kept connection.
 
-    Node attributes: ``side`` (in, out), ``index``, ``bipartite`` (0: in, 1: out). Isolated nodes are there.
+    Node attributes: ``side`` (in, out), ``index``, ``bipartite`` (0: in, 1: out). Isolated nodes are included.
 
     Raises:
-        ValueError: no such matrix (names those there are), or more than 500,000 edges.
+        ValueError: no such matrix (the message lists those there are), or more than 500,000 edges.
     """
     array = matrix(mask, layer, component)
     if (edges := int(array.sum())) > MOST_EDGES:
@@ -77,12 +78,13 @@ def layer_graph(mask: Mapping[str, Tensor], layer: int | None, component: str) -
 
 
 def neuron_neighbourhood(mask: Mapping[str, Tensor], neuron: str, hops: int = 1) -> nx.DiGraph:
-    """All units within ``hops`` kept connections of a neuron, either way, and the connections among the walked ones.
+    """All units within ``hops`` kept connections of a neuron, in either direction, and the connections walked.
 
-    A unit is ``<layer>.<kind>.<number>``: kind query, key, value or ffn for the inner units, stream for a dimension of
-    the residual stream that enters the layer and middle for one after its attention; ``word.<number>`` where the mask
-    covers the embeddings. Residual connections, which join every unit of a dimension, are left out, and queries meet
-    keys in no edge. Node attributes: ``hops`` (distance), ``kind``, ``layer``, ``index``. Edge: ``component``.
+    A unit is ``<layer>.<kind>.<number>``. The kind is query, key, value or ffn for inner units, stream for a dimension
+    of the residual stream that enters the layer, and middle for one after its attention; with embeddings in the mask
+    there is also ``word.<number>``. Residual connections, which join every unit of a dimension, are left out, and no
+    edges join queries and keys. Node attributes: ``hops`` (distance), ``kind``, ``layer``, ``index``. Edge:
+    ``component``.
 
     Raises:
         ValueError: no such unit, hops below 0, or more than 500,000 connections.
@@ -119,7 +121,7 @@ def write_graph(graph: nx.Graph, path: str | Path) -> Path:
     """Writes a graph as GraphML (``.graphml``) or as node-link JSON (``.json``) and returns the path.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: any other suffix.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -134,7 +136,7 @@ def write_graph(graph: nx.Graph, path: str | Path) -> Path:
 
 
 def _links(found: Mapping[str, np.ndarray]) -> list[tuple[str, str, np.ndarray, str]]:
-    """(group it comes from, group it leads to, matrix, component) for every matrix of the mask."""
+    """(source group, target group, matrix, component) for every matrix of the mask."""
     links = []
     for layer, parts in blocks(found, 1).items():
         for component, (source, target) in WIRES.items():

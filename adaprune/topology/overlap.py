@@ -1,7 +1,7 @@
-"""How masks of one base agree: Jaccard against chance, Fleiss' kappa, Cochran's Q, connections that come back.
+"""How much masks of one base agree: Jaccard against chance, Fleiss' kappa, Cochran's Q, connections that come back.
 
-Masks are as in `adaprune.topology`: dicts of boolean tensors, or mask files, whose bases must then agree too. Weights
-are the subjects, masks the raters, "kept" and "removed" the categories.
+Masks are as in `adaprune.topology`: dicts of boolean tensors, or mask files, which must then have the same base. In
+the terms of these statistics, weights are the subjects, masks the raters, "kept" and "removed" the categories.
 """
 
 import math
@@ -20,7 +20,7 @@ from adaprune.training import read_tensors
 
 
 class Overlap(NamedTuple):
-    """Agreement of two masks; ``chance`` is that of random masks as sparse, ``chance_by_matrix`` of shuffled ones."""
+    """Agreement of two masks; ``chance`` is for equally sparse random masks, ``chance_by_matrix`` for shuffled ones."""
 
     jaccard: float
     chance: float
@@ -30,10 +30,10 @@ class Overlap(NamedTuple):
 
 
 def alike(masks: Sequence[Mapping[str, Tensor]]) -> list[dict[str, np.ndarray]]:
-    """The masks' arrays by name, once it is sure that they can be compared.
+    """The masks' arrays by name, after checking that they can be compared.
 
     Raises:
-        ValueError: fewer than two; other weights in scope, other shapes, or another base: names the weight.
+        ValueError: fewer than two masks, or different weights in scope, shapes or bases; names the weight.
     """
     found = [arrays(mask) for mask in masks]
     if len(found) < 2:
@@ -54,10 +54,10 @@ def alike(masks: Sequence[Mapping[str, Tensor]]) -> list[dict[str, np.ndarray]]:
 
 
 def jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Overlap:
-    """Overlap of two masks, beside what chance gives.
+    """Overlap of two masks, and the overlap expected by chance.
 
-    J = |a and b| / |a or b|;   chance: |a and b| expected as |a| |b| / n, over all weights together
-    or matrix by matrix, that is given how each mask shares out its connections
+    J = |a and b| / |a or b|;   chance: |a and b| is expected to be |a| |b| / n, over all weights together
+    or matrix by matrix, that is, given how many connections each mask keeps in each matrix
     """
     a, b = alike([one, other])
     both = sum(int((a[name] & b[name]).sum()) for name in a)
@@ -73,13 +73,13 @@ def jaccard(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Overlap:
 
 
 def kept_by(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
-    """For each weight the number of masks that keep it, by name: (outputs, inputs) whole numbers."""
+    """The number of masks that keep each weight, by name: (outputs, inputs) whole numbers."""
     found = alike(masks)
     return {name: np.sum([mask[name] for mask in found], axis=0, dtype=np.int32) for name in found[0]}
 
 
 def fleiss_kappa(masks: Sequence[Mapping[str, Tensor]]) -> float:
-    """Agreement of masks beyond chance: 1 all the same, 0 as random masks, negative below (Fleiss 1971).
+    """Agreement of masks beyond chance: 1 for equal masks, 0 for random ones, negative below chance (Fleiss 1971).
 
     kappa = (P - P_e) / (1 - P_e),   P = mean_i [c_i (c_i - 1) + (r - c_i)(r - c_i - 1)] / (r (r - 1)),
     P_e = p^2 + (1 - p)^2,   c_i: how many of the r masks keep weight i,   p: mean density
@@ -93,12 +93,12 @@ def fleiss_kappa(masks: Sequence[Mapping[str, Tensor]]) -> float:
 
 
 def cochran_q(masks: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
-    """Cochran's Q, whether some masks keep more than others of the same weights, and its p-value (Cochran 1950).
+    """Cochran's Q and its p-value: do some masks keep more of the same weights than others? (Cochran 1950).
 
         Q = (k - 1) (k sum_j G_j^2 - N^2) / (k N - sum_i c_i^2),   N = sum_j G_j,   chi^2 with k - 1 degrees of freedom
 
-    G_j is what mask j keeps. Masks of equal sparsity have Q = 0 over all weights together, so ask it of parts of them
-    (`by_component`). Q 0 and p 1 where no weight is kept by some and not by others.
+    G_j is the number of weights that mask j keeps. Masks of equal sparsity have Q = 0 over all weights, so use it on
+    parts of them (`by_component`). Q is 0 and p is 1 if the masks agree on every weight.
     """
     k, histogram = len(masks), _histogram(masks)
     c = np.arange(k + 1)
@@ -113,7 +113,7 @@ def cochran_q(masks: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
 def by_component(masks: Sequence[Mapping[str, Tensor]]) -> pd.DataFrame:
     """Fleiss' kappa, Cochran's Q and its p-value over all weights (``all``) and within each component.
 
-    A component that the masks keep or remove as one has no such numbers: NaN.
+    NaN for a component on which all masks agree completely.
     """
     found = alike(masks)
     plain = [getattr(mask, "masks", mask) for mask in masks]
@@ -129,10 +129,11 @@ def by_component(masks: Sequence[Mapping[str, Tensor]]) -> pd.DataFrame:
 
 
 def recovery(history: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
-    """Who was removed and who came back between masks of one run, by step: a row for each step after the first.
+    """Removed and recovered connections between masks of one run, with a row for each step after the first.
 
-    Columns: ``step``, ``kept``; ``removed`` and ``returned`` since the step before; ``recovered``, kept now and removed
-    at some step looked at before; ``share``, recovered / kept. What goes and returns between two looks is not seen.
+    Columns: ``step``, ``kept``; ``removed`` and ``returned`` since the previous step; ``recovered``, kept now but
+    removed at some earlier step; ``share``, recovered / kept. Changes that are undone between two snapshots are not
+    seen.
 
     Args:
         history: step -> mask.
@@ -152,20 +153,20 @@ def recovery(history: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
 
 
 def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
-    """The masks that a run which keeps its snapshots left in ``<results_dir>/masks/<run name>``, by step.
+    """The snapshots of a run in ``<results_dir>/masks/<run name>``, by step.
 
     Raises:
-        ValueError: no snapshots there, or a damaged one: names the file.
+        ValueError: there are no snapshots, or one is damaged; names the file.
     """
     found = {}
     for file in (file for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()):
-        found[int(file.stem)], _ = read_tensors(file, "delete it and the run's record, adapt anew")
+        found[int(file.stem)], _ = read_tensors(file, "delete it and the run's record, then adapt again")
     if not found:
-        raise ValueError(f"{folder} holds no snapshots: adapt the run anew with keep='snapshots'")
+        raise ValueError(f"{folder} holds no snapshots: adapt the run again with keep='snapshots'")
     return dict(sorted(found.items()))
 
 
 def _histogram(masks: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
-    """How many weights are kept by 0, 1, ... all of the masks."""
+    """How many weights are kept by 0, 1, ... all masks."""
     counts = kept_by(masks)
     return sum(np.bincount(array.ravel(), minlength=len(masks) + 1) for array in counts.values())

@@ -1,8 +1,8 @@
-"""The topology of one mask: counts, degrees, what is dead, effective sparsity, components, spectra, persistence.
+"""The topology of one mask: counts, degrees, dead units, effective sparsity, components, spectra, persistence.
 
-A mask is a dict weight name -> boolean tensor, True = kept, as in `adaprune.masks`, or an `adaprune.Mask` of a file.
-The matrix of a linear layer has shape (outputs, inputs); an embedding table (words, width) has its words as inputs. All
-of it is about the graph of kept weights; biases, which are never masked, pass through what is called dead here.
+A mask is a dict weight name -> boolean tensor (True = kept), as in `adaprune.masks`, or an `adaprune.Mask` from a file.
+The matrix of a linear layer has shape (outputs, inputs); an embedding table (words, width) has its words as inputs.
+Everything here is about the graph of kept weights. Biases are never masked and pass through units called dead here.
 """
 
 import math
@@ -26,7 +26,7 @@ ATTENTION, FFN = ("query", "key", "value", "attention_output"), ("ffn_in", "ffn_
 
 
 class Report(NamedTuple):
-    """All statistics of a mask: one row per matrix, per head and per FFN block; a layer of -1 is the embeddings."""
+    """All statistics of a mask: one row per matrix, head and FFN block; layer -1 is the embeddings."""
 
     matrices: pd.DataFrame
     heads: pd.DataFrame
@@ -34,14 +34,14 @@ class Report(NamedTuple):
 
 
 class OtherLayers(ValueError):
-    """A mask of layers that are not built of query, key, value, attention output and two FFN matrices."""
+    """A mask of layers that do not consist of query, key, value, attention output and two FFN matrices."""
 
 
 def arrays(mask: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The mask's matrices as boolean arrays (outputs, inputs), tables turned; accepts what has ``masks``, as a file's.
+    """The mask's matrices as boolean arrays (outputs, inputs), with tables transposed; also accepts a loaded mask file.
 
     Raises:
-        ValueError: no mask; no matrix, one that is not boolean and 2-dimensional, nothing kept, or everything kept.
+        ValueError: not a mask, no matrix, one that is not boolean and 2-dimensional, or nothing or everything kept.
     """
     masks = getattr(mask, "masks", mask)
     if not isinstance(masks, Mapping):
@@ -62,7 +62,7 @@ def matrix(mask: Mapping[str, Tensor], layer: int | None, component: str) -> np.
     """One matrix (outputs, inputs) by the number of its layer (None: the embeddings) and its component.
 
     Raises:
-        ValueError: no such layer or component in the mask; names those there are.
+        ValueError: no such layer or component in the mask; the message lists those there are.
     """
     found = {(layer_of(name), component_of(name)): array for name, array in arrays(mask).items()}
     if (layer, component) not in found:
@@ -97,10 +97,10 @@ def blocks(found: Mapping[str, np.ndarray], heads: int) -> dict[int, dict[str, n
 
 
 def heads_of(mask: Mapping[str, Tensor], heads: int | None) -> int:
-    """Attention heads of a layer: as given, or else as the card of the mask file says.
+    """Attention heads per layer: as given, or else from the card of the mask file.
 
     Raises:
-        ValueError: neither says it, or what is said is no whole number.
+        ValueError: neither says it, or it is not a whole number.
     """
     told = getattr(mask, "card", {}).get("heads") if heads is None else heads
     if told is None:
@@ -113,18 +113,18 @@ def heads_of(mask: Mapping[str, Tensor], heads: int | None) -> int:
 
 
 def inner(parts: Mapping[str, np.ndarray], names: tuple[str, ...], units: slice = slice(None)) -> list[np.ndarray]:
-    """The matrices of a head (``ATTENTION``) or FFN block (``FFN``) with its units as rows, the writing one last."""
+    """The matrices of a head (``ATTENTION``) or FFN block (``FFN``) with its units as rows, the output matrix last."""
     return [parts[name][:, units].T if name in (ATTENTION[-1], FFN[-1]) else parts[name][units] for name in names]
 
 
 def effective(parts: Mapping[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
-    """A layer's matrices without connections on no input-output path inside a head or FFN block.
+    """A layer's matrices without the connections that are on no input-output path inside a head or FFN block.
 
         value unit or FFN neuron j is live:  it has a kept input and a kept output
-        query and key unit j:  both have a kept input, and the head has a live value unit to weigh
+        query and key unit j are live:  both have a kept input, and the head has a live value unit
 
-    Effective sparsity (Vysogorets and Kempe, arXiv 2107.02306) within the blocks, because across them the residual
-    connections leave nothing without a path.
+    This is effective sparsity (Vysogorets and Kempe, arXiv 2107.02306) within blocks, because across blocks the
+    residual connections give everything a path.
     """
     value = parts["value"].any(axis=1) & parts["attention_output"].any(axis=0)
     of_head = np.repeat(value.reshape(heads, -1).any(axis=1), len(value) // heads)
@@ -136,7 +136,7 @@ def effective(parts: Mapping[str, np.ndarray], heads: int) -> dict[str, np.ndarr
 
 
 def connected_components(array: np.ndarray) -> tuple[int, int]:
-    """Number of connected components of a matrix's bipartite graph, and the nodes of the largest; lone nodes count."""
+    """The number of connected components of a matrix's bipartite graph (including lone nodes), and the largest size."""
     count, labels = csgraph.connected_components(_bipartite(sparse.coo_array(array)), directed=False)
     return count, int(np.bincount(labels).max())
 
@@ -146,9 +146,9 @@ def persistence(array: np.ndarray, weight: np.ndarray, largest: float, p: float 
 
         ( sum over merges of (1 - |w| / largest)^p )^(1/p)  /  (nodes - 1)^(1/p)
 
-    Edges come by falling |w|; merges are the edges of the maximum spanning tree, and a node that no kept weight joins
-    merges at 0. Caveat: for dense matrices this is close to a function of the weights' variance (Girrbach et al.,
-    arXiv 2307.10865), and of a mask it says mostly how many weights are small or gone.
+    Edges are added in the order of decreasing |w|; merges are the edges of the maximum spanning tree, and an isolated
+    node merges at 0. Caveat: for dense matrices this is close to a function of the weights' variance (Girrbach et al.,
+    arXiv 2307.10865), and for a mask it mostly says how many weights are small or removed.
 
     Args:
         array, weight: mask and weights, (outputs, inputs).
@@ -156,7 +156,7 @@ def persistence(array: np.ndarray, weight: np.ndarray, largest: float, p: float 
         p: of the norm.
     """
     edges = sparse.coo_array(array)
-    # 2 - |w| instead of 1 - |w|: the shortest tree is the same, and scipy takes an edge of length 0 for none
+    # 2 - |w| instead of 1 - |w|: the shortest tree is the same, and scipy treats an edge of length 0 as missing
     edges.data = 2 - np.abs(weight[edges.row, edges.col]) / largest
     merges = csgraph.minimum_spanning_tree(_bipartite(edges)).data - 1
     nodes = sum(array.shape)
@@ -171,19 +171,19 @@ def report(
     seen: np.ndarray | None = None,
     progress: bool = True,
 ) -> Report:
-    """Every statistic of a mask, by matrix, by head and by FFN block; shows a bar.
+    """Every statistic of a mask, by matrix, head and FFN block; shows a progress bar.
 
-    Of `OtherLayers` (fused or gated matrices, as ModernBERT's) it has the matrices only, and warns.
+    For `OtherLayers` (fused or gated matrices, such as ModernBERT's) it reports only the matrices, and warns.
 
     Args:
-        mask: word embeddings may be among it.
-        heads: attention heads of a layer; a mask file's card knows.
-        weights: w0 by name, for the persistence; NaN without.
-        seen: which words occur in training, boolean (words,): the table's rows are then reported in two parts,
+        mask: may include word embeddings.
+        heads: attention heads per layer; by default from a mask file's card.
+        weights: w0 by name, for the persistence, which is NaN without them.
+        seen: which words occur in training, boolean (words,). The table's rows are then reported in two parts,
             components ``embed_seen`` and ``embed_unseen``.
 
     Raises:
-        ValueError: see `arrays`, `blocks` and `heads_of`; weights or words seen that do not fit the mask.
+        ValueError: see `arrays`, `blocks` and `heads_of`; or weights or words seen do not fit the mask.
     """
     found, heads = arrays(mask), heads_of(mask, heads)
     try:
@@ -218,7 +218,7 @@ def report(
 
 
 def _check_weights(found: Mapping[str, np.ndarray], weights: Mapping[str, Tensor] | None) -> None:
-    """ValueError where ``weights``, if any, lack a matrix of `arrays`, have it in another shape, or are all 0."""
+    """ValueError if ``weights`` (where given) lack a matrix of `arrays`, have another shape, or are all 0."""
     if weights is None:
         return
     for name, array in found.items():
@@ -232,7 +232,7 @@ def _check_weights(found: Mapping[str, np.ndarray], weights: Mapping[str, Tensor
 
 
 def _check_seen(found: Mapping[str, np.ndarray], seen: np.ndarray | None) -> None:
-    """ValueError where ``seen``, if any, is not a boolean for each word of the table."""
+    """ValueError if ``seen`` (where given) is not one boolean per word of the table."""
     for name, array in found.items():
         if seen is None or component_of(name) != EMBED:
             continue
@@ -244,7 +244,7 @@ def _check_seen(found: Mapping[str, np.ndarray], seen: np.ndarray | None) -> Non
 
 
 def _of_matrix(array: np.ndarray, effective_kept: int) -> dict[str, float]:
-    """The statistics of one matrix but its persistence."""
+    """The statistics of one matrix, except its persistence."""
     into, out = degrees(array)
     kept, total = int(into.sum()), array.size
     count, largest = connected_components(array)
@@ -259,13 +259,13 @@ def _of_matrix(array: np.ndarray, effective_kept: int) -> dict[str, float]:
 
 
 def _spread(found: np.ndarray, most: int) -> float:
-    """Standard deviation of degrees over that of a binomial, which is a random mask's: 1 is chance."""
+    """Standard deviation of degrees divided by that of a binomial, i.e. of a random mask: 1 is chance."""
     p = found.mean() / most
     return float(found.std() / math.sqrt(most * p * (1 - p))) if 0 < p < 1 else math.nan
 
 
 def _of_block(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, float]:
-    """Counts of a head or FFN block: kept, on a path, and inner units on none."""
+    """Counts for a head or FFN block: kept connections, those on a path, and inner units on no path."""
     kept, on_path = (sum(int(a.sum()) for a in some) for some in (whole, path))
     total, dead = sum(a.size for a in whole), int((~path[-1].any(axis=1)).sum())
     return {"total": total, "kept": kept, "sparsity": 1 - kept / total, "effective_sparsity": 1 - on_path / total,
@@ -273,7 +273,7 @@ def _of_block(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, floa
 
 
 def _of_head(whole: list[np.ndarray], path: list[np.ndarray]) -> dict[str, float]:
-    """What only heads have: units without a query-key product, and the spectra of query-key and value-output."""
+    """Statistics only of heads: units without a query-key product, and the spectra of query-key and value-output."""
     query, key, value, output = whole
     dead = int((~path[0].any(axis=1)).sum())
     spectra = [(*composed(*pair), 0.0)[:2] for pair in ((query, key), (output, value))]

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: a folder counts only once it is whole, and a damaged file is named."""
+"""Checkpoints that can be trusted: a folder counts only once it is complete, and a damaged file is named."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from torch import nn
 
 from adaprune.runs import write_bytes
 
-SEAL = "whole.json"  # file -> bytes; written last, so a killed save leaves none
-ORIGIN = "origin.json"  # what the checkpoints of a folder come from
+SEAL = "whole.json"  # file -> bytes; written last, so that a killed save leaves none
+ORIGIN = "origin.json"  # the origin of the checkpoints in a folder
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What training changes: the parameters that take a gradient (theta, head, or weights), by name."""
+    """The parameters that training changes (theta, head, or weights), by name."""
     return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
 
 
@@ -29,7 +29,7 @@ def save_trained(model: nn.Module, path: Path, **facts: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str) -> None:
-    """Writes a safetensors file whole or not at all, with ``facts`` in its header; its folder is made.
+    """Writes a safetensors file, completely or not at all, with ``facts`` in its header; makes its folder.
 
     Raises:
         OSError: it cannot be written.
@@ -40,13 +40,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(plain, temporary, metadata=facts)
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by an error of its own
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk with its own error
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
 
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[safe_open]:
-    """A safetensors file to read from; ValueError that ends in ``remedy`` where it is damaged."""
+    """An open safetensors file; ValueError that ends in ``remedy`` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -55,7 +55,7 @@ def reading(path: Path, remedy: str) -> Iterator[safe_open]:
 
 
 def read_tensors(path: Path, remedy: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and facts in a file of `write_tensors`; ValueError that ends in ``remedy`` where it is damaged."""
+    """The tensors and facts in a file of `write_tensors`; ValueError that ends in ``remedy`` if it is damaged."""
     with reading(path, remedy) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
@@ -64,13 +64,13 @@ def load_trained(model: nn.Module, path: Path) -> dict[str, str]:
     """Copies the tensors of ``save_trained`` back into ``model``; returns the facts.
 
     Raises:
-        ValueError: the file is damaged, or holds other tensors than the model trains.
+        ValueError: the file is damaged, or holds tensors other than those that the model trains.
     """
     expected = trained_tensors(model)
     with reading(path, f"delete the folder {path.parent} to start over") as file:
         names = set(file.keys())
         if names != set(expected):
-            raise ValueError(f"{path} holds other tensors than this run trains: {sorted(names ^ set(expected))[:3]}")
+            raise ValueError(f"{path} holds tensors other than this run trains: {sorted(names ^ set(expected))[:3]}")
         for name in names:
             expected[name].copy_(file.get_tensor(name))
         return file.metadata() or {}
@@ -83,10 +83,10 @@ def facts_of(path: Path) -> dict[str, str]:
 
 
 def check_origin(folder: Path, **origin: str | int | None) -> None:
-    """Makes ``folder`` the place for the checkpoints of a run on ``origin``: data, model, processes, teacher or None.
+    """Prepares ``folder`` for the checkpoints of a run on ``origin``: data, model, processes, teacher or None.
 
     Raises:
-        ValueError: there are checkpoints or finished stages of another origin, which this run must not continue; or
+        ValueError: there are checkpoints or finished stages of another origin, which this run must not continue, or
             the note of their origin is damaged.
     """
     note = folder / ORIGIN
@@ -103,20 +103,20 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
                 f"{origin[changed[0]]}): delete that folder to start over"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(note, json.dumps(origin).encode())  # each process of a run writes the same
+    write_bytes(note, json.dumps(origin).encode())  # all processes of a run write the same
 
 
 def seal(folder: Path) -> None:
-    """Marks a finished checkpoint folder with the size of every file in it."""
+    """Marks a checkpoint folder as complete, with the size of every file in it."""
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != SEAL}
     write_bytes(folder / SEAL, json.dumps(sizes).encode())
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The newest finished checkpoint below ``folder``; unfinished ones (a kill while saving) are removed.
+    """The newest complete checkpoint in ``folder``; incomplete ones (from a kill while saving) are removed.
 
     Raises:
-        ValueError: a finished checkpoint has lost bytes or a file since; the message names it.
+        ValueError: a complete checkpoint has since lost bytes or a file; the message names it.
     """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
     whole = [path for path in found if (path / SEAL).is_file()]
@@ -134,6 +134,6 @@ def last_whole(folder: Path) -> Path | None:
         if present != size:
             raise ValueError(
                 f"checkpoint {file} is damaged: {present} bytes of {size}. Delete {whole[0]} to continue from the "
-                f"checkpoint before it, or {folder} to start over"
+                f"previous checkpoint, or {folder} to start over"
             )
     return whole[0]

@@ -1,4 +1,4 @@
-"""Pre-trained encoders: loading one, frozen, and knowing exactly which one it is."""
+"""Pre-trained encoders: loading one, frozen, and identifying it exactly."""
 
 import hashlib
 import json
@@ -28,15 +28,15 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 _HUB_ERRORS = (hub_errors.HFValidationError, hub_errors.StrictDataclassError)  # neither is an OSError or ValueError
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"
 
-_PLACES: dict[str, str] = {}  # of local models: revision -> folder; cards of masks have no path of the machine
+_PLACES: dict[str, str] = {}  # local models: revision -> folder; cards of masks contain no local path
 
 
 @dataclass(frozen=True)
 class Encoder:
     """A frozen pre-trained encoder, its tokenizer, and where it came from.
 
-    ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` what the model's own card says;
-    ``pooling`` how a sentence's vector was made when the checkpoint was: ``mean`` over tokens, or ``cls``.
+    ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` is from the model's own card;
+    ``pooling`` is how the checkpoint makes a sentence's vector: ``mean`` over tokens, or ``cls``.
     """
 
     model: PreTrainedModel
@@ -50,22 +50,22 @@ class Encoder:
 def load_encoder(model: str, revision: str | None = None) -> Encoder:
     """The encoder named ``model``: "minilm" (bundled, needs no hub), a Hugging Face id, or a local folder.
 
-    Weights are float32, frozen, without pooler (the head reads hidden states). Attention dropout is 0, so that a GPU
-    uses the fused attention kernel; on a CPU, where that kernel's backward pass takes a third of a step, plain
-    products are used. Every method gets the same. Of a Hugging Face id, ``revision`` can name the commit to load.
+    Weights are float32 and frozen, without a pooler (the head reads hidden states). Attention dropout is 0, so that a
+    GPU uses the fused attention kernel. On a CPU, where that kernel's backward pass takes a third of a step, plain
+    products are used. This is the same for every method. For a Hugging Face id, ``revision`` can name the commit.
 
     Raises:
-        OSError: the model cannot be reached or read, with what to do.
-        ValueError: the bundled weights are not the official ones, tensors are missing, or the model is no encoder:
-            it has a decoder, or its first token sees none of the tokens after it.
+        OSError: the model cannot be reached or read; the message says what to do.
+        ValueError: the bundled weights are not the official ones, tensors are missing, or the model is not an encoder:
+            it has a decoder, or its first token does not see the tokens after it.
     """
     source = _source(model)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-        for name in ("attention_probs_dropout_prob", "attention_dropout"):  # by whichever name the family calls it
+        for name in ("attention_probs_dropout_prob", "attention_dropout"):  # families use different names
             if hasattr(config, name):
                 setattr(config, name, 0.0)
-        # of models with a decoder, a checkpoint can hold the encoder alone (T5EncoderModel)
+        # a checkpoint of a model with a decoder can hold only the encoder (T5EncoderModel)
         alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
         encoder, report = (AutoModelForTextEncoding if alone else AutoModel).from_pretrained(
             source, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True,
@@ -76,11 +76,11 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         raise _unreachable(model, error) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-    except Exception as error:  # of damaged or missing files, the tokenizers library raises nothing narrower
+    except Exception as error:  # for damaged or missing files, the tokenizers library raises nothing narrower
         raise _unreachable(model, error) from error
     if hasattr(encoder, "decoder") or getattr(config, "is_decoder", False):
         raise ValueError(f"model {model!r} ({type(encoder).__name__}, family {config.model_type}) is not an encoder")
-    # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
+    # transformers initialises what a checkpoint lacks at random, with a warning. The pooler is not used.
     drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
@@ -90,12 +90,12 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     encoder.requires_grad_(False).eval()
-    if alone:  # T5 has two tables of one weight, of which the other is read
+    if alone:  # T5 has two tables with one weight, and reads the other one
         encoder.set_input_embeddings(encoder.get_input_embeddings())
     if not _first_sees_later(encoder):
         raise ValueError(
             f"model {model!r} ({config.model_type}) is not an encoder: its first token, which the head reads, "
-            "sees none of the tokens after it"
+            "does not see the tokens after it"
         )
     _check_family(encoder, model)
     if (found := local_revision(model)) is not None and model != MINILM:
@@ -108,14 +108,14 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
 
 
 def place_of(revision: str) -> str | None:
-    """The folder from which this process last loaded the local model of that `local_revision`; None without one."""
+    """The folder from which this process last loaded the local model with this `local_revision`, or None."""
     return _PLACES.get(revision)
 
 
 def local_revision(model: str) -> str | None:
-    """``sha256:`` and the hash of a local model's weight file, or of all the shards'; None for what is no folder.
+    """``sha256:`` and the hash of a local model's weight file or of all its shards; None if it is not a folder.
 
-    Of shards it is that of their names and hashes, a line per shard, in the order of names.
+    For shards it is the hash of their names and hashes, one line per shard, in the order of names.
     """
     folder = Path(_source(model))
     if (weights := folder / "model.safetensors").is_file():
@@ -128,16 +128,16 @@ def local_revision(model: str) -> str | None:
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
-    """Sets the hidden dropout of ``encoder``: of every dropout layer that is on, as attention's are off."""
+    """Sets the hidden dropout of ``encoder``: that of every active dropout layer, as attention's are off."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
             module.p = share
 
 
 def most_tokens(encoder: nn.Module) -> int | None:
-    """How many tokens ``encoder`` has positions for; None where positions are relative.
+    """How many tokens ``encoder`` has positions for; None if positions are relative.
 
-    Of a table with a padding row (RoBERTa, MPNet), positions start after that row.
+    In a table with a padding row (RoBERTa, MPNet), positions start after that row.
     """
     tables = [
         module
@@ -149,7 +149,7 @@ def most_tokens(encoder: nn.Module) -> int | None:
 
 
 def tensor_hashes(module: nn.Module) -> dict[str, str]:
-    """Name -> sha256 of dtype, shape and bytes of each base tensor: parameters and saved buffers, without theta."""
+    """Name -> sha256 of dtype, shape and bytes of each base tensor: parameters and saved buffers, but not theta."""
     return {
         name: tensor_hash(tensor) for name, tensor in sorted(module.state_dict().items()) if not name.endswith(".theta")
     }
@@ -164,7 +164,7 @@ def tensor_hash(tensor: Tensor) -> str:
 
 
 def _check_family(encoder: nn.Module, model: str) -> None:
-    """ValueError, with the family and why, where masks cannot adapt the layers of ``encoder``, or a head read them."""
+    """ValueError with the family and the reason if masks cannot adapt ``encoder``, or a head cannot read it."""
     config, why = encoder.config, ""
     within = {
         name: parameter.numel()
@@ -182,9 +182,9 @@ def _check_family(encoder: nn.Module, model: str) -> None:
         if name.removesuffix(".weight") not in linear and 50 * size > sum(within.values())
     ]
     if not linear:
-        why = "no linear layer sits in its numbered layers"
+        why = "its numbered layers have no linear layer"
     elif bare:
-        why = f"part of its layers, {bare[0]}, is no linear layer, and no mask reaches it"
+        why = f"part of its layers, {bare[0]}, is not a linear layer, so no mask reaches it"
     elif not isinstance(_table(encoder), nn.Embedding):
         why = "it has no table of word embeddings"
     elif not isinstance(getattr(config, "num_attention_heads", None), int):
@@ -199,14 +199,14 @@ def _check_family(encoder: nn.Module, model: str) -> None:
 
 
 def _table(encoder: nn.Module) -> nn.Module | None:
-    """The word embeddings; None for a family that has none."""
+    """The word embeddings; None if the family has none."""
     with suppress(NotImplementedError):
         return encoder.get_input_embeddings()
 
 
 @torch.no_grad()
 def _unlike(encoder: nn.Module, linear: dict[str, nn.Module]) -> str:
-    """What a forward pass of token numbers shows that heads and masks do not fit; empty where all fits."""
+    """What a forward pass shows to be unsuitable for heads and masks; empty if everything fits."""
     ids, used = torch.tensor([[2, 3, 4, 2, 3], [4, 3, 2, 3, 4]]), set()
     read = {**linear, "the table of word embeddings": _table(encoder)}
     handles = [m.register_forward_pre_hook(lambda *_, name=name: used.add(name)) for name, m in read.items()]
@@ -214,30 +214,30 @@ def _unlike(encoder: nn.Module, linear: dict[str, nn.Module]) -> str:
         states = encoder(
             input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True, return_dict=True
         ).hidden_states
-    except Exception as error:  # whatever it is that a family needs
+    except Exception as error:  # a family may need anything
         return f"it does not run on token numbers and an attention mask alone ({type(error).__name__}: {error})"
     finally:
         for handle in handles:
             handle.remove()
     expected = [(*ids.shape, encoder.config.hidden_size)] * (encoder.config.num_hidden_layers + 1)
     if [tuple(state.shape) for state in states or ()] != expected:
-        return "it does not give a vector of one width for each token and layer"
+        return "it does not give vectors of one width for all tokens and layers"
     idle = [name for name in read if name not in used]
     return f"{idle[0]} takes no part in reading a plain text" if idle else ""
 
 
 @torch.no_grad()
 def _first_sees_later(encoder: nn.Module) -> bool:
-    """Whether the first token's vector depends on the tokens after it; under causal attention it does not."""
+    """Whether the first token's vector depends on the tokens after it, which it does not under causal attention."""
     try:
         one, other = (encoder(input_ids=torch.tensor([ids]))[0][:, 0] for ids in ([2, 3, 4], [2, 5, 6]))
-    except Exception:  # a family that takes something else: `_check_family` says so
+    except Exception:  # a family with other inputs: `_check_family` says so
         return True
     return not torch.equal(one, other)
 
 
 def _source(model: str) -> str:
-    """What transformers loads ``model`` from: a folder, or an id of the hub."""
+    """What transformers loads ``model`` from: a folder, or a hub id."""
     if model == MINILM:
         return _minilm_folder()
     return str(folder) if (folder := expanded(model)).is_dir() else model
@@ -277,16 +277,16 @@ def _licence(source: str, revision: str | None) -> str:
 
 
 def _pooling(source: str, revision: str | None) -> str:
-    """``mean`` where the checkpoint's own pooling file, as sentence encoders have one, says so; else ``cls``."""
+    """``mean`` if the checkpoint's pooling file, which sentence encoders have, says so; else ``cls``."""
     try:
         said = json.loads(_text(source, "1_Pooling/config.json", revision) or "{}")
         return "mean" if said.get("pooling_mode_mean_tokens") or said.get("pooling_mode") == "mean" else "cls"
-    except (ValueError, AttributeError, RecursionError):  # no JSON, or no object
+    except (ValueError, AttributeError, RecursionError):  # not JSON, or not an object
         return "cls"
 
 
 def _text(source: str, name: str, revision: str | None) -> str:
-    """A small text file of the model, in its folder or fetched; empty without one."""
+    """A small text file of the model, from its folder or downloaded; empty if there is none."""
     try:
         path = Path(source, name) if Path(source).is_dir() else Path(hf_hub_download(source, name, revision=revision))
         return path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What a frozen encoder says of each sentence, computed once, and the head that is trained on it."""
+"""A frozen encoder's vectors for each sentence, computed once, and the head that is trained on them."""
 
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from adaprune.training.trainer import fit, predict
 
 
 class _Reader(nn.Module):
-    """The encoder's vectors in place of logits: (batch, width, L) of all layers, (batch, width) of the last one."""
+    """Returns vectors instead of logits: (batch, width, L) for all layers, (batch, width) for the last one."""
 
     def __init__(self, encoder: nn.Module, pooling: str, last: bool):
         super().__init__()
@@ -27,16 +27,16 @@ class _Reader(nn.Module):
 
 
 def read(encoder: nn.Module, pooling: str, sentences: Sentences, split: str, settings: Settings, last: bool = False):
-    """Each sentence's vectors as the frozen ``encoder`` gives them now, masks included; an array in row order.
+    """Each sentence's vectors from the frozen ``encoder`` with its current masks; an array in row order.
 
-    (rows, width, L) of all layers, or with ``last`` (rows, width) of the last one.
+    (rows, width, L) for all layers or, with ``last``, (rows, width) for the last one.
     """
     encoder.requires_grad_(False).eval()
     return predict(_Reader(encoder, pooling, last), sentences, split, settings)
 
 
 class _OnVectors(nn.Module):
-    """A head that reads vectors computed before, trained as `AdaptedModel` is."""
+    """A head that reads precomputed vectors, trained like an `AdaptedModel`."""
 
     def __init__(self, head: AdaptationHead):
         super().__init__()
@@ -51,7 +51,7 @@ class _OnVectors(nn.Module):
 
 @dataclass(frozen=True)
 class _Read(Sentences):
-    """Sentences that have been read: a batch is their vectors, found by the rows' places."""
+    """Sentences that have been read: a batch holds their vectors, found by row number."""
 
     vectors: Tensor = None
 
@@ -64,9 +64,9 @@ class _Read(Sentences):
 
 
 def fit_head(job: Job) -> Fit:
-    """Trains the head alone, on whatever the frozen encoder computes now: AdamW, as for every fixed mask.
+    """Trains only the head, on what the frozen encoder currently computes, with AdamW as for every fixed mask.
 
-    Nothing below the head changes, so each sentence goes through the encoder once, not once an epoch.
+    Nothing below the head changes, so each sentence goes through the encoder only once, not once per epoch.
     """
     start, model, splits, vectors = time.monotonic(), job.model, {}, []
     for name in ("train", "selection"):

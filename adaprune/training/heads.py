@@ -13,23 +13,23 @@ Pooling = Literal["cls", "mean"]
 
 
 class AdaptationHead(nn.Module):
-    """Predicts from one vector of each layer; the parameters p of the paper.
+    """Predicts from one vector per layer; the parameters p of the paper.
 
         z = sum_l softmax(a)_l h_l,    y = V relu(U z + b) + c        (paper, experimental set-up)
 
-    with ``h_l`` a sentence's vector after Transformer layer l = 1 ... L: the first token's (``cls``, the paper's) or
-    the mean over the tokens, padding left out (``mean``). The embedding layer is left out: its [CLS] is the same for
-    every sentence. Of kind ``linear``: y = V z + c.
+    where ``h_l`` is a sentence's vector after Transformer layer l = 1 ... L: the first token's (``cls``, the paper's)
+    or the mean over all tokens except padding (``mean``). The embedding layer is not used, because its [CLS] is the
+    same for every sentence. With kind ``linear``, y = V z + c.
 
     Args:
         layers: L, the number of Transformer layers of the encoder.
-        width: size of a hidden vector; the ReLU layer has the same.
+        width: size of a hidden vector, and of the ReLU layer.
         outputs: number of classes, or 1 for regression.
         kind: ``mlp``, the paper's, or ``linear``, without the ReLU layer.
         pooling: ``cls`` or ``mean``.
 
     Raises:
-        ValueError: another kind or pooling, or no output.
+        ValueError: an unknown kind or pooling, or no outputs.
     """
 
     def __init__(self, layers: int, width: int, outputs: int, kind: Kind = "mlp", pooling: Pooling = "cls"):
@@ -55,7 +55,7 @@ class AdaptationHead(nn.Module):
 
 
 def pooled(layers: tuple[Tensor, ...], attention_mask: Tensor | None, pooling: Pooling) -> Tensor:
-    """One vector for each sentence and layer, (batch, width, L): the first token's, or the mean of all but padding."""
+    """One vector per sentence and layer, (batch, width, L): the first token's, or the mean of all except padding."""
     if pooling == "cls":
         return torch.stack([layer[:, 0] for layer in layers], dim=-1)
     if attention_mask is None:
@@ -65,9 +65,9 @@ def pooled(layers: tuple[Tensor, ...], attention_mask: Tensor | None, pooling: P
 
 
 class AdaptedModel(nn.Module):
-    """An encoder and a head: f(x; w0 * m, p) where the encoder is masked.
+    """An encoder and a head: f(x; w0 * m, p) if the encoder is masked.
 
-    One output means regression with a mean squared error, more mean classes with a cross-entropy.
+    One output means regression with mean squared error; more outputs mean classes with cross-entropy.
     Works for every encoder that returns all hidden states: BERT, RoBERTa, DistilBERT, ELECTRA, MPNet ...
     """
 
@@ -82,12 +82,12 @@ class AdaptedModel(nn.Module):
 
     @classmethod
     def for_task(cls, encoder: nn.Module, outputs: int, kind: Kind = "mlp", pooling: Pooling = "cls") -> AdaptedModel:
-        """``encoder`` with a fresh head of this kind and pooling for ``outputs`` classes (1 = regression)."""
+        """``encoder`` with a new head of this kind and pooling for ``outputs`` classes (1 = regression)."""
         config = encoder.config
         return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs, kind, pooling))
 
     def train(self, mode: bool = True) -> AdaptedModel:
-        """Training mode; an encoder in which nothing is trained stays in evaluation mode, without dropout."""
+        """Training mode; an encoder without trained parameters stays in evaluation mode, without dropout."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.encoder.parameters()):
             self.encoder.eval()
@@ -96,7 +96,7 @@ class AdaptedModel(nn.Module):
     def forward(
         self, labels: Tensor | None = None, teacher_logits: Tensor | None = None, **inputs: Tensor
     ) -> SequenceClassifierOutput:
-        """Logits of shape (batch, outputs), and the mean loss where ``labels`` (batch,) are given.
+        """Logits of shape (batch, outputs), and the mean loss if ``labels`` (batch,) are given.
 
         With ``teacher_logits`` (batch, outputs) the loss is the mean of the task's and of ``distillation_loss``.
         """
@@ -106,7 +106,7 @@ class AdaptedModel(nn.Module):
 
 
 def loss_of(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None = None) -> Tensor | None:
-    """The task's loss, or its mean with ``distillation_loss`` where a teacher speaks; None without labels."""
+    """The task's loss, or its mean with ``distillation_loss`` if there is a teacher; None without labels."""
     loss = None if labels is None else task_loss(logits, labels)
     if loss is not None and teacher_logits is not None:
         loss = 0.5 * loss + 0.5 * distillation_loss(logits, teacher_logits)
@@ -114,7 +114,7 @@ def loss_of(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error for one output, cross-entropy for more; computed in float32."""
+    """Mean squared error for one output, cross-entropy for more, computed in float32."""
     logits = logits.float()
     if logits.shape[-1] == 1:
         return nn.functional.mse_loss(logits.squeeze(-1), labels.float())
@@ -122,11 +122,11 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """How far the logits are from a teacher's, both (batch, outputs); computed in float32 (Hinton et al. 2015).
+    """How far the logits are from a teacher's, both (batch, outputs), in float32 (Hinton et al. 2015).
 
         T^2 KL(softmax(t / T) || softmax(z / T)),   the mean over the batch
 
-    One output is a regression: the mean of (z - t)^2.
+    With one output, a regression, it is the mean of (z - t)^2.
     """
     logits, teacher = logits.float(), teacher.float()
     if logits.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""What one run hands to a method, and what it gets back: plain values, no behaviour."""
+"""What a run passes to a method, and what it gets back: plain values without behaviour."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from adaprune.runs import Paths, Plan, Run
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and in what manner to train; ``folder`` holds the checkpoints."""
+    """How long and how to train; ``folder`` holds the checkpoints."""
 
     folder: Path
     epochs: float = 3.0
@@ -44,7 +44,7 @@ class Sentences:
         return DataCollatorWithPadding(self.tokenizer)(kept)
 
     def seen(self, vocabulary: int) -> Tensor:
-        """Which rows of a word-embedding table of that many rows occur in training: boolean, (vocabulary,)."""
+        """Which rows of a word-embedding table of this size occur in training: boolean, (vocabulary,)."""
         occurs = torch.zeros(vocabulary, dtype=torch.bool)
         for ids in self.splits["train"]["input_ids"]:
             occurs[ids] = True
@@ -55,9 +55,9 @@ class Sentences:
 class Job:
     """One run, ready for its method: the model to adapt, the data, and how to train.
 
-    ``task`` holds the texts as they are, ``sentences`` as the model reads them.
-    ``plan`` holds the recipe's settings by name (`adaprune.runs.Plan`), ``paths`` the run's files. ``seen`` tells for
-    an embedding table in scope which of its rows occur in training.
+    ``task`` holds the texts as they are, ``sentences`` as the model reads them. ``plan`` holds the recipe's settings by
+    name (`adaprune.runs.Plan`), ``paths`` the run's files. ``seen`` says which rows of an embedding table in scope
+    occur in training.
     """
 
     run: Run
@@ -82,7 +82,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training leaves besides the model: the logged curve, and its cost."""
+    """What training produces besides the model: the logged curve and the cost."""
 
     curve: list[dict] = field(default_factory=list)
     steps: int = 0
@@ -94,10 +94,10 @@ class Fit:
 class Outcome:
     """What a method returns; the adapted weights or mask are in the job's model.
 
-    ``masks`` are the final ones (name -> boolean tensor), None for a method without; ``thetas`` what they were cut
-    from, where the run asks to keep it. ``updates`` are what a task needs of trained weights beside the head, where
-    that is less than all weights of the encoder. ``answer`` gives the logits (rows, outputs) of a split, where not the
-    job's model does; then the head counts for nothing, and ``updates`` are all that ships.
+    ``masks`` are the final masks (name -> boolean tensor), or None for a method without masks; ``thetas`` is what they
+    were cut from, if the run keeps it. ``updates`` are the trained weights that a task needs besides the head, if these
+    are fewer than all weights of the encoder. ``answer`` gives the logits (rows, outputs) of a split if the job's model
+    does not; then the head is not used, and only ``updates`` ship.
     """
 
     fit: Fit

@@ -8,19 +8,19 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 
 
 def show_progress(trainer: Trainer) -> Trainer:
-    """Gives ``trainer`` a bar in place of transformers' own display; its arguments must say ``disable_tqdm``."""
+    """Gives ``trainer`` a bar instead of transformers' own display; its arguments must set ``disable_tqdm``."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Bars())
     return trainer
 
 
 def bar(iterable: Iterable | None = None, **settings) -> tqdm:
-    """A bar on one line. What is not a terminal keeps each refresh as a line: there one in 5 seconds is enough."""
+    """A bar on one line. Outside a terminal each refresh is a new line, so there it refreshes every 5 seconds."""
     return tqdm(iterable, position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)
 
 
 class _Bars(ProgressCallback):
-    """A bar for training, and one that goes away again for each evaluation; the main process shows them."""
+    """A bar for training, and a temporary one for each evaluation; only the main process shows them."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Methods that train more than once: each stage is done once, and its result outlives a kill."""
+"""Methods that train more than once: each stage is done once, and its result survives a kill."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ Result = tuple[dict[str, Tensor], Fit]
 
 
 def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> Result:
-    """What ``work`` leaves, tensors and a `Fit`: done now, or read back where an earlier start has done it.
+    """The result of ``work``, tensors and a `Fit`: computed now, or read back if an earlier start has done it.
 
-    ``work`` gets ``settings`` with a folder of its own below the run's, for its checkpoints. Its result is written
-    whole or not at all, then its checkpoints go.
+    ``work`` gets ``settings`` with its own folder inside the run's, for its checkpoints. Its result is written
+    completely or not at all, then its checkpoints are removed.
 
     Raises:
         ValueError: the stage's file is damaged.
@@ -38,9 +38,9 @@ def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> 
 
 
 def add_fits(*fits: Fit) -> Fit:
-    """One account of fits in a row: all costs added up, and the last one's curve, its steps counted on.
+    """Combines consecutive fits: the sum of all costs, and the last fit's curve with continued step numbers.
 
-    Of the fits before it only the points of sparsity stay: their losses and scores are those of another model.
+    From earlier fits only the sparsity points are kept, because their losses and scores belong to another model.
     """
     curve: list[dict] = []
     steps, seconds = 0, 0.0

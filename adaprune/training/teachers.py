@@ -1,4 +1,4 @@
-"""A fine-tuned teacher's logits on the training rows: records hold no weights, so a pupil learns from these."""
+"""A fine-tuned teacher's logits on the training rows, which students learn from, as records hold no weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,25 +14,25 @@ from adaprune.training.job import Job
 
 
 def write_logits(path: Path, logits: np.ndarray, task: TaskData) -> None:
-    """Writes a teacher's logits (rows, outputs) to its ``Paths.logits``, whole or not at all.
+    """Writes a teacher's logits (rows, outputs) to its ``Paths.logits``, completely or not at all.
 
-    One tensor ``logits``, float32, in the order of the training split, and in the header the task's fingerprint.
+    The file has one float32 tensor ``logits``, in the order of the training split, and the task's fingerprint.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
     write_tensors(path, {"logits": tensor}, data=task.fingerprint)
 
 
 def read_teacher(run: Run) -> dict | None:
-    """The record of the run's teacher; None where it has none.
+    """The record of the run's teacher; None if it has none.
 
     Raises:
-        ValueError: the teacher was not fine-tuned, has another task or another number of training rows.
+        ValueError: the teacher was not fine-tuned, or has another task or number of training rows.
         FileNotFoundError: there is no such record.
     """
     if not run.teacher:
         return None
     if not expanded(run.teacher).is_file():
-        raise FileNotFoundError(f"teacher {run.teacher!r} is no file: give the path of a finished finetune record")
+        raise FileNotFoundError(f"teacher {run.teacher!r} is not a file: give the path of a finished finetune record")
     record = read_record(run.teacher)
     taught = record["run"]
     if taught["method"] != "finetune":
@@ -48,16 +48,16 @@ def read_teacher(run: Run) -> dict | None:
 
 
 def read_logits(run: Run, task: TaskData) -> Tensor | None:
-    """The logits (training rows, outputs) of the run's teacher; None where it has none.
+    """The logits (training rows, outputs) of the run's teacher; None if it has none.
 
     Raises:
         ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
-        FileNotFoundError: there is no such record, or its logits are gone.
+        FileNotFoundError: there is no such record, or its logits are missing.
     """
     if (record := read_teacher(run)) is None:
         return None
     if record["environment"]["data_fingerprint"] != task.fingerprint:
-        raise ValueError(f"teacher {run.teacher} learned from other sentences of {run.task} than those here")
+        raise ValueError(f"teacher {run.teacher} learned from sentences of {run.task} that differ from those here")
     file = paths_of(run.teacher).logits
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")
@@ -70,7 +70,7 @@ def read_logits(run: Run, task: TaskData) -> Tensor | None:
 
 
 def with_teacher(job: Job, logits: Tensor | None) -> Job:
-    """The job with a teacher's ``logits`` beside its training rows; as it was where there is no teacher."""
+    """The job with a teacher's ``logits`` added to its training rows; unchanged without a teacher."""
     if logits is None:
         return job
     train = job.sentences.splits["train"]

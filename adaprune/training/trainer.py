@@ -1,7 +1,7 @@
-"""Training and evaluation, thin over transformers.Trainer: what it does not do is here.
+"""Training and evaluation: a thin layer over transformers.Trainer for what it does not do.
 
 A step may update theta inside backward; a threshold moves after each step; batches are grouped by length in an order
-that a resumed run repeats; checkpoints hold only what is trained; a loss that is not a number stops the run.
+that a resumed run repeats; checkpoints hold only what is trained; a loss that is not finite stops the run.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from adaprune.training.progress import show_progress
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
-LOOKS = 20  # at the selection split; more would pick the luckiest state of a small split
-AT_TARGET = 0.005  # a model is a candidate for the best one when its sparsity is this close to the target
+LOOKS = 20  # evaluations on the selection split; more would pick the luckiest state on a small split
+AT_TARGET = 0.005  # a state can be the best one only if its sparsity is this close to the target
 
 
 def batches_in(examples: int, batch_size: int) -> int:
-    """Number of optimiser steps in one pass over ``examples``, shared among the processes there are."""
+    """Number of optimiser steps in one pass over ``examples``, divided among the processes."""
     return math.ceil(examples / (batch_size * PartialState().num_processes))
 
 
 def steps_in(examples: int, settings: Settings) -> int:
-    """Number of optimiser steps that ``settings`` take over ``examples``."""
+    """Number of optimiser steps for ``settings`` on ``examples``."""
     return math.ceil(settings.epochs * batches_in(examples, settings.batch_size))
 
 
@@ -51,13 +51,13 @@ def fit(
 ) -> Fit:
     """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
 
-    The selection split is scored after each epoch; of many epochs about `LOOKS` times. The state with the best primary
-    metric there is put back at the end, of equal ones the last; of a model that is being pruned only states within
-    0.005 of the target sparsity compete. Theta is updated inside backward where that gives the same result: one
-    process, no fp16 loss scaling.
+    The selection split is scored after each epoch or, if there are many, about `LOOKS` times. At the end, the state
+    with the best primary metric on it is restored (the last one, if several are equal). If the model is being pruned,
+    only states within 0.005 of the target sparsity compete. Theta is updated inside backward if that gives the same
+    result: with one process and without fp16 loss scaling.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the step and the last good checkpoint.
+        FloatingPointError: the loss is not finite; the message names the step and the last good checkpoint.
         ValueError: a damaged checkpoint.
         OSError: a checkpoint cannot be written.
     """
@@ -67,7 +67,7 @@ def fit(
     trainer = _Trainer(model, arguments, sentences, optimiser, settings, control)
     in_backward = arguments.world_size == 1 and not arguments.fp16
     handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
-    with trainer.accelerator.main_process_first():  # it alone clears away what a kill left
+    with trainer.accelerator.main_process_first():  # only it removes what a kill left behind
         start = last_whole(settings.folder)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     for handle in handles:
@@ -82,7 +82,7 @@ def fit(
 
 
 def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> np.ndarray:
-    """Logits (rows, outputs) for a split, in its row order; batches are made of like lengths."""
+    """Logits (rows, outputs) for a split, in its row order; batches contain texts of similar length."""
     data = sentences.splits[split]
     order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
     trainer = show_progress(Trainer(model, _arguments(settings), data_collator=sentences.collate))
@@ -93,7 +93,7 @@ def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settin
 
 
 def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
-    """The record's metrics, and the logits on the dev split, which is looked at here and nowhere before."""
+    """The record's metrics, and the logits on the dev split, which is used here for the first time."""
     answer = outcome.answer or (lambda split: predict(job.model, job.sentences, split, job.settings))
     task, validation = job.task, {}
     dev = [name for name in task.splits if name.startswith("validation")]
@@ -105,9 +105,9 @@ def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
 
 
 def _arguments(settings: Settings, **more) -> TrainingArguments:
-    """TrainingArguments for ``settings``; half precision where asked for, or where the device has it.
+    """TrainingArguments for ``settings``; half precision if requested, or if the device has it.
 
-    bf16 without CUDA runs on the CPU. Several GPUs are used through ``accelerate launch`` only, never by
+    bf16 without CUDA runs on the CPU. Several GPUs are used only through ``accelerate launch``, never through
     DataParallel, whose copies of a layer do not share theta.
     """
     half = settings.precision
@@ -138,7 +138,7 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
 
 
 class _EachStep(TrainerCallback):
-    """Moves the threshold after each step, tells the sampler the epoch, takes up what an interrupted run left."""
+    """Moves the threshold after each step, tells the sampler the epoch, and continues an interrupted run."""
 
     def __init__(self, trainer: _Trainer):
         self.trainer = trainer
@@ -147,7 +147,7 @@ class _EachStep(TrainerCallback):
         self.trainer.before = state.log_history[-1]["elapsed"] if state.log_history else 0.0
         best = self.trainer.best_file
         if args.should_save and best.exists() and int(facts_of(best)["step"]) > state.global_step:
-            best.unlink()  # from steps that will be taken again
+            best.unlink()  # from steps that will be repeated
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.sampler.epoch = math.floor((state.epoch or 0) + 1e-6)
@@ -157,7 +157,7 @@ class _EachStep(TrainerCallback):
             threshold = self.trainer.threshold()
             if self.trainer.pruning.update(state.global_step, self.trainer.thetas, threshold):
                 control.should_training_stop = True
-        # Evaluated here and not after the epoch, so that a checkpoint of this step has the evaluation behind it.
+        # Evaluated here and not after the epoch, so that a checkpoint of this step includes the evaluation.
         over = control.should_training_stop or state.global_step == state.max_steps
         epoch, every = round(state.epoch), math.ceil(args.num_train_epochs / LOOKS)
         control.should_evaluate = over or (epoch % every == 0 and math.isclose(state.epoch, epoch, abs_tol=1e-9))
@@ -177,7 +177,7 @@ class _Trainer(Trainer):
             compute_metrics=self._metrics,
             optimizers=(optimiser, LambdaLR(optimiser, schedule)),
         )
-        self.model_accepts_loss_kwargs = False  # the loss is a batch's mean, whatever its number of rows
+        self.model_accepts_loss_kwargs = False  # the loss is the mean over a batch of any size
         self.sentences, self.pruning, self.folder = sentences, pruning, settings.folder
         self.thetas = list(thetas_of(model).values()) if pruning is not None else []
         self.started, self.before = time.monotonic(), 0.0
@@ -197,11 +197,11 @@ class _Trainer(Trainer):
         return torch.utils.data.SequentialSampler(eval_dataset)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        """The loss, refused where it is not finite: before backward, so that nothing learns from it."""
+        """The loss; raises an error if it is not finite, before backward, so that nothing learns from it."""
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         value = loss[0] if isinstance(loss, tuple) else loss
         if not torch.isfinite(value):
-            led_here = self.folder / f"checkpoint-{self.state.global_step}"  # a step more from it is not finite
+            led_here = self.folder / f"checkpoint-{self.state.global_step}"  # one more step from there is not finite
             shutil.rmtree(led_here, ignore_errors=True)
             raise FloatingPointError(
                 f"the loss is {value.item()} at step {self.state.global_step + 1}: lower the learning rate. "
@@ -210,28 +210,28 @@ class _Trainer(Trainer):
         return loss
 
     def _clip_grad_norm(self, model):
-        """Clips all but theta, whose gradient may be sparse, or gone since backward."""
+        """Clips all gradients except theta's, which may be sparse, or already freed in backward."""
         thetas = {id(theta) for theta in thetas_of(self.model).values()}
         others = [parameter for parameter in self.model.parameters() if id(parameter) not in thetas]
         return self.accelerator.clip_grad_norm_(others, self.args.max_grad_norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds seconds and, while a mask is learned, its sparsity to every line of the curve."""
+        """Adds the seconds and, while a mask is learned, its sparsity to every point of the curve."""
         logs["elapsed"] = self.elapsed()
         if self.pruning is not None:
             logs["sparsity"] = self.sparsity()
         super().log(logs, start_time)
 
     def threshold(self) -> torch.Tensor:
-        """What theta is compared with; empty where weights are pruned and there is no theta."""
+        """What theta is compared with; empty if weights are pruned and there is no theta."""
         return threshold_of(self.model) if self.thetas else torch.empty(0, dtype=torch.float64)
 
     def sparsity(self) -> float:
-        """The sparsity of what is being pruned now."""
+        """The current sparsity of what is being pruned."""
         return self.pruning.sparsity(self.thetas, self.threshold())
 
     def elapsed(self) -> float:
-        """Seconds spent on this run, those before an interruption included."""
+        """Seconds spent on this run, including those before an interruption."""
         return self.before + time.monotonic() - self.started
 
     def curve(self) -> list[dict]:
@@ -249,7 +249,7 @@ class _Trainer(Trainer):
         ]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Only what is trained, never the frozen weights; the Trainer calls this in every process."""
+        """Saves only what is trained, never the frozen weights; the Trainer calls this in every process."""
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             save_trained(self.model, Path(output_dir) / "model.safetensors")
@@ -258,9 +258,9 @@ class _Trainer(Trainer):
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk with a RuntimeError
             raise OSError(f"cannot write {folder} ({error}): make room or choose another results_dir") from error
-        self.accelerator.wait_for_everyone()  # each process has written its random state
+        self.accelerator.wait_for_everyone()  # all processes have written their random state
         if self.args.should_save:
             seal(folder)
 
@@ -268,13 +268,13 @@ class _Trainer(Trainer):
         load_trained(self.model, Path(resume_from_checkpoint) / "model.safetensors")
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Scores the selection split and keeps the best state so far, if its sparsity is the target's."""
+        """Scores the selection split and keeps the best state so far, if it has the target sparsity."""
         metrics = super().evaluate(*args, **kwargs)
         score = metrics[f"eval_{self.sentences.primary}"]
         competes = self.pruning is None or abs(self.sparsity() - self.pruning.target) <= AT_TARGET
         if not (competes and self.args.should_save):
             return metrics
-        # of equal scores, which are many where the split is small, the state that was trained longer
+        # of equal scores, which are common on a small split, the state that was trained longer
         if score >= (float(facts_of(self.best_file)["score"]) if self.best_file.exists() else -math.inf):
             levels = " ".join(level.hex() for level in self.threshold().flatten().tolist())
             facts = {"score": repr(score), "step": str(self.state.global_step), "threshold": levels}
@@ -282,7 +282,7 @@ class _Trainer(Trainer):
         return metrics
 
     def restore_best(self) -> None:
-        """Puts the best state back into the model; the last one stays where none competed."""
+        """Restores the best state of the model; the last state stays if none competed."""
         self.accelerator.wait_for_everyone()
         if self.best_file.exists():
             facts = load_trained(self.model, self.best_file)

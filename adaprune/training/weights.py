@@ -1,4 +1,4 @@
-"""Training the weights themselves: of a copy, for methods whose scores come from trained weights, or for good."""
+"""Training the weights themselves: of a copy, for scores that come from trained weights, or permanently."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,11 @@ from adaprune.training.trainer import fit
 def fit_weights(job: Job, held: Mapping[str, Tensor] | None = None, control: SparsityControl | None = None) -> Fit:
     """Trains encoder and head of ``job`` with AdamW (Loshchilov and Hutter 2019), weight decay 0.01 on matrices.
 
-    Both at the plan's ``learning_rate``, in place.
+    Both with the plan's ``learning_rate``, in place.
 
     Args:
-        job: the run; to train a copy, with checkpoints of its own, give ``replace(job, model=..., settings=...)``.
-        held: weights of which the entries that are 0 stay 0, by name.
+        job: the run; to train a copy with its own checkpoints, give ``replace(job, model=..., settings=...)``.
+        held: weights whose zero entries stay 0, by name.
         control: see `training.fit`.
     """
     model = job.model
@@ -32,9 +32,9 @@ def fit_weights(job: Job, held: Mapping[str, Tensor] | None = None, control: Spa
 
 
 def hold_zeros(optimiser: torch.optim.Optimizer, weights: list[Tensor]) -> None:
-    """Makes every step of ``optimiser`` leave entries of ``weights`` that are 0 at 0.
+    """Makes every step of ``optimiser`` keep zero entries of ``weights`` at 0.
 
-    The zeros are the mask: it needs no place in a checkpoint, and momentum cannot bring a pruned weight back.
+    The zeros are the mask, so it needs no place in a checkpoint, and momentum cannot bring a pruned weight back.
     """
     zeros: list[Tensor] = []
 
@@ -52,6 +52,6 @@ def hold_zeros(optimiser: torch.optim.Optimizer, weights: list[Tensor]) -> None:
 
 @torch.no_grad()
 def put_zeros(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Sets to 0 in place what ``masks`` (True = kept) remove of ``weights``."""
+    """Sets the entries of ``weights`` that ``masks`` (True = kept) remove to 0, in place."""
     for name, mask in masks.items():
         weights[name].masked_fill_(~mask.to(weights[name].device), 0.0)

@@ -1,11 +1,11 @@
 #!/bin/sh
-# A SLURM of one machine, from nothing and back: a controller, one node with all its cores, one partition. For trying
-# sweeps/slurm before a cluster has it. Debian or Ubuntu, as root; what it writes is in one folder, but for the link
-# /etc/slurm/slurm.conf: snakemake keeps SLURM's variables from its jobs. A configuration that is there is refused.
+# Sets up a one-machine SLURM and removes it again: a controller, one node with all cores, one partition. Use it to try
+# sweeps/slurm before running on a cluster. Debian or Ubuntu, as root. It writes to one folder, except for the link
+# /etc/slurm/slurm.conf, because snakemake hides SLURM's variables from its jobs. It refuses an existing configuration.
 #
-#   sh sweeps/slurm/one_machine.sh up       install slurm-wlm and munge where they are not, start the daemons
-#   sh sweeps/slurm/one_machine.sh try      sweeps/tiny.tsv by snakemake; then a job killed by its time limit, and retried
-#   sh sweeps/slurm/one_machine.sh down     stop the daemons, remove the folder; --purge: the packages too
+#   sh sweeps/slurm/one_machine.sh up       install slurm-wlm and munge if needed, start the daemons
+#   sh sweeps/slurm/one_machine.sh try      run sweeps/tiny.tsv with snakemake; then a job that its time limit kills, and a retry
+#   sh sweeps/slurm/one_machine.sh down     stop the daemons, remove the folder; --purge: also the packages
 set -eu
 FOLDER=${SLURM_FOLDER:-$PWD/runs/slurm}
 HOST=$(hostname -s)
@@ -14,11 +14,11 @@ say() { echo "one_machine: $*" >&2; }
 
 up() {
     if [ -e /etc/slurm/slurm.conf ] && [ "$(readlink /etc/slurm/slurm.conf)" != "$FOLDER/slurm.conf" ]; then
-        say "there is a SLURM here: /etc/slurm/slurm.conf"
+        say "there already is a SLURM here: /etc/slurm/slurm.conf"
         exit 1
     fi
     if ! command -v slurmctld > /dev/null || ! command -v munged > /dev/null; then
-        # no daemon is started by the packages themselves: ours use a configuration of their own
+        # keep the packages from starting daemons: ours have their own configuration
         printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d.one_machine
         chmod +x /usr/sbin/policy-rc.d.one_machine
         [ -e /usr/sbin/policy-rc.d ] || cp /usr/sbin/policy-rc.d.one_machine /usr/sbin/policy-rc.d
@@ -69,7 +69,7 @@ CONF
 }
 
 try() {
-    # without SLURM's accounting data base sacct knows nothing, squeue does
+    # without SLURM's accounting database, squeue knows the jobs but sacct does not
     profile="--workflow-profile sweeps/slurm --set-threads adapt=1 --latency-wait 10 --slurm-status-command squeue
         --slurm-init-seconds-before-status-checks 5"
     snakemake $profile --set-resources adapt:gpu=0 adapt:runtime=30 --config sweep=sweeps/tiny.tsv results_dir="$FOLDER/results" figures_dir="$FOLDER/figures"

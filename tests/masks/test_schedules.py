@@ -241,9 +241,7 @@ def test_an_impossible_penalty_is_refused_with_what_would_do():
     # Theta 0.01 ... 0.1; its 0.5 quantile is 0.05. 1000 steps of 3e-6 give 0.003: 16667 steps, or gamma 5e-5.
     theta = torch.arange(1, 11, dtype=torch.float64) / 100
     control = SparsityControl("penalty", 0.5, 1)
-    told = (
-        r"penalty=3e-06 .*0\.5.*1000 steps.*needs 16667 steps, or a penalty of 5.05e-05, or none: it is then fed back"
-    )
+    told = r"penalty=3e-06 .*0\.5.*1000 steps.*needs 16667 steps, or a penalty of 5.05e-05, or none: it then adapts"
     with pytest.raises(ValueError, match=told):
         control.check([theta], 1000, 3e-6, 0.0)
     with pytest.raises(ValueError, match="needs inf steps"):

@@ -298,8 +298,8 @@ def test_cosines_of_zero_vectors_are_0_not_a_failure():
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("single", r"zero_shot compares two texts, and single has one: use method='probe'"),
-        ("pairs3", r"zero_shot tells two classes apart, and pairs3 has 3: use method='probe'"),
+        ("single", r"zero_shot compares two texts, but single has one: use method='probe'"),
+        ("pairs3", r"zero_shot separates two classes, but pairs3 has 3: use method='probe'"),
     ],
 )
 def test_zero_shot_refuses_what_it_cannot_answer(task, said):
@@ -439,7 +439,7 @@ def test_nothing_to_start_from_is_refused(ablation):
 
 @pytest.mark.parametrize("task", ["pairs3"])
 def test_zero_shot_of_a_mask_refuses_three_classes(sources, task):
-    with pytest.raises(ValueError, match="zero_shot tells two classes apart"):
+    with pytest.raises(ValueError, match="zero_shot separates two classes"):
         adaprune.adapt(sources[task].model_copy(update={"ablation": "zero_shot"}))
 
 

@@ -253,7 +253,7 @@ def test_units_start_in_the_order_of_summed_sensitivities(begun, monkeypatch):
 
 @pytest.mark.parametrize("fields", [{"scope": "encoder+embeddings"}, {"allocation": "equal"}, {"keep": "theta"}])
 def test_what_units_cannot_have_is_refused(fields):
-    with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is of single weights"):
+    with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is for single weights"):
         plan_for(Run(pattern="units", **fields))
     with pytest.raises(ValueError, match="pattern='units' would change nothing in method 'magnitude'"):
         plan_for(Run(pattern="units", method="magnitude"))

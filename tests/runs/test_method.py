@@ -60,13 +60,13 @@ def test_what_is_no_function_with_a_name_is_refused(function):
 
 
 def test_a_lambda_is_refused():
-    with pytest.raises(ValueError, match="called by its function's name, and '<lambda>' is no name: use `def`"):
+    with pytest.raises(ValueError, match="a method has its function's name, and '<lambda>' is not a name: use `def`"):
         Method(lambda job: None, line="x")
 
 
 @pytest.mark.parametrize("line", ["", " \n", None, 3])
 def test_a_method_without_its_line_is_refused(line):
-    with pytest.raises(ValueError, match="method 'users_own' lacks its line: say in one line what it does, got "):
+    with pytest.raises(ValueError, match="method 'users_own' needs a line that says what it does, got "):
         Method(users_own, line=line)
     with pytest.raises(TypeError, match="line"):
         Method(users_own)
@@ -98,7 +98,7 @@ def test_a_bare_function_is_refused_with_what_to_write(methods):
 @pytest.mark.parametrize("name", ["magnitude", "adaprune"])
 def test_the_name_of_a_method_of_the_suite_is_refused(methods, name, module):
     before = METHODS[name]
-    with pytest.raises(ValueError, match=f"there is a method '{name}' already .*: give your function another name"):
+    with pytest.raises(ValueError, match=f"there already is a method '{name}' .*: give your function another name"):
         register(defined(name, module))
     assert METHODS[name] is before
 
@@ -118,7 +118,7 @@ SECOND = [("a", "b"), ("a", "__main__"), ("__main__", "a"), ("a", None), (None, 
 def test_a_second_function_of_one_name_is_refused(methods, one, other):
     """None: of no known place, as `exec` makes them."""
     first = register(defined("mine", one))
-    with pytest.raises(ValueError, match="there is a method 'mine' already"):
+    with pytest.raises(ValueError, match="there already is a method 'mine'"):
         register(defined("mine", other))
     assert METHODS["mine"] is first and register(first) is first
 
@@ -134,7 +134,7 @@ def test_functions_within_functions_have_places_of_their_own(methods):
         """One `mine`."""
 
     register(Method(mine, line="x"))
-    with pytest.raises(ValueError, match="there is a method 'mine' already"):
+    with pytest.raises(ValueError, match="there already is a method 'mine'"):
         register(Method(maker(None), line="x"))
 
 
@@ -142,5 +142,5 @@ def test_two_partials_of_one_name_are_no_one_definition(methods):
     first, second = functools.partial(users_own), functools.partial(users_own)
     first.__name__ = second.__name__ = "mine"
     register(Method(first, line="x"))
-    with pytest.raises(ValueError, match="there is a method 'mine' already"):
+    with pytest.raises(ValueError, match="there already is a method 'mine'"):
         register(Method(second, line="x"))

@@ -232,7 +232,7 @@ def test_a_record_cut_anywhere_is_refused_with_its_path(run):
         (b"{}", "no schema_version"),
         (b"[" * 100_000, "damaged"),
         (b'{"schema_version": 1}', "run is missing; metrics is missing"),
-        (b'{"schema_version": 2}', "schema_version 2, this adaprune reads 1"),
+        (b'{"schema_version": 2}', "schema_version 2, but this adaprune reads 1"),
         (b'{"schema_version": 1, "curve": [NaN]}', "curve.0 is nan"),
         (b'{"schema_version": 1, "curve": [1e999]}', "curve.0 is inf"),
     ],
@@ -271,7 +271,7 @@ def test_two_paths_of_the_same_name_are_told_apart(run):
     one, other = (run.model_copy(update={"task": task}) for task in ("data/x.csv", "data//x.csv"))
     assert record_path(one) == record_path(other)
     write_record(make_record(one), one)
-    with pytest.raises(ValueError, match="its task is 'data/x.csv', asked is 'data//x.csv'"):
+    with pytest.raises(ValueError, match="its task is 'data/x.csv', not 'data//x.csv'"):
         find_record(other)
 
 

@@ -168,7 +168,7 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
             adaprune.adapt(ask(**fields))
         return str(caught.value)
 
-    assert "'none.json' is no file" in refusal(teacher="none.json")
+    assert "'none.json' is not a file" in refusal(teacher="none.json")
     adaprune.adapt(ask(method="features"))
     assert "has method 'features'" in refusal(teacher=str(record_path(ask(method="features"))))
     assert "learned task 'ten_sentences', this run's is 'stars'" in refusal(teacher=teacher, task=stars(tmp_path))

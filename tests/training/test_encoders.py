@@ -181,7 +181,7 @@ def test_causal_attention_is_refused_by_what_the_first_token_sees(tmp_path, fami
     model = DECODERS[family]()
     assert not model.config.is_encoder_decoder and not getattr(model.config, "is_decoder", False)
     with pytest.raises(
-        ValueError, match=rf"\({family}\) is not an encoder: its first token, .* sees none of the tokens"
+        ValueError, match=rf"\({family}\) is not an encoder: its first token, .* does not see the tokens"
     ):
         load_encoder(str(save(model, tmp_path / family)))
 

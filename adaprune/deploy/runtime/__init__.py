@@ -1,4 +1,4 @@
-"""How a masked model runs elsewhere than where it was trained: smaller, sparse, as ONNX, or serving many tasks.
+"""How a masked model runs after training: smaller, sparse, as ONNX, or serving many tasks.
 
 `compact`, `save_compact`, `load_compact`, `set_runtime` and `export` are for use; imports nothing else of `deploy` but
 in `served_layers`.

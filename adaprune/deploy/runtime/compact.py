@@ -1,4 +1,4 @@
-"""Exact removal: a masked model without the units that are on no path, as a smaller dense model of the same answers.
+"""Exact removal: a masked model without the units on no path, as a smaller dense model with the same answers.
 
 Below, W is a masked matrix (outputs, inputs) with zeros where weights were removed, h(t) a token's vector, and a row or
 column is empty where all of it is 0. Biases are never masked, so what has an empty row is a constant, not a zero. Each
@@ -7,20 +7,20 @@ overflows, the masked model computes 0 * inf = NaN and the compact one does not.
 
 **FFN neuron j**, of y = W2 act(W1 h + b1) + b2, act elementwise:
 
-- Column j of W2 is empty: y has no term of it. It goes.
-- Row j of W1 is empty: the neuron is act(b1_j) for every token, and its term W2[:, j] act(b1_j) a constant. It goes,
-  and b2 becomes b2 + W2[:, j] act(b1_j).
+- Column j of W2 is empty: y does not depend on it. It is removed.
+- Row j of W1 is empty: the neuron is act(b1_j) for every token, and its term W2[:, j] act(b1_j) is a constant. It is
+  removed, and b2 becomes b2 + W2[:, j] act(b1_j).
 
 **Value unit j of a head**, whose context is c_j(t) = sum_s A(t, s) v_j(s), read by column j of Wo, with the attention
 A(t, s) = softmax over s of e(t, s):
 
-- Column j of Wo is empty: nothing reads it. It goes.
-- Row j of Wv is empty: v_j(s) = bv_j for every s, and since sum_s A(t, s) = 1, c_j(t) = bv_j for every t. It goes, and
-  bo becomes bo + Wo[:, j] bv_j. (Padding only moves shares of A between the s; their sum stays 1. A row of nothing but
-  padding is the exception where torch gives it no attention at all; no answer is to be had of such a row.)
+- Column j of Wo is empty: nothing reads it. It is removed.
+- Row j of Wv is empty: v_j(s) = bv_j for every s, and since sum_s A(t, s) = 1, c_j(t) = bv_j for every t. It is
+  removed, and bo becomes bo + Wo[:, j] bv_j. (Padding only moves shares of A between the s; their sum stays 1. A row of
+  nothing but padding is the exception where torch gives it no attention at all; no answer is to be had of such a row.)
 
-**A head without value units** adds nothing to Wo's sum: it goes with its queries and keys. A layer without heads, or
-without neurons, adds its bias alone.
+**A head without value units** adds nothing to Wo's sum: it is removed with its queries and keys. A layer without heads,
+or without neurons, adds its bias alone.
 
 **Query and key unit j of a head**, of the scores e(t, s) = c sum_j q_j(t) k_j(s) + mask(s) + bias(t - s):
 
@@ -56,17 +56,17 @@ Pair = tuple[Tensor, Tensor]  # a weight and a bias
 
 @torch.no_grad()
 def compact(adapted: AdaptedModel) -> AdaptedModel:
-    """A smaller model of the same logits: without the neurons, units and heads that are on no path; for evaluation.
+    """A smaller model with the same logits, without the neurons, units and heads on no path; for evaluation only.
 
-    It has the tokenizer's inputs, the config and the head of ``adapted``. Attention is torch's fused product; attention
-    weights and a pooler are not there. `save_compact` stores it, `set_runtime` makes what is left of it sparse.
+    It has the inputs, the config and the head of ``adapted``. Attention is torch's fused product; there are no
+    attention weights and no pooler. `save_compact` stores the model, and `set_runtime` makes the rest of it sparse.
 
     Args:
         adapted: what `apply_mask` returned, with the dense runtime. It is not changed.
 
     Raises:
-        ValueError: no such model, one that is compact or sparse already, one that learns masks or serves many tasks,
-            or one whose family is not known (it is named).
+        ValueError: not such a model, one that is already compact or sparse, one that learns masks or serves many tasks,
+            or one of an unsupported family (names it).
     """
     if not isinstance(adapted, AdaptedModel):
         raise ValueError(f"compact takes what apply_mask returns, an AdaptedModel, got {type(adapted).__name__}")

@@ -1,4 +1,4 @@
-"""A compact model as one safetensors file, complete: loaded without the base model, the mask, or a pickle.
+"""A compact model in a single, complete safetensors file: loading needs no base model, mask or pickle.
 
 The tensors are those of the model's ``state_dict``, and under ``buffer.<name>`` the constants its embeddings make for
 themselves. Metadata ``adaprune_compact`` is JSON: ``format`` (1), ``config`` (the family's, with the labels), ``head``
@@ -44,15 +44,15 @@ _HOSTILE = (
 
 
 def save_compact(path: str | Path, model: AdaptedModel, tokenizer: str | None = None) -> Path:
-    """Writes what `compact` returned to ``path``, whole or not at all, and returns the path.
+    """Writes what `compact` returned to ``path``, completely or not at all, and returns the path.
 
     Args:
         path: ``<name>.safetensors``; its folder is made.
         model: the compact model, before `set_runtime` made it sparse.
-        tokenizer: the name of its tokenizer, as `load_encoder` takes one; else the name it was loaded with, if any.
+        tokenizer: the name of its tokenizer, as for `load_encoder`; by default the name it was loaded with, if any.
 
     Raises:
-        ValueError: another name of the file, or a model that is not compact or is sparse already.
+        ValueError: another file suffix, or a model that is not compact or already sparse.
         OSError: the folder cannot be written.
     """
     path = Path(path)
@@ -90,7 +90,7 @@ def save_compact(path: str | Path, model: AdaptedModel, tokenizer: str | None = 
 def load_compact(path: str | Path) -> AdaptedModel:
     """The compact model in a file of `save_compact`, on the CPU, frozen and in evaluation mode.
 
-    Its ``config`` has the labels, its ``tokenizer_name`` the tokenizer's name (None where none was given).
+    Its ``config`` has the labels, its ``tokenizer_name`` the tokenizer's name (None if none was given).
 
     Raises:
         ValueError: a damaged or foreign file, named.

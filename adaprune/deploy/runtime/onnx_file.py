@@ -34,11 +34,12 @@ class _Logits(nn.Module):
 
 @torch.no_grad()
 def export(model: AdaptedModel, path: str | Path) -> Path:
-    """Writes ``model``, compacted if it is not yet, to the ONNX file ``path``; returns the path.
+    """Writes ``model``, compacted first if needed, to the ONNX file ``path``; returns the path.
 
-    Inputs, int64 of any (rows, tokens): ``input_ids``, ``attention_mask`` (0 = padding) and, where the family tells two
-    texts apart by it, ``token_type_ids``; output ``logits`` (rows, outputs), in the model's dtype. The labels are JSON
-    in the file's metadata ``id2label``. Removed weights that `compact` leaves are zeros in dense matrices.
+    Inputs, int64 of any (rows, tokens): ``input_ids``, ``attention_mask`` (0 = padding) and, if the family uses it to
+    separate two texts, ``token_type_ids``. Output: ``logits`` (rows, outputs), in the model's dtype. The labels are
+    JSON in the file's metadata ``id2label``. Removed weights that `compact` cannot take out are zeros in dense
+    matrices.
 
     Args:
         model: what `apply_mask`, `compact` or `load_compact` returned.

@@ -1,9 +1,10 @@
-"""Layers that compute for the task being served, and the masked matrices of the tasks that were served last.
+"""Layers that compute for the task being served, and the masked matrices of the tasks served last.
 
 A matrix w0 * m is written once, when its task is first served, into the memory of the task that was served longest ago.
-Of a task that is not kept it is computed from the packed bits in each forward pass, and forgotten. That a whole matrix
-is written, and not only what differs from the last task's, is for speed: two tasks' masks at 0.5 differ in 8 % of the
-weights and so in three quarters of the cache lines, and to find and scatter them takes longer than one pass over all.
+For a task that is not kept, it is computed from the packed bits in each forward pass and then dropped. Writing the
+whole matrix is faster than writing only the differences to the last task: the masks of two tasks at 0.5 differ in 8 %
+of the weights, and so in three quarters of the cache lines, and finding and scattering these takes longer than one full
+pass.
 """
 
 from __future__ import annotations

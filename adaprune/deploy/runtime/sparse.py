@@ -1,4 +1,4 @@
-"""Masked linear layers that compute with the kept weights alone, on a CPU: stored in CSR, chosen by measurement.
+"""Masked linear layers that compute only with the kept weights, on a CPU: stored in CSR, chosen by measurement.
 
     y^T = W x^T + b        W in CSR (outputs, inputs), x (tokens, inputs), so that each kept weight adds one row of x^T
 
@@ -58,7 +58,7 @@ class PlacedLinear(nn.Linear):
 
 
 class SparseLinear(nn.Module):
-    """A linear layer's kept weights in CSR: 8 bytes for each in float32 (value and column), 4 for each output.
+    """A linear layer's kept weights in CSR: 8 bytes per weight in float32 (value and column), 4 per output.
 
     Args:
         linear: the layer, its removed weights 0. It is not changed.
@@ -122,10 +122,10 @@ class SparseLinear(nn.Module):
 
 
 class ChosenLinear(nn.Module):
-    """A layer both dense and sparse, which takes for each call what was the faster at such a number of tokens.
+    """A layer that is both dense and sparse, and uses for each call what was faster at that number of tokens.
 
-    ``wins`` says for each of ``SIZES`` whether the sparse product was ahead there. Between two sizes it is taken where
-    it was ahead at both.
+    ``wins`` says for each of ``SIZES`` whether the sparse product was faster. Between two sizes it is used if it was
+    faster at both.
     """
 
     def __init__(self, dense: nn.Linear, sparse: SparseLinear, wins: tuple[bool, ...]):
@@ -137,27 +137,28 @@ class ChosenLinear(nn.Module):
 
 
 def sparse_at(tokens: int, wins: tuple[bool, ...]) -> bool:
-    """Whether the sparse product is taken at so many tokens: ahead at the measured sizes on both sides of it."""
+    """Whether the sparse product is used at this number of tokens: it was faster at the next sizes on both sides."""
     below = max(bisect_right(SIZES, tokens) - 1, 0)
     exact = SIZES[below] >= tokens
     return wins[below] and (exact or wins[min(below + 1, len(SIZES) - 1)])
 
 
 def set_runtime(model: AdaptedModel, runtime: str) -> AdaptedModel:
-    """Makes a masked or compacted model compute sparse, or by what is faster here; returns the model, now changed.
+    """Makes a masked or compacted model compute sparsely, or in the way that is faster here; returns the changed model.
 
     Memory for a matrix of n weights, k of them kept, in float32: ``dense`` 4 n bytes, ``sparse`` 8 k; ``auto`` one of
-    the two where one is ahead at every number of tokens measured, else both. ``auto`` measures every matrix, a second
-    in all for MiniLM and some for BERT-base, with the threads that torch has then: set their number before. A matrix
-    without a zero stays dense. Logits are those of ``dense`` but for the order of sums.
+    the two if it is faster at every measured number of tokens, else both. ``auto`` measures every matrix, which takes a
+    second for MiniLM and a few for BERT-base, with torch's current number of threads: set it first. A matrix without
+    zeros stays dense. Logits are those of ``dense`` up to the order of sums.
 
     Args:
         model: what `apply_mask`, `compact` or `load_compact` returned.
         runtime: ``sparse`` or ``auto``; ``dense`` changes nothing.
 
     Raises:
-        ValueError: another runtime; a model that is sparse already, learns its masks or serves many; a dtype or device
-            that the sparse kernel lacks. Nothing has then been changed.
+        ValueError: another runtime; a model that is already sparse, learns masks or serves many tasks; a dtype or
+        device
+            that the sparse kernel does not support. Nothing has then been changed.
     """
     check_runtime(runtime, model.encoder)
     if runtime == "dense":
@@ -176,7 +177,7 @@ def set_runtime(model: AdaptedModel, runtime: str) -> AdaptedModel:
 
 
 def check_runtime(runtime: str, encoder: nn.Module) -> None:
-    """ValueError where ``runtime`` is none, or ``encoder`` cannot have it; see `set_runtime`."""
+    """ValueError if ``runtime`` does not exist, or ``encoder`` cannot have it; see `set_runtime`."""
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     if runtime != "dense":
@@ -185,7 +186,7 @@ def check_runtime(runtime: str, encoder: nn.Module) -> None:
 
 
 def check_dense(encoder: nn.Module) -> None:
-    """ValueError where ``encoder`` has linear layers that are not plain matrices with zeros."""
+    """ValueError if ``encoder`` has linear layers that are not plain matrices with zeros."""
     for module in encoder.modules():
         if isinstance(module, SparseLinear):
             raise ValueError("the model computes sparse already, its dense weights are gone: load it again")
