@@ -94,7 +94,8 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
     if note.is_file() and begun:
         try:
             before = json.loads(note.read_text())
-            changed = [name for name, value in origin.items() if before.get(name) != value]
+            # what an older note does not say is taken to be the same
+            changed = [name for name, value in origin.items() if before.get(name, value) != value]
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{note} is damaged ({error}): delete the folder {folder} to start over") from None
         if changed:
