@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
+from adaprune.data.datafiles import refuse_surrogates
 from adaprune.data.metrics import score
 from adaprune.deploy import (
     Mask,
@@ -30,7 +31,7 @@ from adaprune.deploy import (
     serve_in_pipelines,
     set_runtime,
 )
-from adaprune.given import is_pair, number_of, rows_to_judge
+from adaprune.given import is_pair, number_of, rows_to_judge, texts_of
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
 from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
@@ -116,17 +117,22 @@ class Adapted(nn.Module):
         """The label of each text; of a regression its value.
 
         Args:
-            texts: texts, or pairs of them where the task reads pairs. One text alone gives one answer.
+            texts: texts, or pairs of them where the task reads pairs; a frame or `datasets.Dataset` with the columns
+                text, (text_pair). One text alone gives one answer.
             return_scores: also give, for each text, its probabilities by label.
+            batch_size: texts read at a time, at least 1.
 
         Returns:
             A list of labels, or values; with ``return_scores`` that list and one of ``{label: probability}``.
 
         Raises:
             ValueError: something that is no text; a pair where the task reads single texts, or the reverse.
+            TypeError: something that holds no texts.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
-        rows = self._checked([texts] if alone else list(texts))
+        rows = self._checked([texts] if alone else texts_of(texts))
         logits = self._logits(rows, batch_size)
         if self.labels:
             answers = [self.labels[number] for number in logits.argmax(1).tolist()]
@@ -204,7 +210,10 @@ class Adapted(nn.Module):
             if not (is_pair(row) if wanted == 2 else isinstance(row, str)):
                 kind = "a pair of texts (text, text_pair)" if wanted == 2 else "a text"
                 raise ValueError(f"row {number}: this task reads {kind}, got {str(row)[:80]!r} ({type(row).__name__})")
-        return [tuple(row) if wanted == 2 else (row,) for row in rows]
+        rows = [tuple(row) if wanted == 2 else (row,) for row in rows]
+        for number, row in enumerate(rows, 1):
+            refuse_surrogates("".join(row), f"row {number}: ")
+        return rows
 
     @torch.no_grad()
     def _logits(self, rows: list[tuple[str, ...]], batch_size: int = 64) -> Tensor:

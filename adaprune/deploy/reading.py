@@ -83,7 +83,10 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     """Card and tensors, once they are known to belong together and to claim no more than the file can hold."""
     if (size := int.from_bytes(content[:8], "little")) > min(MAX_HEADER, len(content) - 8):
         raise ValueError(f"the header claims {size} bytes")
-    sealed = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adaprune"])
+    said = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    if "adaprune" not in said:
+        raise ValueError("it holds other tensors, and no mask of adaprune")
+    sealed = json.loads(said["adaprune"])
     card = sealed["card"]
     if sha256_of(card) != sealed["sha256"] or type(card["format"]) is not int or card["format"] < 1:
         raise ValueError("the card's sha256 or format does not fit")

@@ -44,6 +44,13 @@ class OwnTokenizer(TextClassificationPipeline):
         if not hasattr(self.model, "tokenizer"):  # ours are on no list
             super().check_model_type(supported_models)
 
+    def preprocess(self, inputs, **settings):
+        columns, given = getattr(self.model, "columns", ()), ("text",) if isinstance(inputs, str) else inputs
+        if isinstance(given, (tuple, dict)) and columns and ("text_pair" in given) != ("text_pair" in columns):
+            asked = '{"text": ..., "text_pair": ...}' if "text_pair" in columns else "one text"
+            raise ValueError(f"this task reads {asked}, got {str(inputs)[:80]!r}")
+        return super().preprocess(inputs, **settings)
+
 
 def serve_in_pipelines() -> None:
     """Lets ``pipeline("text-classification", model=ours)`` find the tokenizer; what it does for others stays."""

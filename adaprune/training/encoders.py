@@ -152,8 +152,8 @@ def _check_weights(encoder: nn.Module, report: dict, model: str) -> None:
         raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
     if beyond := _beyond(encoder, report["unexpected_keys"]):
         warnings.warn(
-            f"model {model!r} has weights of more layers than the {encoder.config.num_hidden_layers} that its config.json "
-            f"names; {beyond[0]} and {len(beyond) - 1} more tensors are not used",
+            f"model {model!r} has weights of more layers than its config.json names; {beyond[0]} and {len(beyond) - 1} "
+            "more tensors are not used",
             stacklevel=3,
         )
     for name, weight in encoder.named_parameters():

@@ -161,7 +161,7 @@ def test_files_that_are_no_model_are_named(tmp_path):
 
 def test_layers_that_are_left_over_are_named(tmp_path):
     folder = changed_config(tmp_path, num_hidden_layers=1) if save(encoder(), tmp_path) else ""
-    with pytest.warns(UserWarning, match=r"more layers than the 1 that .* names; encoder\.layer\.1\..* and 15 more"):
+    with pytest.warns(UserWarning, match=r"more layers than its config.json names; encoder\.layer\.1\..* and 15 more"):
         load_encoder(folder)
 
 
