@@ -5,7 +5,7 @@ import logging
 import resource
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 
@@ -42,6 +42,7 @@ from adaprune.training import (
     Outcome,
     Sentences,
     Settings,
+    alone,
     batches_in,
     check_origin,
     load_encoder,
@@ -82,6 +83,17 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         return _unchanged(finished, run, plan, paths)
     _check(run)
     processes = PartialState()
+    with ExitStack() as held:
+        with processes.main_process_first():
+            if processes.is_main_process:
+                held.enter_context(alone(paths.checkpoints))
+        if (finished := find_record(run)) is not None:  # another process has made it meanwhile
+            return _unchanged(finished, run, plan, paths)
+        return _made(run, plan, paths, processes)
+
+
+def _made(run: Run, plan: Plan, paths: Paths, processes: PartialState) -> dict:
+    """The record of a run that is not finished, made and written."""
     with processes.main_process_first():  # what it fetches, the others find
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)

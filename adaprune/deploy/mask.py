@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaprune.data import expanded, place_of, public
+from adaprune.data import expanded, public
 from adaprune.deploy.flips import Flips, decode_flips
 from adaprune.deploy.runtime import check_runtime, set_runtime
 from adaprune.masks import count_kept, maskable, thetas_of
@@ -26,6 +26,7 @@ from adaprune.training import (
     AdaptedModel,
     load_encoder,
     local_revision,
+    place_of,
     tensor_hash,
 )
 

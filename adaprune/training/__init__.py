@@ -4,7 +4,8 @@ Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the trai
 Imports `data`, `masks` and `runs`.
 """
 
-from adaprune.training.checkpoints import check_origin, last_whole, read_tensors, write_tensors
+from adaprune.data import place_of
+from adaprune.training.checkpoints import alone, check_origin, last_whole, read_tensors, write_tensors
 from adaprune.training.encoders import (
     MINILM,
     MINILM_NOTE,
