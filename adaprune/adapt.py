@@ -290,6 +290,7 @@ def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
         "seed": run.seed,
         "model": public(encoder.id),
         "revision": encoder.revision,
+        "model_files": encoder.files,
         "heads": encoder.model.config.num_attention_heads,
         "pooling": job.model.head.pooling,
         "licence": encoder.licence,  # the base model's, which binds its mask too

@@ -22,6 +22,7 @@ from adaprune.deploy import (
     apply_mask,
     base_of,
     check_base,
+    check_files,
     compact,
     export,
     find_mask,
@@ -68,6 +69,7 @@ class Adapted(nn.Module):
             self.model = AdaptedModel(base.model, head).eval()
         else:
             self.model = apply_mask(base.model, mask)
+        check_files(base, mask.card)
         self.pairs_apart = head is not None
         self.config.id2label = dict(enumerate(self.labels)) or {0: "score"}
         self.config.label2id = {label: number for number, label in self.config.id2label.items()}

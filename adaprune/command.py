@@ -86,7 +86,8 @@ def fit(data: str, out: Path, **fields: Any) -> None:
     given = {name: value for name, value in fields.items() if value is not None}
     adapted = package.fit(data, **given, results_dir=str(expanded(out) / "runs"))
     adapted.save_pretrained(out)
-    click.echo(adapted.said)
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):  # there it stands already, where a person reads both
+        click.echo(adapted.said)
     click.echo(f"{out / 'mask.safetensors'}  {(expanded(out) / 'mask.safetensors').stat().st_size:,} bytes")
 
 

@@ -82,6 +82,17 @@ def test_a_finished_run_whose_config_or_tokenizer_changed_is_refused(here, chang
     assert adaprune.adapt(run_of())["weights_intact"]
 
 
+@pytest.mark.parametrize("change", [change_config, change_tokenizer])
+def test_a_mask_on_another_config_or_tokenizer_is_told(here, change):
+    path = mask_path(run_of())
+    adaprune.Adapted.from_pretrained(path)
+    change("tiny")
+    with pytest.warns(UserWarning, match="'tiny': config.json or tokenizer differ .*: answers may differ"):
+        adaprune.Adapted.from_pretrained(path, base="tiny")
+    with pytest.warns(UserWarning, match="'tiny': config.json or tokenizer differ .*: answers may differ"):
+        MaskedEncoder.from_pretrained("tiny").add_task("a", path)
+
+
 @pytest.mark.parametrize("change", [change_model, change_config, change_tokenizer])
 def test_a_checkpoint_is_not_continued_on_another_base(here, change, monkeypatch):
     run = run_of(seed=1, checkpoint_steps=1)
