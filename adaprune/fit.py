@@ -62,7 +62,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
     run = run.model_copy(update={"task": _task(data, labels, run.results_dir)})
     shared = {name: getattr(run, name) for name in SHARED}
     if teacher == "auto":
-        teacher = _teacher(Run(**shared, method="finetune", sparsity=0.0))
+        teacher = _teacher(Run(**shared, epochs=run.epochs, method="finetune", sparsity=0.0))
     run = run.model_copy(update={"teacher": teacher})
     plan_for(run)  # refuses what the method does not read, before the probe is run
     record = adapt(run)

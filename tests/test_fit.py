@@ -276,7 +276,7 @@ def test_a_teacher_is_made_once_and_its_cost_is_said(settings, tiny_runs_dir, tm
     said = capsys.readouterr().err
     assert "teacher: fine-tuning the whole model first" in said and "s of training, " in said
     teacher = Path(first.record["run"]["teacher"])
-    assert teacher.parent == tmp_path and "method~finetune" in teacher.name
+    assert teacher.parent == tmp_path and "method~finetune" in teacher.name and "epochs~1_" in teacher.name
     changed = teacher.stat().st_mtime_ns
     adaprune.fit(ten, teacher="auto", epochs=1.0, sparsity=0.7, **settings)
     assert "fine-tuning the whole model first" not in capsys.readouterr().err
@@ -359,6 +359,14 @@ def test_rows_that_cannot_be_meant_are_refused_by_row_and_nothing_is_written(giv
     with pytest.raises(ValueError, match=WRONG_ROWS[given]):
         adaprune.fit(rows["texts"], rows["labels"], **{**settings, "results_dir": str(tmp_path / "out")})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_no_held_out_row_has_is_said(settings, tmp_path):
+    words = "fine dull warm flat funny cold superb long wise wasted".split()
+    texts = [f"a {one} and {other} film" for one in words for other in words if one < other]
+    labels = ["rare" if n == 7 else "good" if n % 2 else "bad" for n in range(len(texts))]
+    said = adaprune.fit(texts, labels, method="probe", **{**settings, "results_dir": str(tmp_path)}).said
+    assert "on 4 held-out rows, none of them rare; always the commonest label" in said
 
 
 def test_a_frame_with_odd_columns_is_refused(settings):

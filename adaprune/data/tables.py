@@ -164,7 +164,9 @@ def _read_delimited(path: Path, needed: tuple[str, ...]) -> Rows:
 def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[tuple[int, int], list[str]]]:
     """Each row's first and last line, from 1, and its fields; rows of blanks alone are left out."""
     # blanks between a separator and a quoted field; without one they belong to the field
-    spaced = re.search(rf'{re.escape(delimiter)} +"([^"]|"")*"({re.escape(delimiter)}|[\r\n]|$)', text) is not None
+    spaced = (
+        re.search(rf'{re.escape(delimiter)} +"[^"]*(?:""[^"]*)*"({re.escape(delimiter)}|[\r\n]|$)', text) is not None
+    )
     lines = io.StringIO(text, newline="")
     reader, first = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced), 1
     with _long_fields():
