@@ -56,7 +56,8 @@ def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
                 raise ValueError("flips are not what the card says")
             flips = read_flips(said, stored.numpy().tobytes(), sizes)
     except HOSTILE as error:
-        raise ValueError(f"{path} is not a whole mask file: {error}") from None
+        way = "get it again, or delete it and the run's record and run again"
+        raise ValueError(f"{path} is not a whole mask file: {error}; {way}") from None
     if said is not None:
         reference = None if said["reference"] is None else _reference(path, card)
         masks = Differences(path, flips, str(said["masks"]), reference)
