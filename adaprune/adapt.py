@@ -2,10 +2,11 @@
 
 import importlib.util
 import logging
+import os
 import resource
 import shutil
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 
@@ -83,10 +84,8 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         return _unchanged(finished, run, plan, paths)
     _check(run)
     processes = PartialState()
-    with ExitStack() as held:
-        with processes.main_process_first():
-            if processes.is_main_process:
-                held.enter_context(alone(paths.checkpoints))
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of the processes of one launch, each makes its part
+    with nullcontext() if together else alone(paths.checkpoints):
         if (finished := find_record(run)) is not None:  # another process has made it meanwhile
             return _unchanged(finished, run, plan, paths)
         return _made(run, plan, paths, processes)
