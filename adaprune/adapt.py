@@ -2,10 +2,11 @@
 
 import importlib.util
 import logging
+import os
 import resource
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 
@@ -42,9 +43,11 @@ from adaprune.training import (
     Outcome,
     Sentences,
     Settings,
+    alone,
     batches_in,
     check_origin,
     load_encoder,
+    local_files,
     local_revision,
     most_tokens,
     predict,
@@ -82,18 +85,27 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         return _unchanged(finished, run, plan, paths)
     _check(run)
     processes = PartialState()
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes of one launch share the work
+    with nullcontext() if together else alone(paths.checkpoints):
+        if (finished := find_record(run)) is not None:  # another process has made it meanwhile
+            return _unchanged(finished, run, plan, paths)
+        return _made(run, plan, paths, processes)
+
+
+def _made(run: Run, plan: Plan, paths: Paths, processes: PartialState) -> dict:
+    """Makes and writes the record of a run that is not finished; returns the record."""
     with processes.main_process_first():  # the others find what it downloads
         task = load_task(run.task, run.data_dir, run.max_train_examples)
     logits = read_logits(run, task)
     encoder = load_encoder(run.model)
-    origin = {"data": task.fingerprint, "model": encoder.revision, "processes": processes.num_processes}
+    taught = None if logits is None else tensor_hash(logits)
+    origin = {"data": task.fingerprint, "model": encoder.revision, "model_files": encoder.files, "teacher": taught}
     with processes.main_process_first():
-        check_origin(paths.checkpoints, **origin, teacher=None if logits is None else tensor_hash(logits))
+        check_origin(paths.checkpoints, **origin, processes=processes.num_processes)
     base = tensor_hashes(encoder.model)
     job = prepare(run, plan, paths, task, encoder)
-    surroundings = environment(
-        model_revision=encoder.revision, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(job.plan)
-    )
+    model = {"model_revision": encoder.revision, "model_files": encoder.files}
+    surroundings = environment(**model, data_fingerprint=task.fingerprint, seed=run.seed, plan=asdict(job.plan))
     outcome = _learn(with_teacher(job, logits))
     masks, intact = outcome.masks, _intact(run, base, tensor_hashes(encoder.model))
     metrics, answers = score(job, outcome)
@@ -200,6 +212,9 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
         before, now = made["model_revision"], None if run.model == MINILM else local_revision(run.model)
         if now and str(before).startswith("sha256:") and before != now:
             changed.append(f"the weights of model {run.model!r} have changed (they were {before}, are {now})")
+        before, now = made.get("model_files"), local_files(run.model)  # records from before 0.2 do not say
+        if now and before and before != now:
+            changed.append(f"config.json or tokenizer of model {run.model!r} have changed ({before}; now {now})")
     with suppress(FileNotFoundError):
         if (expanded(run.data_dir) / expanded(run.task)).exists():
             data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
@@ -275,6 +290,7 @@ def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
         "seed": run.seed,
         "model": public(encoder.id),
         "revision": encoder.revision,
+        "model_files": encoder.files,
         "heads": encoder.model.config.num_attention_heads,
         "pooling": job.model.head.pooling,
         "licence": encoder.licence,  # the base model's, which also applies to its mask

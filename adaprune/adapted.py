@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
+from adaprune.data.datafiles import refuse_surrogates
 from adaprune.data.metrics import score
 from adaprune.deploy import (
     Mask,
     apply_mask,
     base_of,
     check_base,
+    check_files,
     compact,
     export,
     find_mask,
@@ -30,7 +32,7 @@ from adaprune.deploy import (
     serve_in_pipelines,
     set_runtime,
 )
-from adaprune.given import is_pair, number_of, rows_to_judge
+from adaprune.given import is_pair, number_of, rows_to_judge, texts_of
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
 from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
@@ -67,6 +69,7 @@ class Adapted(nn.Module):
             self.model = AdaptedModel(base.model, head).eval()
         else:
             self.model = apply_mask(base.model, mask)
+        check_files(base, mask.card)
         self.pairs_apart = head is not None
         self.config.id2label = dict(enumerate(self.labels)) or {0: "score"}
         self.config.label2id = {label: number for number, label in self.config.id2label.items()}
@@ -116,17 +119,22 @@ class Adapted(nn.Module):
         """The label of each text or, for a regression, its value.
 
         Args:
-            texts: texts, or pairs of texts if the task reads pairs. A single text gives a single answer.
+            texts: texts, or pairs of texts if the task reads pairs; a frame or `datasets.Dataset` with the columns
+                text, (text_pair). A single text gives a single answer.
             return_scores: also return the probabilities by label for each text.
+            batch_size: number of texts in a batch, at least 1.
 
         Returns:
             A list of labels or values; with ``return_scores``, that list and a list of ``{label: probability}``.
 
         Raises:
             ValueError: something that is not a text, or a pair if the task reads single texts, or the reverse.
+            TypeError: something that holds no texts.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
-        rows = self._checked([texts] if alone else list(texts))
+        rows = self._checked([texts] if alone else texts_of(texts))
         logits = self._logits(rows, batch_size)
         if self.labels:
             answers = [self.labels[number] for number in logits.argmax(1).tolist()]
@@ -204,7 +212,10 @@ class Adapted(nn.Module):
             if not (is_pair(row) if wanted == 2 else isinstance(row, str)):
                 kind = "a pair of texts (text, text_pair)" if wanted == 2 else "a text"
                 raise ValueError(f"row {number}: this task reads {kind}, got {str(row)[:80]!r} ({type(row).__name__})")
-        return [tuple(row) if wanted == 2 else (row,) for row in rows]
+        rows = [tuple(row) if wanted == 2 else (row,) for row in rows]
+        for number, row in enumerate(rows, 1):
+            refuse_surrogates("".join(row), f"row {number}: ")
+        return rows
 
     @torch.no_grad()
     def _logits(self, rows: list[tuple[str, ...]], batch_size: int = 64) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -56,15 +57,16 @@ def _help_all(context: click.Context, _: click.Parameter, asked: bool) -> None:
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+EXAMPLE = """\b
+adaprune fit tickets.csv --sparsity 0.5 --out tickets
+adaprune predict tickets "My screen stays black"
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXAMPLE)
 @click.version_option(package_name="adaprune")
 def adaprune() -> None:
-    r"""Adapts a pre-trained encoder to a table of texts by pruning it, and uses what came of it.
-
-    \b
-    adaprune fit tickets.csv --sparsity 0.5 --out tickets
-    adaprune predict tickets "My screen stays black"
-    """
+    """Adapts a pre-trained encoder to a table of texts by pruning it, and uses what came of it."""
 
 
 @adaprune.command(cls=_Fields, short_help="Adapt a model to DATA.")
@@ -84,7 +86,8 @@ def fit(data: str, out: Path, **fields: Any) -> None:
     given = {name: value for name, value in fields.items() if value is not None}
     adapted = package.fit(data, **given, results_dir=str(expanded(out) / "runs"))
     adapted.save_pretrained(out)
-    click.echo(adapted.said)
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):  # there it stands already, where a person reads both
+        click.echo(adapted.said)
     click.echo(f"{out / 'mask.safetensors'}  {(expanded(out) / 'mask.safetensors').stat().st_size:,} bytes")
 
 
@@ -208,7 +211,10 @@ def zoo(csv: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Exits with 0; 1 where something cannot be done, in one sentence; 2 for a wrong option."""
     try:
-        adaprune.main(arguments, prog_name="adaprune", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("once", UserWarning)  # a table is read more than once
+            warnings.showwarning = lambda message, *_: click.echo(f"adaprune: note: {message}", err=True)
+            adaprune.main(arguments, prog_name="adaprune", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

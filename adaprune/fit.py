@@ -62,7 +62,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
     run = run.model_copy(update={"task": _task(data, labels, run.results_dir)})
     shared = {name: getattr(run, name) for name in SHARED}
     if teacher == "auto":
-        teacher = _teacher(Run(**shared, method="finetune", sparsity=0.0))
+        teacher = _teacher(Run(**shared, epochs=run.epochs, method="finetune", sparsity=0.0))
     run = run.model_copy(update={"teacher": teacher})
     plan_for(run)  # refuses what the method does not read, before the probe is run
     record = adapt(run)
@@ -83,16 +83,12 @@ def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
     if labels is None and isinstance(data, (str, Path)):
         return str(data)
     columns = columns_of(data, labels)
-    content = json.dumps(columns, default=str).encode()
+    content = json.dumps(columns).encode()
     path = expanded(results_dir) / "data" / f"table-{hashlib.sha256(content).hexdigest()[:8]}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        try:
-            table = pa.table(columns)
-        except pa.ArrowException as error:
-            raise ValueError(f"a column of the data mixes kinds of values ({error}): make it one of them") from error
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer)
+        pq.write_table(pa.table(columns), buffer)
         write_bytes(path, buffer.getvalue().to_pybytes())
     return str(path)
 
@@ -121,9 +117,12 @@ def _verdict(run: Run, probe: Run) -> str:
     metric = metrics[0]["primary"]
     score, known = (one["validation"][metric] for one in metrics)
     task = load_task(run.task, run.data_dir, run.max_train_examples)
-    rows = len(task.splits["validation"])
+    held = task.splits["validation"]["label"]
+    rows = f"{len(held)} held-out rows"
+    if lacking := [label for number, label in enumerate(task.labels) if number not in set(held)]:
+        rows += f", none of them {' or '.join(lacking[:3])}"
     constant = "the commonest label" if task.labels else "the mean"
-    begin = f"{metric} {score:.3f} on {rows} held-out rows; always {constant}: {commonest(task)[metric]:.3f}"
+    begin = f"{metric} {score:.3f} on {rows}; always {constant}: {commonest(task)[metric]:.3f}"
     if run.method == "probe":
         return f"{begin}. This is the probe: nothing was adapted."
     try:

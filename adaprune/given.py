@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.data import GLUE, expanded, load_task
-from adaprune.data.datafiles import read_own, read_rows
+from adaprune.data.datafiles import check_texts, kind_of_labels, read_own, read_rows
 from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines
 
 
@@ -19,34 +19,69 @@ def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
     """The columns text, text_pair (if there is one) and label of a frame, a `datasets.Dataset` or two lists.
 
     Raises:
-        ValueError: a column is missing, or the lists differ in length.
+        ValueError: a column is missing or occurs twice, the lists differ in length, or a row cannot be right.
         TypeError: any other kind of data.
     """
     if labels is None and isinstance(data, (list, tuple)) and len(data) == 2 and not isinstance(data[0], str):
         data, labels = data
     if labels is not None:
-        texts, labels = list(data), list(labels)
+        if isinstance(data, (str, Path)):
+            raise TypeError(
+                f"data is one text or path, {str(data)[:80]!r}, beside labels: give a list of texts, or no labels"
+            )
+        texts, labels = _listed(data), _listed(labels)
         if len(texts) != len(labels):
             raise ValueError(f"{len(texts)} texts and {len(labels)} labels: give a label for each text")
         pairs = bool(texts) and all(map(is_pair, texts))
         columns = {"text": [t[0] for t in texts], "text_pair": [t[1] for t in texts]} if pairs else {"text": texts}
         columns["label"] = labels
-    elif isinstance(data, datasets.Dataset):
-        columns = {name: list(data[name]) for name in data.column_names if name in COLUMNS}
-        kind = data.features.get("label")
-        if isinstance(kind, datasets.ClassLabel):
-            columns["label"] = [None if n is None or n < 0 else kind.int2str(n) for n in columns["label"]]
+    else:
+        columns = _columns(data, ("text", "label"))
+    if isinstance(data, datasets.Dataset) and isinstance(kind := data.features["label"], datasets.ClassLabel):
+        columns["label"] = [None if n is None or n < 0 else kind.int2str(n) for n in columns["label"]]
+    columns = {name: [_plain(value) for value in columns[name]] for name in COLUMNS if name in columns}
+    check_texts(columns, "data")
+    columns["label"] = [label.strip() if isinstance(label, str) else label for label in columns["label"]]
+    if kind_of_labels(columns["label"], "data") == "float":
+        columns["label"] = [float(label) for label in columns["label"]]
+    return columns
+
+
+def texts_of(data: Any) -> list:
+    """What to label, as a list of texts or of pairs of them, from a list of these, a frame or a `datasets.Dataset`.
+
+    Raises:
+        ValueError: a table without the column text.
+        TypeError: something else.
+    """
+    if isinstance(data, (pd.DataFrame, datasets.Dataset)):
+        columns = _columns(data, ("text",))
+        pairs = zip(columns["text"], columns["text_pair"], strict=True) if "text_pair" in columns else None
+        return list(pairs or columns["text"])
+    if isinstance(data, (dict, bytes, set)) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"texts are of the type {type(data).__name__}: give a text, a list of texts or of pairs (text, text_pair), "
+            "a pandas frame or a datasets.Dataset"
+        )
+    return list(data)
+
+
+def _columns(data: Any, needed: tuple[str, ...]) -> dict[str, list]:
+    """The columns of a table that have a name of ours."""
+    if isinstance(data, datasets.Dataset):
+        names = data.column_names
     elif isinstance(data, pd.DataFrame):
-        columns = {name: data[name].tolist() for name in COLUMNS if name in data.columns}
+        names = data.columns.tolist()
     else:
         raise TypeError(
-            f"data is a {type(data).__name__}: give a path or a task's name, a pandas frame, a datasets.Dataset "
-            "(one split of it) or two lists, texts and labels"
+            f"data is of the type {type(data).__name__}: give a path or a task's name, a pandas frame, a "
+            "datasets.Dataset (one split of it) or two lists, texts and labels"
         )
-    for name in ("text", "label"):
-        if name not in columns:
-            raise ValueError(f"data lacks the column {name!r} (it has: {', '.join(map(str, data))}): rename one")
-    return {name: [_plain(value) for value in columns[name]] for name in COLUMNS if name in columns}
+    for name in needed:
+        if names.count(name) != 1:
+            wrong = f"has the column {name!r} twice" if name in names else f"lacks the column {name!r}"
+            raise ValueError(f"data {wrong} (it has: {', '.join(map(str, names))}): rename one")
+    return {name: list(data[name]) for name in COLUMNS if names.count(name) == 1}
 
 
 def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str, list]:
@@ -55,7 +90,9 @@ def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str
         return columns_of(data, labels)
     path = expanded(data)
     if path.is_file():
-        return read_rows(path)
+        rows = read_rows(path)
+        kind_of_labels(rows["label"], path)
+        return rows
     if str(data) in GLUE or not path.is_dir():
         task = load_task(str(data), data_dir)
         held, names = task.splits["validation"], task.labels
@@ -105,7 +142,14 @@ def is_pair(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
+def _listed(values: Any) -> list:
+    """A list of Python values, also of an array, a tensor or a series."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
 def _plain(value: Any) -> Any:
-    """A Python value, None for what pandas calls missing."""
+    """A Python value, None for what pandas calls missing; as in files a whole number of over 18 digits is a name."""
     value = value.item() if isinstance(value, np.generic) else value
+    if type(value) is int and abs(value) >= 10**18:
+        return str(value)
     return None if value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value) else value

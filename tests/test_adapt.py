@@ -202,7 +202,7 @@ def test_a_finished_run_of_other_rows_or_another_recipe_is_refused(ask, ten_sent
     assert first["environment"]["plan"]["batch_size"] == 4 and first["environment"]["plan"]["epochs"] == 1
     data = ten_sentences / "train.csv"
     before = data.read_text()
-    data.write_text(before.replace("dull", "flat"))
+    data.write_text(before.replace("dull", "duller"))
     with pytest.raises(ValueError, match="the data have changed: choose another results_dir"):
         adaprune.adapt(run)
     data.unlink()
@@ -283,7 +283,8 @@ def test_a_regression_is_adapted_too(ask, tmp_path):
     folder.mkdir()
     rows = [f"{text},{stars}" for text, stars in (("a fine film", 0.9), ("dull", -0.7), ("funny", 0.5), ("flat", -0.2))]
     for split, times in (("train", 3), ("validation", 1)):
-        (folder / f"{split}.csv").write_text("text,label\n" + "\n".join(rows * times) + "\n")
+        content = "\n".join(rows * times).replace(",", " film," if split == "train" else " cast,")
+        (folder / f"{split}.csv").write_text(f"text,label\n{content}\n")
     record = adaprune.adapt(ask(task="stars"))
     assert set(record["metrics"]["validation"]) == {"spearman", "pearson"}
     assert load_mask(mask_file(ask(task="stars"))).card["labels"] == []

@@ -276,7 +276,7 @@ def test_a_teacher_is_made_once_and_its_cost_is_said(settings, tiny_runs_dir, tm
     said = capsys.readouterr().err
     assert "teacher: fine-tuning the whole model first" in said and "s of training, " in said
     teacher = Path(first.record["run"]["teacher"])
-    assert teacher.parent == tmp_path and "method~finetune" in teacher.name
+    assert teacher.parent == tmp_path and "method~finetune" in teacher.name and "epochs~1_" in teacher.name
     changed = teacher.stat().st_mtime_ns
     adaprune.fit(ten, teacher="auto", epochs=1.0, sparsity=0.7, **settings)
     assert "fine-tuning the whole model first" not in capsys.readouterr().err
@@ -293,13 +293,22 @@ def test_tables_of_every_kind_are_one_table():
     assert columns_of(["a", "b"], np.array(["x", "y"])) == expected
     both = {"text": ["a", "b"], "text_pair": ["c", "d"], "label": [1, 2]}
     assert columns_of([("a", "c"), ("b", "d")], [1, 2]) == both
-    assert columns_of(frame.assign(label=[1.0, None]))["label"] == [1.0, None]
+    for labels in (torch.tensor([1, 0]), pd.array([1, 0], "Int64"), pd.Series([1, 0], index=[9, 9])):
+        assert columns_of(["a", "b"], labels)["label"] == [1, 0]
+    assert columns_of(["a", "b"], [10**30, 10**18])["label"] == ["1" + "0" * 30, "1" + "0" * 18]
+    assert columns_of(["a", "b"], [" x", "y "])["label"] == ["x", "y"]
+    assert [type(label) for label in columns_of(["a", "b"], [1, 0.5])["label"]] == [float, float]
     with pytest.raises(ValueError, match="2 texts and 1 labels"):
         columns_of(["a", "b"], ["x"])
     with pytest.raises(ValueError, match=r"data lacks the column 'label' \(it has: id, text\)"):
         columns_of(frame.drop(columns="label")[["id", "text"]])
-    with pytest.raises(TypeError, match="data is a dict: give a path"):
-        columns_of({"train": 1})
+    with pytest.raises(ValueError, match=r"data lacks the column 'text' \(it has: texts, label\)"):
+        columns_of(named.rename_column("text", "texts"))
+    for other in ({"train": 1}, datasets.DatasetDict(train=named), None, 3, b"a", (row for row in ())):
+        with pytest.raises(TypeError, match=f"data is of the type {type(other).__name__}: give a path"):
+            columns_of(other)
+    with pytest.raises(TypeError, match="data is one text or path, 'a.csv', beside labels: give a list"):
+        columns_of("a.csv", ["x"])
     assert [number_of("b", ["a", "b"], 1), number_of(3, ["3", "4"], 1), number_of(2, [], 1)] == [1, 0, 2.0]
 
 
@@ -329,3 +338,81 @@ def test_texts_that_are_none_are_named_by_their_row(adapted):
         adapted.predict(["a", 3])
     with pytest.raises(ValueError, match="row 1: this task reads a text, got"):
         adapted.predict([("a", "b")])
+
+
+WRONG_ROWS = {
+    "labels=[None, 1]": "data: row 1, column 'label': the label is empty",
+    "labels=[0.5, float('inf')]": "data: row 2, column 'label': the label is infinite",
+    "labels=[1, 'a']": "data: column 'label' mixes integers .* and words",
+    "labels=[[1], [0]]": r"data: row 1, column 'label': \[1\] is neither a word",
+    "labels=[pd.Timestamp(0), 1]": "row 1, column 'label': Timestamp.* is neither a word",
+    "texts=['a', '\\ud800']": "data: row 2, column 'text': holds the lone surrogate",
+    "texts=['a', None]": "data: row 2, column 'text': the text is empty",
+    "texts=[('a', 'b'), 'c']": r"data: row 1, column 'text': \('a', 'b'\) is not a string",
+    "texts=[], labels=[]": "data: holds no rows",
+}
+
+
+@pytest.mark.parametrize("given", WRONG_ROWS)
+def test_rows_that_cannot_be_meant_are_refused_by_row_and_nothing_is_written(given, tmp_path, settings):
+    rows = {"texts": ["a", "b"], "labels": [1, 0], **eval(f"dict({given})")}
+    with pytest.raises(ValueError, match=WRONG_ROWS[given]):
+        adaprune.fit(rows["texts"], rows["labels"], **{**settings, "results_dir": str(tmp_path / "out")})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_no_held_out_row_has_is_said(settings, tmp_path):
+    words = "fine dull warm flat funny cold superb long wise wasted".split()
+    texts = [f"a {one} and {other} film" for one in words for other in words if one < other]
+    labels = ["rare" if n == 7 else "good" if n % 2 else "bad" for n in range(len(texts))]
+    said = adaprune.fit(texts, labels, method="probe", **{**settings, "results_dir": str(tmp_path)}).said
+    assert "on 4 held-out rows, none of them rare; always the commonest label" in said
+
+
+def test_a_frame_with_odd_columns_is_refused(settings):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [0, 1]})
+    with pytest.raises(ValueError, match=r"data has the column 'text' twice \(it has: text, label, text\)"):
+        columns_of(pd.concat([frame, frame[["text"]]], axis=1))
+    with pytest.raises(ValueError, match=r"data lacks the column 'text' \(it has: \('text', 'a'\)"):
+        columns_of(frame.set_axis(pd.MultiIndex.from_tuples([("text", "a"), ("label", "b")]), axis=1))
+
+
+def test_tables_are_read_by_their_columns_and_what_holds_no_texts_is_refused(adapted):
+    expected = adapted.predict(TEXTS)
+    frame = pd.DataFrame({"id": range(4), "text": TEXTS}, index=[3, 3, 1, 0])
+    for table in (frame, datasets.Dataset.from_pandas(frame, preserve_index=False), frame["text"], iter(TEXTS)):
+        assert adapted.predict(table) == expected
+    with pytest.raises(ValueError, match=r"data lacks the column 'text' \(it has: id\)"):
+        adapted.predict(frame[["id"]])
+    for other in (None, 3, {"text": TEXTS}, b"a"):
+        with pytest.raises(TypeError, match=f"texts are of the type {type(other).__name__}: give a text"):
+            adapted.predict(other)
+    with pytest.raises(ValueError, match=r"row 2: holds the lone surrogate '\\ud800'"):
+        adapted.predict(["a", "b \ud800"])
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}"):
+            adapted.predict(TEXTS, batch_size=size)
+
+
+def test_a_pipeline_reads_what_the_task_reads(adapted, tiny_runs_dir, settings):
+    pairs = adaprune.fit(str(tiny_runs_dir / "pairs"), method="magnitude", epochs=1.0, **settings)
+    one, two = (pipeline("text-classification", model=model) for model in (adapted, pairs))
+    both = {"text": "a fine film", "text_pair": "a dull film"}
+    assert two(both)["label"] == pairs.predict(tuple(both.values()))
+    assert one({"text": "text_pair"})["label"] == one("text_pair")[0]["label"] == adapted.predict("text_pair")
+    with pytest.raises(ValueError, match="this task reads one text, got"):
+        one(both)
+    with pytest.raises(ValueError, match='this task reads {"text": ..., "text_pair": ...}, got \'text_pair\''):
+        two("text_pair")
+
+
+def test_an_adapted_model_in_place_of_its_encoder_is_named(adapted):
+    with pytest.raises(ValueError, match=r"none of the base's tensors .* load_encoder\(\.\.\.\)\.model"):
+        adaprune.apply_mask(adapted, adaprune.load_mask(adapted.mask_path))
+
+
+def test_labels_to_judge_by_are_checked_in_files_too(adapted, tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": Infinity}\n')
+    with pytest.raises(ValueError, match=r"m\.jsonl: row 2, column 'label': the label is infinite"):
+        adapted.evaluate(path)

@@ -394,3 +394,23 @@ def test_many_tasks_on_made_up_masks(tmp_path, ten_sentences, tiny_model_dir):
         file.unlink()
     done = papermill(MANY, tmp_path / "one.ipynb", "-p", "results_dir", "out", *asked)
     assert done.returncode != 0 and "masks of 1 tasks, two are needed: make masks" in done.stderr
+
+
+def test_paths_beside_the_notebook_are_meant_there_and_absolute_ones_stay(tmp_path, monkeypatch):
+    """What JupyterLab does: the notebook runs in its own folder, and goes to the repository's root."""
+    setting = next(cell for cell in code(ADAPT) if "os.chdir" in cell.source)
+    (block,) = (line for line in parsed(setting).body if isinstance(line, ast.If) and "chdir" in ast.unparse(line))
+    for name in ("adaprune", "notebooks/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("notebooks/01_adapt.ipynb", "notebooks/mine/a.csv", "b.csv"):
+        (tmp_path / name).write_text("")
+    given = {"task": "mine/a.csv", "model": "minilm", "teacher": "", "data_dir": "..", "results_dir": "../out"}
+    meant = {"task": "notebooks/mine/a.csv", "model": "minilm", "teacher": "", "data_dir": ".", "results_dir": "out"}
+    absolute = {"task": str(tmp_path / "b.csv"), "teacher": "~/t.json", "results_dir": "results"}
+    for values, expected in ((given, meant), (given | absolute, meant | absolute)):
+        monkeypatch.chdir(tmp_path / "notebooks")
+        names = {**values, "os": os, "Path": Path}
+        exec(compile(ast.Module([block], []), "cell", "exec"), names)  # noqa: S102
+        assert {name: names[name] for name in values} == expected
+        assert Path.cwd() == tmp_path
+    assert Run.from_namespace({name: value for name, value in names.items() if name != "os"}).task == absolute["task"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -57,6 +58,57 @@ def test_a_finished_run_whose_base_changed_is_refused(here):
         adaprune.adapt(run_of())
     shutil.rmtree("tiny")  # a record can be read without its model
     assert adaprune.adapt(run_of())["weights_intact"]
+
+
+def change_config(folder):
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_norm_eps": 1e-5}))
+
+
+def change_tokenizer(folder):
+    path = Path(folder) / "tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
+
+
+@pytest.mark.parametrize("change", [change_config, change_tokenizer])
+def test_a_finished_run_whose_config_or_tokenizer_changed_is_refused(here, change):
+    change("tiny")
+    with pytest.raises(ValueError, match="config.json or tokenizer of model 'tiny' have changed .*another results_dir"):
+        adaprune.adapt(run_of())
+    path = record_path(run_of())
+    record = json.loads(path.read_text())
+    del record["environment"]["model_files"]  # as older records are
+    path.write_text(json.dumps(record))
+    assert adaprune.adapt(run_of())["weights_intact"]
+
+
+@pytest.mark.parametrize("change", [change_config, change_tokenizer])
+def test_a_mask_on_another_config_or_tokenizer_is_told(here, change):
+    path = mask_path(run_of())
+    adaprune.Adapted.from_pretrained(path)
+    change("tiny")
+    with pytest.warns(UserWarning, match="'tiny': config.json or tokenizer differ .*: answers may differ"):
+        adaprune.Adapted.from_pretrained(path, base="tiny")
+    with pytest.warns(UserWarning, match="'tiny': config.json or tokenizer differ .*: answers may differ"):
+        MaskedEncoder.from_pretrained("tiny").add_task("a", path)
+
+
+@pytest.mark.parametrize("change", [change_model, change_config, change_tokenizer])
+def test_a_checkpoint_is_not_continued_on_another_base(here, change, monkeypatch):
+    run = run_of(seed=1, checkpoint_steps=1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["adaprune.adapt"], "write_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            adaprune.adapt(run)
+    change("tiny")
+    with pytest.raises(ValueError, match=r"interrupted run in .* had another model(_files)? \(.*: delete that folder"):
+        adaprune.adapt(run)
+    shutil.rmtree("out/.checkpoints")
+    assert adaprune.adapt(run)["weights_intact"]
 
 
 def test_home_and_variables_in_every_path_of_a_run(here, monkeypatch):
@@ -168,14 +220,14 @@ def test_a_base_in_a_folder_is_found_by_what_is_in_it(here, monkeypatch, tmp_pat
     mask, expected = here / mask_path(run), load_mask(mask_path(run_of(results_dir=str(here / "out")))).masks
     adaprune.Adapted.from_pretrained(mask).save_pretrained("mine")
     assert adaprune.Adapted.from_pretrained("mine").predict("a")  # this process knows
-    monkeypatch.setattr("adaprune.training.encoders._PLACES", {})
+    monkeypatch.setattr("adaprune.data.model_files._PLACES", {})
     with pytest.raises(OSError, match=r"the base model of mine: model 'tiny' .* give base=PATH"):
         adaprune.Adapted.from_pretrained("mine")
     assert adaprune.Adapted.from_pretrained("mine", base=str(here / "tiny")).predict("a")
-    monkeypatch.setattr("adaprune.training.encoders._PLACES", {})
+    monkeypatch.setattr("adaprune.data.model_files._PLACES", {})
     found = load_mask(mask).masks  # its record knows
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
-    monkeypatch.setattr("adaprune.training.encoders._PLACES", {})
+    monkeypatch.setattr("adaprune.data.model_files._PLACES", {})
     shutil.copytree(here / "runs_of_mine", "mine/runs")  # as the command leaves them
     assert adaprune.Adapted.from_pretrained("mine").predict("a")
 

@@ -6,9 +6,10 @@ Every format ends up as the same value, `Rows`: a dict of equally long lists. No
 import itertools
 import math
 import re
+import unicodedata
 import warnings
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,22 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
     """
     files = _find_files(path)
     tables = {split: read_rows(file) for split, file in files.items()}
-    kinds = {split: _kind_of_labels(table["label"], files[split]) for split, table in tables.items()}
+    kinds = {split: kind_of_labels(table["label"], files[split]) for split, table in tables.items()}
     train, validation = tables["train"], tables.get("validation")
     _refuse_single_label(train["label"], files["train"])
+    _refuse_few_texts(train, 2 if validation else 3, files["train"])
     _say_kind(train["label"], kinds["train"], files["train"])
     if validation is not None:
         _refuse_different_splits(tables, kinds, files)
     if kinds["train"] == "float":
         for table in tables.values():
             table["label"] = [float(label) for label in table["label"]]
+        _say_doubles(tables, [], files)
         return train, validation, []
     names = sorted(set(train["label"]))
     for split, table in tables.items():
         table["label"] = _class_numbers(table["label"], names, files[split])
+    _say_doubles(tables, names, files)
     return train, validation, [str(name) for name in names]
 
 
@@ -65,17 +69,22 @@ def read_rows(path: Path, labelled: bool = True) -> Rows:
         ValueError: anything that is wrong with the file; names file, row and column, and says what to do.
     """
     table = read_table(path, labelled)
+    check_texts(table, path)
+    return {name: table[name] for name in COLUMNS if name in table and (labelled or name != "label")}
+
+
+def check_texts(table: Rows, place: str | Path) -> None:
+    """ValueError, with ``place``, row and column, where a text says nothing or is none, or there are no rows."""
     if not table["text"]:
-        raise ValueError(f"{path}: holds no rows; write at least one")
+        raise ValueError(f"{place}: holds no rows; write at least one")
     for name in [name for name in ("text", "text_pair") if name in table]:
         for row, text in enumerate(table[name], 1):
-            where = f"{path}: row {row}, column {name!r}: "
+            where = f"{place}: row {row}, column {name!r}: "
             if text is None or (isinstance(text, str) and not text.strip()):
                 raise ValueError(f"{where}the text is empty; write one or delete the row")
             if not isinstance(text, str):
-                raise ValueError(f"{where}{text!r} is not a string; put it in quotes")
-            _refuse_surrogates(text, where)
-    return {name: table[name] for name in COLUMNS if name in table and (labelled or name != "label")}
+                raise ValueError(f"{where}{text!r:.80} is not a string; put it in quotes")
+            refuse_surrogates(text, where)
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -91,10 +100,8 @@ def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = No
     Raises:
         ValueError: fewer than two distinct inputs.
     """
-    texts = [rows[name] for name in ("text", "text_pair") if name in rows]
-    inputs = (tuple(text.strip() for text in pair) for pair in zip(*texts, strict=True))
     first_row: dict[tuple[str, ...], int] = {}
-    twins = [first_row.setdefault(key, row) for row, key in enumerate(inputs)]
+    twins = [first_row.setdefault(key, row) for row, key in enumerate(_inputs(rows))]
     if len(first_row) < 2:
         raise ValueError(f"{len(first_row)} distinct text(s) cannot be split in two; give more rows")
     distinct = list(first_row.values())
@@ -109,6 +116,12 @@ def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = No
     held = {row for _, row in sorted(places, key=lambda place: place[0])[:count]}
     is_held = [twin in held for twin in twins]
     return select(rows, [not flag for flag in is_held]), select(rows, is_held)
+
+
+def _inputs(rows: Rows) -> Iterator[tuple[str, ...]]:
+    """What each row gives a model to read, without the blanks around it."""
+    texts = [rows[name] for name in ("text", "text_pair") if name in rows]
+    return (tuple(text.strip() for text in pair) for pair in zip(*texts, strict=True))
 
 
 def select(rows: Rows, flags: list[bool]) -> Rows:
@@ -142,7 +155,7 @@ def _find_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _refuse_surrogates(text: str, where: str) -> None:
+def refuse_surrogates(text: str, where: str) -> None:
     """ValueError where a text holds half a UTF-16 pair, which no tokenizer takes; JSON can write one."""
     try:
         text.encode()
@@ -151,44 +164,44 @@ def _refuse_surrogates(text: str, where: str) -> None:
         raise ValueError(f"{where}holds the lone surrogate {lone}, half a character; write the row anew") from None
 
 
-def _kind_of_labels(labels: list, path: Path) -> str:
+def kind_of_labels(labels: list, place: str | Path) -> str:
     """What all labels are: boolean, integer, float or word. Integers among floats are floats."""
     first: dict[str, int] = {}
     for row, label in enumerate(labels, 1):
-        where = f"{path}: row {row}, column 'label': "
+        where = f"{place}: row {row}, column 'label': "
         if label is None or label == "" or (isinstance(label, float) and math.isnan(label)):
             raise ValueError(f"{where}the label is empty; write one or delete the row")
         if type(label) not in _KINDS:
-            raise ValueError(f"{where}{label!r} is neither a word, an integer, a boolean nor a float")
+            raise ValueError(f"{where}{label!r:.80} is neither a word, an integer, a boolean nor a float; write one")
         if isinstance(label, float) and math.isinf(label):
             raise ValueError(f"{where}the label is infinite; write a finite number or delete the row")
         if isinstance(label, str):
-            _refuse_surrogates(label, where)
+            refuse_surrogates(label, where)
             if label.lower() == "nan":
                 raise ValueError(f"{where}{label!r} stands for no label; write one, delete the row or rename the class")
         first.setdefault(_KINDS[type(label)], row)
-    _refuse_unfit_numbers(labels, path)
+    _refuse_unfit_numbers(labels, place)
     if set(first) == {"integer", "float"}:
         return "float"
     if len(first) > 1:
         places = " and ".join(f"{kind}s (first in row {row})" for kind, row in first.items())
-        raise ValueError(f"{path}: column 'label' mixes {places}; write all labels as one of them")
+        raise ValueError(f"{place}: column 'label' mixes {places}; write all labels as one of them")
     return next(iter(first))
 
 
-def _refuse_unfit_numbers(labels: list, path: Path) -> None:
+def _refuse_unfit_numbers(labels: list, place: str | Path) -> None:
     """ValueError where all words are numbers with a decimal comma, or an amount is more than float32 can square."""
     words = {row: label for row, label in enumerate(labels, 1) if isinstance(label, str)}
     if words and all(_DECIMAL_COMMA.fullmatch(word) or word.lstrip("+-").isdigit() for word in words.values()):
         if row := next((row for row, word in words.items() if "," in word), None):
             raise ValueError(
-                f"{path}: row {row}, column 'label': {words[row]!r} is a number with a comma; "
+                f"{place}: row {row}, column 'label': {words[row]!r} is a number with a comma; "
                 "write 0.5 for a half and 1000 for a thousand"
             )
     for row, label in enumerate(labels, 1):
         if isinstance(label, float) and abs(label) > LARGEST:
             raise ValueError(
-                f"{path}: row {row}, column 'label': {label!r:.40} is too large for a regression (at most {LARGEST:g} "
+                f"{place}: row {row}, column 'label': {label!r:.40} is too large for a regression (at most {LARGEST:g} "
                 "in size); divide all labels by a constant"
             )
 
@@ -208,6 +221,36 @@ def _say_kind(labels: list, kind: str, path: Path) -> None:
             f"{path}: the labels {shown} are taken as {len(distinct)} classes; for amounts (a regression) write them "
             "with a decimal point",
             stacklevel=2,
+        )
+
+
+def _say_doubles(tables: dict[str, Rows], names: list, files: dict[str, Path]) -> None:
+    """Warns of labels that look alike, of texts with two labels, and of validation texts that are training texts."""
+    train, validation = tables["train"], tables.get("validation")
+    alike = defaultdict(list)
+    for name in names:
+        alike[unicodedata.normalize("NFKC", str(name)).casefold()].append(str(name))
+    if doubles := [labels for labels in alike.values() if len(labels) > 1]:
+        shown = " and ".join(map(ascii, doubles[0]))
+        warnings.warn(f"{files['train']}: the labels {shown} count as {len(doubles[0])} classes", stacklevel=3)
+    said = defaultdict(set)
+    for text, label in zip(_inputs(train), train["label"], strict=True):
+        said[text].add(label)
+    if names and (twice := sum(len(labels) > 1 for labels in said.values())):
+        warnings.warn(f"{files['train']}: {twice} of {len(said)} texts have more than one label", stacklevel=3)
+    if validation and (known := sum(text in said for text in _inputs(validation))):
+        warnings.warn(
+            f"{files['validation']}: {known} of {len(validation['text'])} rows have texts of {files['train'].name}: "
+            "scores on them flatter",
+            stacklevel=3,
+        )
+
+
+def _refuse_few_texts(train: Rows, least: int, path: Path) -> None:
+    if (distinct := len(set(_inputs(train)))) < least:
+        raise ValueError(
+            f"{path}: column 'text': {distinct} different texts, at least {least} are needed, to train, to choose"
+            f"{' and to report' if least > 2 else ''}; are text and label swapped?"
         )
 
 

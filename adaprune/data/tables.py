@@ -25,6 +25,14 @@ COLUMNS = ("text", "text_pair", "label")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 SEPARATORS = {".csv": ",\t;|", ".tsv": "\t,;|"}  # tried in this order on the header
 
+# What a file begins with that is no text, whatever its ending says.
+OTHERS = {
+    b"\x1f\x8b": "packed by gzip: unpack it",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook: save it as CSV (UTF-8)",
+    b"PAR1": "a Parquet file: let its name end in .parquet",
+}
+
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)  # longer ones are names, no numbers
 _ENDS = re.compile("\r\n|\n|\r")
 _CODE = re.compile(r"0\d+|[+-]?\d{19,}", re.ASCII)
@@ -85,7 +93,7 @@ def _require(columns: tuple[str, ...], names: Sequence[str], path: Path) -> None
     """ValueError where one of ``columns`` is not among a file's ``names``."""
     for column in columns:
         if column not in names:
-            found = ", ".join(names) or "none"
+            found = ", ".join(name if name.isprintable() else ascii(name) for name in names) or "none"
             raise ValueError(f"{path}: lacks the column {column!r} (it has: {found}); rename or add one")
 
 
@@ -109,6 +117,8 @@ def read_lines(raw: bytes, place: str) -> list[str]:
 
 def _decoded(raw: bytes, place: str | Path) -> str:
     """The text in bytes: UTF-8, or UTF-16 where a byte order mark says so, as spreadsheets write it."""
+    if said := next((said for mark, said in OTHERS.items() if raw.startswith(mark)), ""):
+        raise ValueError(f"{place}: this is no text, it is {said}")
     marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = raw.decode("utf-16" if marked else "utf-8-sig")
@@ -153,7 +163,12 @@ def _read_delimited(path: Path, needed: tuple[str, ...]) -> Rows:
 
 def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[tuple[int, int], list[str]]]:
     """Each row's first and last line, from 1, and its fields; rows of blanks alone are left out."""
-    reader, first = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 1
+    # blanks between a separator and a quoted field; without one they belong to the field
+    spaced = (
+        re.search(rf'{re.escape(delimiter)} +"[^"]*(?:""[^"]*)*"({re.escape(delimiter)}|[\r\n]|$)', text) is not None
+    )
+    lines = io.StringIO(text, newline="")
+    reader, first = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced), 1
     with _long_fields():
         try:
             for row in reader:
@@ -244,7 +259,7 @@ def _parse_label(word: str) -> int | float | str | None:
 
 def _read_jsonl(path: Path, needed: tuple[str, ...]) -> Rows:
     objects = []
-    for number, line in enumerate(_decoded(path.read_bytes(), path).split("\n"), 1):
+    for number, line in enumerate(_ENDS.split(_decoded(path.read_bytes(), path)), 1):
         if not line.strip():
             continue
         try:

@@ -148,6 +148,8 @@ def check_base(encoder: nn.Module, mask: Mask) -> None:
     if (expected := card.get("heads")) is not None and (heads := encoder.config.num_attention_heads) != expected:
         many = f"one of {expected} attention heads a layer, this one has {heads}"  # no tensor tells them apart
         raise ValueError(f"mask made for another base: {many}. {way}")
+    if not state.keys() & card["base"].keys():
+        raise ValueError("none of the base's tensors are in the model: give the encoder alone, load_encoder(...).model")
     for name, expected in card["base"].items():
         if name in state and tensor_hash(state[name]) == expected:
             continue

@@ -56,7 +56,8 @@ def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
                 raise ValueError("flips are not what the card says")
             flips = read_flips(said, stored.numpy().tobytes(), sizes)
     except HOSTILE as error:
-        raise ValueError(f"{path} is not a whole mask file: {error}") from None
+        way = "get it again, or delete it and the run's record and run again"
+        raise ValueError(f"{path} is not a whole mask file: {error}; {way}") from None
     if said is not None:
         reference = None if said["reference"] is None else _reference(path, card)
         masks = Differences(path, flips, str(said["masks"]), reference)
@@ -83,7 +84,10 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     """Card and tensors, after checking that they belong together and claim no more than the file can hold."""
     if (size := int.from_bytes(content[:8], "little")) > min(MAX_HEADER, len(content) - 8):
         raise ValueError(f"the header claims {size} bytes")
-    sealed = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adaprune"])
+    said = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    if "adaprune" not in said:
+        raise ValueError("it holds other tensors, and no mask of adaprune")
+    sealed = json.loads(said["adaprune"])
     card = sealed["card"]
     if sha256_of(card) != sealed["sha256"] or type(card["format"]) is not int or card["format"] < 1:
         raise ValueError("the card's sha256 or format does not fit")

@@ -20,7 +20,7 @@ from adaprune.deploy.mask import Mask, base_of, fitting_head
 from adaprune.deploy.mask_file import load_mask
 from adaprune.deploy.runtime import check_runtime
 from adaprune.deploy.runtime.served_layers import Kept, ServedEmbedding, ServedLinear, Task
-from adaprune.deploy.sharing import INDEX, NAME, folder_of, mask_file, push, save_tasks, tasks_in
+from adaprune.deploy.sharing import INDEX, NAME, check_files, folder_of, mask_file, push, save_tasks, tasks_in
 from adaprune.masks import maskable
 from adaprune.training import Encoder, load_encoder
 
@@ -123,6 +123,7 @@ class MaskedEncoder(nn.Module):
             raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
         source = name if source is None else source
         mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
+        check_files(self.base, mask.card)
         self._tasks[_key(name)] = Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 

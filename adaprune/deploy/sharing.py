@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCardData, hf_hub_download, snapshot_download
@@ -43,6 +43,13 @@ class OwnTokenizer(TextClassificationPipeline):
     def check_model_type(self, supported_models) -> None:
         if not hasattr(self.model, "tokenizer"):  # our models are on no list
             super().check_model_type(supported_models)
+
+    def preprocess(self, inputs, **settings):
+        columns, given = getattr(self.model, "columns", ()), ("text",) if isinstance(inputs, str) else inputs
+        if isinstance(given, (tuple, dict)) and columns and ("text_pair" in given) != ("text_pair" in columns):
+            asked = '{"text": ..., "text_pair": ...}' if "text_pair" in columns else "one text"
+            raise ValueError(f"this task reads {asked}, got {str(inputs)[:80]!r}")
+        return super().preprocess(inputs, **settings)
 
 
 def serve_in_pipelines() -> None:
@@ -151,6 +158,19 @@ def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
     if name not in names and len(names) > 1:
         raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")
     return folder / f"{name if name in names else names[0]}.safetensors"
+
+
+def check_files(base: Encoder, card: Mapping) -> None:
+    """Warns where the config or the tokenizer of ``base`` are not those that the mask of ``card`` was learned with.
+
+    Its weights are compared by `check_base`; other files beside them can be another version's for the same thing.
+    """
+    if base.files and (before := card.get("model_files")) and before != base.files:
+        warnings.warn(
+            f"model {base.id!r}: config.json or tokenizer differ from those that the mask was learned with "
+            f"({before}; here {base.files}): answers may differ",
+            stacklevel=3,
+        )
 
 
 def front_matter(base: Encoder) -> str:

@@ -4,15 +4,16 @@ Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the trai
 Imports `data`, `masks` and `runs`.
 """
 
-from adaprune.training.checkpoints import check_origin, last_whole, read_tensors, write_tensors
+from adaprune.data import place_of
+from adaprune.training.checkpoints import alone, check_origin, last_whole, read_tensors, write_tensors
 from adaprune.training.encoders import (
     MINILM,
     MINILM_NOTE,
     Encoder,
     load_encoder,
+    local_files,
     local_revision,
     most_tokens,
-    place_of,
     set_dropout,
     tensor_hash,
     tensor_hashes,

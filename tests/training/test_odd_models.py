@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizerFast, DistilBertModel, RobertaConfig, RobertaModel
 
 from adaprune.data import check_known, fitted
-from adaprune.training import load_encoder, local_revision
+from adaprune.training import load_encoder, local_files, local_revision
 from tests.tiny import COMMON, DISTIL, MADE, encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{index}" for index in range(55))]
@@ -120,3 +120,59 @@ def test_home_and_variables_in_the_path(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "bert"
     with pytest.raises(ValueError, match=r"\$NOWHERE/m: there is no environment variable \$NOWHERE"):
         load_encoder("$NOWHERE/m")
+
+
+def changed_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_act": "gleu"}, "its config.json says 'gleu', which this version of transformers does not know"),
+        ({"model_type": "bret"}, "model type `bret`"),
+        ({"dtype": "float17"}, "no attribute 'float17'"),
+        ({"hidden_act": 3}, "Field 'hidden_act' expected str, got int"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "requires bitsandbytes"),
+    ],
+)
+def test_what_a_config_names_and_nobody_knows_is_the_culprit(tmp_path, changes, said):
+    folder = changed_config(tmp_path, **changes) if save(encoder(), tmp_path) else ""
+    with pytest.raises(OSError, match=f"cannot be loaded: .*{said}.* save_pretrained it"):
+        load_encoder(folder)
+
+
+def test_files_that_are_no_model_are_named(tmp_path):
+    folder = save(encoder(), tmp_path / "m")
+    with pytest.raises(OSError, match=r"config\.json' cannot be loaded: it is a file\. Give the folder"):
+        load_encoder(f"{folder}/config.json")
+    (tmp_path / "m" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
+    with pytest.raises(OSError, match=r"model\.safetensors was not fetched by git-lfs: git lfs pull"):
+        load_encoder(folder)
+    (tmp_path / "m" / "model.safetensors").unlink()
+    (tmp_path / "m" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(OSError, match=r"index\.json is damaged, it names no shards"):
+        load_encoder(folder)
+    with pytest.raises(OSError, match="there is no such folder, .* Did you mean 'minilm'"):
+        load_encoder("minilmm")
+
+
+def test_layers_that_are_left_over_are_named(tmp_path):
+    folder = changed_config(tmp_path, num_hidden_layers=1) if save(encoder(), tmp_path) else ""
+    with pytest.warns(UserWarning, match=r"more layers than its config.json names; encoder\.layer\.1\..* and 15 more"):
+        load_encoder(folder)
+
+
+def test_what_lies_beside_the_weights_is_known_by_what_it_says(tmp_path):
+    folder = save(encoder(), tmp_path)
+    before = local_files(folder)
+    names = [one.split()[0] for one in before.split(", ")]
+    assert names == ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    changed_config(tmp_path, transformers_version="9.9", dtype="float16")
+    (tmp_path / "README.md").write_text("notes")
+    assert load_encoder(folder).files == local_files(folder) == before
+    changed_config(tmp_path, layer_norm_eps=1e-5)
+    assert [one for one in local_files(folder).split(", ") if one not in before][0].startswith("config.json ")
+    assert local_files("minilm") is None and local_files("user/model") is None
