@@ -30,7 +30,6 @@ from adaprune.runs import (
     paths_of,
     plan_for,
     read_record,
-    record_path,
     write_answers,
     write_record,
 )
@@ -76,10 +75,10 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     """
     if method is not None:
         run = run.model_copy(update={"method": register(method).name})
-    plan, paths = plan_for(run), paths_of(record_path(run))
+    plan, paths = plan_for(run), paths_of(run)
     if (finished := find_record(run)) is not None:
         return _unchanged(finished, run, plan, paths)
-    _check(run)
+    _check(run, paths)
     processes = PartialState()
     with processes.main_process_first():  # what it fetches, the others find
         task = load_task(run.task, run.data_dir, run.max_train_examples)
@@ -209,7 +208,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
     return record
 
 
-def _check(run: Run) -> None:
+def _check(run: Run, paths: Paths) -> None:
     """Refuses what this machine, this folder or this run lacks, before anything is loaded: ValueError or OSError."""
     if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
         raise ValueError(
@@ -218,7 +217,7 @@ def _check(run: Run) -> None:
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would quietly be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
     check_ablation(run)
-    check_writable(run.results_dir)
+    check_writable(paths.record.parent)
 
 
 def _cost(outcome: Outcome, job: Job, intact: bool) -> dict:
