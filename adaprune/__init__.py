@@ -64,10 +64,10 @@ __all__ = [
 
 # Modules of version 0.1 and the rooms they are in now. Version 0.3 removes the old names.
 _MOVED = {
-    "data": "datafiles metrics movie_reviews tasks",
+    "data": "datafiles metrics movie_reviews sampler tasks",
     "masks": "allocation counting optim ranks schedules theta",
     "runs": "files recipes records refusals run schema",
-    "training": "checkpoints encoders heads job progress sampler stages teachers weights",
+    "training": "checkpoints encoders heads job progress stages teachers weights",
     "methods": "learning oneshot",
     "deploy": "artifact:mask_file coding serving task_inference",
     "topology": "graphs overlap spectra",

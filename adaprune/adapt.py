@@ -31,7 +31,6 @@ from adaprune.runs import (
     paths_of,
     plan_for,
     read_record,
-    record_path,
     write_answers,
     write_record,
 )
@@ -80,10 +79,10 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     """
     if method is not None:
         run = run.model_copy(update={"method": register(method).name})
-    plan, paths = plan_for(run), paths_of(record_path(run))
+    plan, paths = plan_for(run), paths_of(run)
     if (finished := find_record(run)) is not None:
         return _unchanged(finished, run, plan, paths)
-    _check(run)
+    _check(run, paths)
     processes = PartialState()
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes of one launch share the work
     with nullcontext() if together else alone(paths.checkpoints):
@@ -225,7 +224,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
     return record
 
 
-def _check(run: Run) -> None:
+def _check(run: Run, paths: Paths) -> None:
     """Checks, before anything is loaded, that machine, folder and run have what is needed: ValueError or OSError."""
     if run.method in ("lora", "ia3") and importlib.util.find_spec("peft") is None:
         raise ValueError(
@@ -234,7 +233,7 @@ def _check(run: Run) -> None:
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would silently be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
     check_ablation(run)
-    check_writable(run.results_dir)
+    check_writable(paths.record.parent)
 
 
 def _cost(outcome: Outcome, job: Job, intact: bool) -> dict:

@@ -68,7 +68,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
     record = adapt(run)
     probe = run if run.method == "probe" else Run(**shared, method="probe", sparsity=0.0)
     said = _verdict(run, probe)
-    path = paths_of(record_path(run)).mask
+    path = paths_of(run).mask
     if run.method == "probe" and not path.is_file():
         _ship_probe(run, record)
     if not path.is_file():
@@ -147,7 +147,7 @@ def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
     Raises:
         FileNotFoundError: no answers beside the record.
     """
-    answers, scores = read_answers(paths_of(record_path(run)).answers)
+    answers, scores = read_answers(paths_of(run).answers)
     if len(scores):
         return scores
     said = np.eye(task.num_labels)[answers] if task.labels else answers[:, None]
@@ -184,7 +184,7 @@ def commonest(task: Any) -> dict[str, float]:
 def _ship_probe(run: Run, record: dict) -> None:
     """Writes the probe as a mask file: every weight kept, and the regression as a linear head."""
     task = load_task(run.task, run.data_dir, run.max_train_examples)
-    encoder, plan, paths = load_encoder(run.model), plan_for(run), paths_of(record_path(run))
+    encoder, plan, paths = load_encoder(run.model), plan_for(run), paths_of(run)
     job = prepare(run, plan, paths, task, encoder)
     kept = {
         name: torch.ones_like(module.weight, dtype=torch.bool)

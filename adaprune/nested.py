@@ -15,7 +15,7 @@ from adaprune.adapt import prepare
 from adaprune.data import load_task
 from adaprune.deploy import load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
-from adaprune.runs import Run, paths_of, plan_for, read_record, record_path
+from adaprune.runs import Run, paths_of, plan_for, read_record
 from adaprune.training import Fit, Outcome, fit_head, load_encoder, read_tensors, score
 
 
@@ -43,7 +43,7 @@ def evaluate_at(
         OSError: no record, no mask file, or theta was not kept.
     """
     _check(sparsities, refit_head_epochs)
-    paths = paths_of(record_path(record) if isinstance(record, Run) else record)
+    paths = paths_of(record)
     path, found = paths.record, read_record(paths.record)
     run = Run(**found["run"]).model_copy(update={"data_dir": data_dir or found["run"]["data_dir"]})
     plan = plan_for(run)

@@ -17,53 +17,41 @@ with more, wall-clock times. Before timing, the logits of ours are compared with
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
-import importlib.util
 import json
 import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 from transformers.utils import logging
 
 from adaprune.deploy import apply_mask, load_mask
-from adaprune.deploy.runtime import compact, export, set_runtime
-from adaprune.masks import keep_top, keep_units, maskable, masks_of_units, sum_over_units
 from adaprune.runs import environment
-from adaprune.training import AdaptedModel, load_encoder
+from adaprune.training import load_encoder
+from benchmarks.contenders import (
+    INT8,
+    OURS,
+    SHAPES,
+    UNITS_AT,
+    Batch,
+    batch_of,
+    dense,
+    has_onnx,
+    ours,
+    pruned,
+    rivals,
+    units,
+)
 
 REFERENCE = "dense float32"
-INT8 = ("int8, torch", "int8, onnxruntime")
-OURS = ("sparse", "auto", "compact", "compact, sparse")
-UNITS, UNITS_ONNX, UNITS_AT = "units", "units, onnxruntime", 0.5
 SPARSITIES = (0.5, 0.8, 0.9, 0.97, 0.99)
-TOLERANCE = 1e-4  # of logits
-SHAPES = {  # a random BERT's config; None means the real MiniLM
-    "minilm": None,
-    "bert-base": {},
-    "tiny": dict(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48),
-}
 MEASURED = ("minilm", "bert-base")
 Way = Callable[[], object]
-
-
-class Batch(NamedTuple):
-    """Rows of tokens, and the number of forward passes per turn."""
-
-    rows: int
-    tokens: int
-    times: int
-
-
 BATCHES = {"1x32": Batch(1, 32, 5), "1x128": Batch(1, 128, 3), "8x128": Batch(8, 128, 1), "32x32": Batch(32, 32, 1)}
 TINY = {"1x4": Batch(1, 4, 1), "3x8": Batch(3, 8, 1)}
 BARS = {  # at 1x32, one thread: how many times faster than dense float32 the fastest of ours is at least
@@ -71,110 +59,6 @@ BARS = {  # at 1x32, one thread: how many times faster than dense float32 the fa
     "bert-base": {0.9: 2.0, 0.97: 4.5, 0.99: 8.0},
 }
 AUTO_BAR, INT8_FROM = 0.95, 0.97
-
-
-def dense(shape: str) -> AdaptedModel:
-    """The frozen model of a shape with a new head for two classes; equal calls give equal weights."""
-    torch.manual_seed(0)
-    config = SHAPES[shape]
-    encoder = load_encoder("minilm").model if config is None else BertModel(BertConfig(**config), False).eval()
-    encoder.requires_grad_(False).set_attn_implementation("sdpa")
-    return AdaptedModel.for_task(encoder, outputs=2).eval()
-
-
-@torch.no_grad()
-def pruned(shape: str, sparsity: float, kind: str) -> AdaptedModel:
-    """The model of a shape with its masks applied: ``magnitude``, ``random``, or ``units`` by their norms."""
-    model, generator = dense(shape), torch.Generator().manual_seed(1)
-    weights = {name: module.weight for name, module in maskable(model.encoder).items()}
-    scores = {
-        name: weight.abs() if kind == "magnitude" else torch.rand(weight.shape, generator=generator)
-        for name, weight in weights.items()
-    }
-    if kind == UNITS:
-        norms = sum_over_units({n: w.square() for n, w in weights.items()}, model.config.num_attention_heads)
-        masks = masks_of_units(keep_units(norms, 1 - sparsity), weights)
-    else:
-        masks = keep_top(scores, 1 - sparsity)
-    for name, mask in masks.items():
-        weights[name].mul_(mask)
-    return model
-
-
-def ours(masked: AdaptedModel) -> dict[str, AdaptedModel]:
-    """Our ways for one masked model, with checked logits; all share one embedding table.
-
-    Raises:
-        AssertionError: logits differ from those of the masked dense model.
-    """
-    small = compact(masked)
-    made = {
-        "sparse": set_runtime(copy.deepcopy(masked), "sparse"),
-        "auto": set_runtime(copy.deepcopy(masked), "auto"),
-        "compact": small,
-        "compact, sparse": set_runtime(copy.deepcopy(small), "sparse"),
-    }
-    inputs = batch_of(Batch(3, 9, 1), masked)
-    inputs["attention_mask"][1, 5:] = 0
-    for way, model in made.items():
-        model.encoder.embeddings = masked.encoder.embeddings
-        with torch.inference_mode():
-            gap = float((model(**inputs).logits - masked(**inputs).logits).abs().max())
-        assert gap <= TOLERANCE, f"{way}: logits differ by {gap}"
-    return made
-
-
-def units(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
-    """The compact model of a mask of whole units at ``UNITS_AT``, in torch and, if requested, in onnxruntime."""
-    small = compact(pruned(shape, UNITS_AT, UNITS))
-    made: dict[str, object] = {UNITS: small}
-    if onnx:
-        made[UNITS_ONNX] = session(export(small, folder / f"{shape}-units.onnx"), threads)
-    return made
-
-
-def rivals(shape: str, threads: int, folder: Path, onnx: bool) -> dict[str, object]:
-    """The alternatives by way: models and, if requested, onnxruntime sessions."""
-    made: dict[str, object] = {"dense bfloat16": dense(shape).to(torch.bfloat16)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that this will move to another package
-        made[INT8[0]] = torch.ao.quantization.quantize_dynamic(dense(shape), {nn.Linear}, torch.qint8)
-        if onnx:
-            made |= onnx_sessions(shape, threads, folder)
-    return made
-
-
-def has_onnx() -> bool:
-    """Whether everything needed for onnxruntime is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))
-
-
-def onnx_sessions(shape: str, threads: int, folder: Path) -> dict[str, object]:
-    """The model in onnxruntime, in float32 and in int8; the file is written once per shape."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    whole, small = folder / f"{shape}.onnx", folder / f"{shape}-int8.onnx"
-    if not whole.exists():
-        quantize_dynamic(export(dense(shape), whole), small, weight_type=QuantType.QInt8)
-    return {"float32, onnxruntime": session(whole, threads), INT8[1]: session(small, threads)}
-
-
-def session(file: Path, threads: int) -> object:
-    """onnxruntime's model of a file."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # spinning idle threads would take the cores from the way that is being timed
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def batch_of(batch: Batch, model: AdaptedModel) -> dict[str, Tensor]:
-    """Random tokens without padding."""
-    generator = torch.Generator().manual_seed(2)
-    ids = torch.randint(5, model.config.vocab_size, (batch.rows, batch.tokens), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
 
 
 def calls(made: dict[str, object], inputs: dict[str, Tensor]) -> dict[str, Way]:

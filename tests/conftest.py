@@ -1,13 +1,16 @@
 """Data that several tests share: real GLUE files where they are at hand, and a few hand-written sentences."""
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import adaprune  # noqa: F401
 from adaprune.methods import METHODS
+from adaprune.runs import Run
 from tests import small_data
 
 
@@ -18,6 +21,24 @@ def glue_dir() -> Path:
     if not (folder / "mrpc" / "train.parquet").is_file():
         pytest.skip(f"no GLUE files in {folder}; set ADAPRUNE_GLUE to a folder with mrpc/train.parquet")
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
+    """Makes a small run, by short paths: they are part of its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(tiny_model_dir)
+    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
+    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """adapt(): every method from its parameters to record and mask file, and every way in which it must stop."""
 
 import errno
-import gc
 import importlib
 import os
 import re
@@ -33,22 +32,7 @@ from adaprune.training.trainer import predict
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
-    """Makes a small run, by short paths: they are part of its name."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(tiny_model_dir)
-    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
-    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def mask_file(run: Run) -> Path:

@@ -9,7 +9,7 @@ import torch
 from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, save_mask
 from adaprune.masks import maskable
 from adaprune.runs import mask_path
-from benchmarks import anchor, inference, mask_size, plan_cost, step_cost, switch_cost, topology_cost
+from benchmarks import anchor, contenders, inference, mask_size, plan_cost, step_cost, switch_cost, topology_cost
 from benchmarks.step_cost import REFERENCE, SHAPES, VARIANTS, judge, peak_memory, ratios, summary
 from tests.deploy import test_flips
 
@@ -130,7 +130,7 @@ def test_inference_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
     rivals = {inference.REFERENCE, "dense bfloat16", "int8, torch"}
     expected = {(batch, None, way) for batch in inference.TINY for way in rivals}
     for sparsity in (0.5, 0.97):
-        ours = (inference.REFERENCE, *inference.OURS, *([inference.UNITS] if sparsity == 0.5 else []))
+        ours = (inference.REFERENCE, *contenders.OURS, *([contenders.UNITS] if sparsity == 0.5 else []))
         expected |= {(batch, sparsity, way) for batch in inference.TINY for way in ours}
     assert ways == expected
     assert all(min(row["seconds"]) > 0 and len(row["seconds"]) == 2 for row in found["rows"])
@@ -142,13 +142,13 @@ def test_inference_on_a_tiny_shape(tmp_path, capsys, monkeypatch):
     assert "compact, sparse" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not inference.has_onnx(), reason="onnxruntime is an extra: pip install adaprune[onnx]")
+@pytest.mark.skipif(not contenders.has_onnx(), reason="onnxruntime is an extra: pip install adaprune[onnx]")
 @pytest.mark.filterwarnings("ignore")  # of torch's exporter
 def test_inference_beside_onnxruntime(tmp_path):
-    made = inference.onnx_sessions("tiny", 1, tmp_path)
+    made = contenders.onnx_sessions("tiny", 1, tmp_path)
     assert set(made) == {"float32, onnxruntime", "int8, onnxruntime"}
-    assert set(inference.units("tiny", 1, tmp_path, onnx=True)) == {inference.UNITS, inference.UNITS_ONNX}
-    inputs = inference.batch_of(inference.TINY["3x8"], model := inference.dense("tiny"))
+    assert set(contenders.units("tiny", 1, tmp_path, onnx=True)) == {contenders.UNITS, contenders.UNITS_ONNX}
+    inputs = contenders.batch_of(inference.TINY["3x8"], model := contenders.dense("tiny"))
     (logits,) = made["float32, onnxruntime"].run(None, {name: ids.numpy() for name, ids in inputs.items()})
     assert logits == pytest.approx(model(**inputs).logits.detach().numpy(), abs=1e-4)
 

@@ -1,9 +1,7 @@
 """bitfit: only biases are trained (Ben Zaken et al. 2022). The weights do NOT stay intact."""
 
-import torch
-
 from adaprune.runs import TUNED_WEIGHTS, Method
-from adaprune.training import Job, Outcome, fit
+from adaprune.training import Job, Outcome, fit_added
 
 
 def bitfit(job: Job) -> Outcome:
@@ -18,14 +16,7 @@ def bitfit(job: Job) -> Outcome:
         raise ValueError(f"method 'bitfit' trains biases, and model {job.run.model!r} (family {family}) has none")
     for bias in biases:
         bias.requires_grad_(True)
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": biases, "lr": job.plan.learning_rate},
-            {"params": list(job.model.head.parameters()), "lr": job.plan.head_learning_rate, "weight_decay": 0.01},
-        ],
-        weight_decay=0.0,
-    )
-    return Outcome(fit(job.model, job.sentences, optimiser, job.settings), updates=biases)
+    return Outcome(fit_added(job, biases), updates=biases)
 
 
 BITFIT = Method(

@@ -1,10 +1,8 @@
 """ia3: rescales keys, values and FFN activations (Liu et al. 2022), with peft. The weights do NOT stay intact."""
 
-import torch
-
 from adaprune.masks import component_of, maskable
 from adaprune.runs import TUNED_WEIGHTS, Method
-from adaprune.training import Job, Outcome, fit
+from adaprune.training import Job, Outcome, fit_added
 
 
 def ia3(job: Job) -> Outcome:
@@ -30,14 +28,7 @@ def ia3(job: Job) -> Outcome:
     inside = [name for name, part in names.items() if part == "ffn_out"]
     adapted = IA3Model(model.encoder, IA3Config(target_modules=scaled, feedforward_modules=inside), "default")
     factors = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": factors, "lr": job.plan.learning_rate},
-            {"params": list(model.head.parameters()), "lr": job.plan.head_learning_rate, "weight_decay": 0.01},
-        ],
-        weight_decay=0.0,  # it would pull the factors to 0, away from the original model
-    )
-    learned = fit(model, job.sentences, optimiser, job.settings)
+    learned = fit_added(job, factors)  # weight decay would pull them to 0, away from the original model
     adapted.merge_and_unload()
     return Outcome(learned, updates=factors)
 

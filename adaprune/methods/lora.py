@@ -1,10 +1,8 @@
 """lora: low-rank updates of all linear layers (Hu et al. 2022), with peft. The weights do NOT stay intact."""
 
-import torch
-
 from adaprune.masks import maskable
 from adaprune.runs import TUNED_WEIGHTS, Method
-from adaprune.training import Job, Outcome, fit
+from adaprune.training import Job, Outcome, fit_added
 
 RANK, SCALE = 8, 2  # the default r, and alpha / r
 
@@ -22,14 +20,7 @@ def lora(job: Job) -> Outcome:
     names = [name.removesuffix(".weight") for name in maskable(model.encoder)]
     adapted = LoraModel(model.encoder, LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=names), "default")
     low_rank = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": low_rank, "lr": job.plan.learning_rate},
-            {"params": list(model.head.parameters()), "lr": job.plan.head_learning_rate},
-        ],
-        weight_decay=0.01,
-    )
-    learned = fit(model, job.sentences, optimiser, job.settings)
+    learned = fit_added(job, low_rank, weight_decay=0.01)
     adapted.merge_and_unload()
     return Outcome(learned, updates=low_rank)
 

@@ -28,12 +28,15 @@ class Paths:
     checkpoints: Path
 
 
-def paths_of(record: str | Path) -> Paths:
-    """The paths of the run whose record is, or will be, the file ``record``."""
-    record = expanded(record)
-    folder, name = record.parent, record.name.removesuffix(".json")
+def paths_of(run: Run | str | Path) -> Paths:
+    """The paths of a run, or of the one whose record is the file ``run``; ``~`` and ``$NAME`` are put in here, once."""
+    if isinstance(run, Run):
+        folder, name = expanded(run.results_dir), run.name
+    else:
+        record = expanded(run)
+        folder, name = record.parent, record.name.removesuffix(".json")
     return Paths(
-        record=record,
+        record=folder / f"{name}.json",
         answers=folder / "answers" / f"{name}.npz",
         mask=folder / "masks" / f"{name}.safetensors",
         snapshots=folder / "masks" / name,
@@ -45,9 +48,9 @@ def paths_of(record: str | Path) -> Paths:
 
 def record_path(run: Run) -> Path:
     """``<results_dir>/<run name>.json``."""
-    return expanded(run.results_dir) / f"{run.name}.json"
+    return paths_of(run).record
 
 
 def mask_path(run: Run) -> Path:
     """``<results_dir>/masks/<run name>.safetensors``."""
-    return paths_of(record_path(run)).mask
+    return paths_of(run).mask

@@ -74,13 +74,12 @@ def environment(
     }
 
 
-def check_writable(results_dir: str | Path) -> None:
+def check_writable(folder: Path) -> None:
     """Makes the folder and checks that a file can be written there, before hours are spent on a run.
 
     Raises:
         OSError: the folder cannot be made or written, or its disk is full.
     """
-    folder = expanded(results_dir)
     with _writing_into(folder), tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\n" * 4096)
         file.flush()

@@ -25,4 +25,4 @@ from adaprune.training.progress import bar
 from adaprune.training.stages import Result, add_fits, stage
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
 from adaprune.training.trainer import batches_in, fit, predict, score, steps_in
-from adaprune.training.weights import fit_weights, put_zeros
+from adaprune.training.weights import fit_added, fit_weights, put_zeros

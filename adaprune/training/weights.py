@@ -1,6 +1,6 @@
 """Training the weights themselves: of a copy, for scores that come from trained weights, or permanently."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +29,19 @@ def fit_weights(job: Job, held: Mapping[str, Tensor] | None = None, control: Spa
     if held:
         hold_zeros(optimiser, list(held.values()))
     return fit(model, job.sentences, optimiser, job.settings, control)
+
+
+def fit_added(job: Job, parameters: Sequence[Tensor], weight_decay: float = 0.0) -> Fit:
+    """Trains the few ``parameters`` that a method adds or frees, and the head, with AdamW; all else stays as it is.
+
+    ``parameters`` at the plan's ``learning_rate``, the head at its own with weight decay 0.01.
+    """
+    rates = job.plan.learning_rate, job.plan.head_learning_rate
+    groups = [
+        {"params": list(parameters), "lr": rates[0], "weight_decay": weight_decay},
+        {"params": list(job.model.head.parameters()), "lr": rates[1], "weight_decay": 0.01},
+    ]
+    return fit(job.model, job.sentences, torch.optim.AdamW(groups), job.settings)
 
 
 def hold_zeros(optimiser: torch.optim.Optimizer, weights: list[Tensor]) -> None:

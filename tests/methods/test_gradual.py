@@ -1,6 +1,5 @@
 """gmp and imp: schedules against their formulae, what a round starts from, and stops at any moment."""
 
-import gc
 import importlib
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from adaprune.methods.gmp import GradualMagnitude
 from adaprune.methods.imp import sparsities
 from adaprune.runs.method import METHODS
 from adaprune.runs.paths import mask_path
-from adaprune.runs.run import Run
 from adaprune.training import trainer as training
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
@@ -28,22 +26,7 @@ GMP, IMP = (importlib.import_module(f"adaprune.methods.{name}") for name in ("gm
 STAGES = importlib.import_module("adaprune.training.stages")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
-    """Makes a small run, by short paths: they are part of its name."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(tiny_model_dir)
-    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
-    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---------------------------------------------------------------- schedules

@@ -1,7 +1,6 @@
 """wanda, snip and magnitude: scores by hand, cuts by another route, and runs from end to end."""
 
 import copy
-import gc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,23 +21,7 @@ from adaprune.runs.run import Run
 from adaprune.training.encoders import load_encoder
 from adaprune.training.job import Job
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
-    """Makes a small run, by short paths: they are part of its name."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(tiny_model_dir)
-    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
-    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def job_of(run):

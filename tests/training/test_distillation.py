@@ -1,6 +1,5 @@
 """Teachers: losses by hand, what is refused, and runs from end to end."""
 
-import gc
 import importlib
 import math
 from pathlib import Path
@@ -14,7 +13,6 @@ from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
-from adaprune.runs.run import Run
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
 from adaprune.training.teachers import read_logits, with_teacher
@@ -23,22 +21,7 @@ from adaprune.training.trainer import predict
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
-    """Makes a small run, by short paths: they are part of its name."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(tiny_model_dir)
-    small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out"}
-    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A head trained on vectors read once is the head trained through the whole model; and what those vectors are."""
 
-import gc
 import math
 from dataclasses import replace
 
@@ -24,13 +23,7 @@ from adaprune.training.trainer import fit, predict
 STARS = ("a fine film", "dull and long", "funny", "flat", "the cast is superb and I laughed and I cried", "skip it")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

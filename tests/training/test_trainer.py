@@ -1,6 +1,5 @@
 """fit and evaluate: resuming after kill -9, several processes, what is put back at the end."""
 
-import gc
 import json
 import math
 import os
@@ -37,13 +36,7 @@ SURROUNDINGS = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OM
 SURROUNDINGS["PYTHONPATH"] = str(HERE.parents[1])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

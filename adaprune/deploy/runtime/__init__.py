@@ -1,7 +1,7 @@
 """How a masked model runs after training: smaller, sparse, as ONNX, or serving many tasks.
 
-`compact`, `save_compact`, `load_compact`, `set_runtime` and `export` are for use; imports nothing else of `deploy` but
-in `served_layers`.
+Take from here `compact`, `save_compact`, `load_compact`, `set_runtime` and `export`.
+Knows nothing else of `deploy`, but for `served_layers`, which reads a `Mask`.
 """
 
 from adaprune.deploy.runtime.compact import compact
