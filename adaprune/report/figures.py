@@ -233,14 +233,16 @@ def _write_below(fig: Figure, line: str) -> None:
     width, height = fig.get_size_inches()
     small = textwrap.fill(line, int(_LETTERS * width))
     below = 0.04 + 0.09 * len(small.splitlines())  # inches
+    fig.draw_without_rendering()  # its layout is found for what it shows
+    fig.set_layout_engine("none")
     fig.set_size_inches(width, height + below)
     share = below / (height + below)
-    if engine := fig.get_layout_engine():
-        engine.set(rect=(0, share, 1, 1 - share))
+    for ax in fig.axes:
+        left, low, wide, high = ax.get_position(original=True).bounds
+        ax.set_position([left, share + low * (1 - share), wide, high * (1 - share)])
     for legend in fig.legends:
         legend.set_bbox_to_anchor((0, share, 1, 1 - share), fig.transFigure)
-    small = fig.text(0.05 / width, 0.03 / height, small, va="bottom", fontsize=5.5, color="#606060")
-    small.set_in_layout(False)
+    fig.text(0.05 / width, 0.03 / height, small, va="bottom", fontsize=5.5, color="#606060")
 
 
 def _points(record: dict[str, Any], *columns: str) -> pd.DataFrame:
