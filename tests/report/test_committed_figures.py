@@ -34,7 +34,7 @@ NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 def said(path: Path) -> dict[str, str]:
     """The metadata of an SVG: Title, Description, Source."""
     found = ET.parse(path).iter()
-    return {of.tag.removeprefix(DUBLIN): of.text for of in found if of.tag.startswith(DUBLIN) and of.text}
+    return {of.tag.removeprefix(DUBLIN).capitalize(): of.text for of in found if of.tag.startswith(DUBLIN) and of.text}
 
 
 def parameters(text: str) -> dict:
