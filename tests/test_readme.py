@@ -61,7 +61,7 @@ def test_the_table_of_methods_is_what_they_say_of_themselves():
 
 
 def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
-    folder = ROOT / "figures" / "topology"
+    folder = ROOT / "results" / "topology"
     masks, overlaps, starts = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "starts"))
     part = " ".join(PAGES["results"].split("## Sub-networks, and what the method needs\n")[1].split("\n## ")[0].split())
     learned = starts[starts["start"] == "|w|"].groupby("sparsity")["with magnitude"].mean()
@@ -90,7 +90,7 @@ def test_what_is_said_of_the_masks_is_in_the_tables_beside_the_figures():
 
 
 def test_what_is_said_of_twelve_epochs_at_099():
-    folder = ROOT / "figures" / "topology_long"
+    folder = ROOT / "results" / "topology_long"
     masks, overlaps, back = (pd.read_csv(folder / f"{name}.csv") for name in ("masks", "overlaps", "recovery"))
     part = " ".join(PAGES["results"].split("## Sub-networks, and what the method needs\n")[1].split("\n## ")[0].split())
     kin = overlaps.groupby(["differs in", "methods"])["jaccard"].mean()

@@ -4,4 +4,17 @@ Take from here the modules by name: `figures.save`, `comparison.with_ways`, `con
 Imports `data`, `masks`, `methods`, `runs` and `training`; draws and judges, and trains nothing.
 """
 
-from adaprune.report import comparison, contrasts, drawings, figures, gains, published, reading, statistics, sweeps
+from adaprune.report import (
+    claims,
+    comparison,
+    contrasts,
+    dots,
+    drawings,
+    figures,
+    gains,
+    names,
+    published,
+    reading,
+    statistics,
+    sweeps,
+)

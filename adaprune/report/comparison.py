@@ -1,13 +1,15 @@
 """The comparison: every way of adapting on every task over seeds, as curves and as a table in Markdown."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from adaprune.report.names import written
+from adaprune.report.published import beside_paper
 from adaprune.report.statistics import SIGNIFICANT, holm, interval, paired_test, retention
 from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of
 
@@ -75,6 +77,15 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
         for key, group in runs.groupby(keys, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
+
+
+def of_methods(points: pd.DataFrame, methods: Collection[str]) -> pd.DataFrame:
+    """The `curves` of these methods, each in one way: that with the most runs, now called by the method's name."""
+    some = points[points["method"].isin(methods)]
+    keys = [name for name in (*SETTING, "task", "method") if name in some]
+    runs = some.groupby([*keys, "way"])["seeds"].sum().reset_index().sort_values("seeds", kind="stable")
+    leading = runs.drop_duplicates(keys, keep="last")[[*keys, "way"]]
+    return some.merge(leading, on=[*keys, "way"]).assign(way=lambda found: found["method"])
 
 
 def budget(epochs: pd.Series, seeds: pd.Series) -> str:
@@ -165,12 +176,26 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
             header = ["task", "method", "difference from adaprune", "pairs", "p", "p (Holm)"]
             lines += ["", "### Tests", "", *_markdown(header, rows)]
         lines += ["", "### Retention and cost", "", *_costs(part)]
+    if len(beside := beside_paper(curves(runs))):
+        lines += ["", "## Beside the paper's Table 2, BERT-base on all training rows", "", *_beside(beside)]
     for model, kept in retained(runs).groupby("model"):
         title = f"## {model}, share of fine-tuning's score kept, mean over {kept['tasks'].iloc[0]} tasks"
         lines += ["", title, "", *_shares(kept)]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return Path(path)
+
+
+def _beside(found: pd.DataFrame) -> list[str]:
+    """The table of `published.beside_paper`."""
+    rows = [
+        [
+            written(row.task), written(row.method), _number(row.sparsity, "g"), f"{row.paper:.3f}", f"{row.ours:.3f}",
+            f"{row.difference:+.3f}", str(row.seeds), f"{written(row.model)}, {row.rows or 'all'} rows",
+        ]
+        for row in found.itertuples()
+    ]  # fmt: skip
+    return _markdown(["task", "method", "sparsity", "paper", "ours", "difference", "seeds", "ours is of"], rows)
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:

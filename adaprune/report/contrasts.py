@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.methods import METHODS
+from adaprune.report.names import written
 from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_interval, within_cells_test
 from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
 
@@ -130,10 +131,12 @@ def places(found: pd.DataFrame) -> str:
     """Tasks and sparsities of `cells`, as a sentence has them.
 
     >>> places(pd.DataFrame({"task": ["cola", "stsb", "stsb"], "sparsity": [0.5, 0.2, 0.9]}))
-    'cola at 0.5; stsb at 0.2, 0.9'
+    'CoLA at 0.5; STS-B at 0.2, 0.9'
     """
     levels = found.groupby("task")["sparsity"].unique()
-    return "; ".join(f"{task} at {', '.join(f'{level:g}' for level in sorted(of))}" for task, of in levels.items())
+    return "; ".join(
+        f"{written(task)} at {', '.join(f'{level:g}' for level in sorted(of))}" for task, of in levels.items()
+    )
 
 
 def _p(pairs: pd.DataFrame, judged: pd.DataFrame, sign: int, margin: float) -> float:
@@ -147,15 +150,23 @@ def evidence(pairs: pd.DataFrame, chance: Mapping[str, float]) -> str:
     """The numbers behind `verdicts`, a cell at a time: both means, how many pairs, the interval over dev rows."""
     told = []
     for cell in cells(pairs, chance).itertuples():
-        model = "" if cell.model == "minilm" else f"{cell.model}, "
-        size = f"{cell.max_train_examples:,}" if cell.max_train_examples else "all"
-        length = f"{cell.epochs:g}" if cell.epochs else "the recipe's"
-        line = f"{cell.task} at {cell.sparsity:g} ({model}{size} rows, {length} epochs): "
-        line += f"{cell.score:.3f} against {cell.score_theirs:.3f}"
+        line = f"{setting(cell._asdict())}: {cell.score:.3f} against {cell.score_theirs:.3f}"
         count = f"{cell.pairs} pair{'s' * (cell.pairs > 1)}"
         rows = "" if math.isnan(cell.rows_low) else f"; over dev rows [{cell.rows_low:+.3f}, {cell.rows_high:+.3f}]"
         told.append(f"{line} ({count}{rows}{'; left out, ' + cell.left_out if cell.left_out else ''})")
     return "; ".join(told) or "-"
+
+
+def setting(run: Mapping[str, Any]) -> str:
+    """Task, sparsity, model, rows and epochs of a run, as a sentence has them.
+
+    >>> setting({"task": "stsb", "sparsity": 0.5, "model": "minilm", "max_train_examples": 3000, "epochs": 0.0})
+    "STS-B at 0.5 (3,000 rows, the recipe's epochs)"
+    """
+    model = "" if run["model"] == "minilm" else f"{run['model']}, "
+    size = f"{run['max_train_examples']:,}" if run["max_train_examples"] else "all"
+    length = f"{run['epochs']:g}" if run["epochs"] else "the recipe's"
+    return f"{written(run['task'])} at {run['sparsity']:g} ({model}{size} rows, {length} epochs)"
 
 
 def not_worse(pairs: pd.DataFrame, margin: float, tasks: int = 5, seeds: int = 3) -> str:

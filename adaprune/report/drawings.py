@@ -8,11 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
+from adaprune.report.names import WRITTEN, written
 
-WRITTEN = {
-    "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI",
-    "rte": "RTE", "movie_reviews": "movie reviews",
-}  # tasks as people write them  # fmt: skip
 STRONGEST = 2  # edges into each block that a head graph shows
 
 
@@ -34,7 +31,7 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
         colour, marker = style_of(method)
         look = {"color": colour, "marker": marker, "ms": 6, "ls": "", "capsize": 3, "label": method}
         ax.errorbar(places, mean, spread, **look)
-    ax.set_xticks(range(len(order)), [str(g).replace("_", "\n") for g in order])
+    ax.set_xticks(range(len(order)), [str(g).replace("_", "\n") for g in order], fontsize=8)
     ax.set(xlabel=group, ylabel=value.replace("_", " "), xlim=(-0.6, len(order) - 0.4))
     return dress(ax)
 
@@ -57,21 +54,6 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
     ax.step(random, np.arange(1, 4001) / 4000, where="post", color=INK, lw=0.9, alpha=0.6, label="chance")
     ax.set(xlabel=f"degree (of {most})", ylabel="share of units up to it", ylim=(0, 1.02))
     return dress(ax, grid="both")
-
-
-def draw_matrix(ax: Axes, values: pd.DataFrame, label: str) -> Axes:
-    """A table of numbers in [0, 1] as a heat map, darker is more, with its numbers in the cells."""
-    ax.imshow(values, cmap="Greys", vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(values.to_numpy()):
-        if np.isfinite(value):
-            colour = "white" if value > 0.55 else "black"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
-    ax.set_xticks(range(values.shape[1]), values.columns, rotation=60, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(values.shape[0]), values.index)
-    ax.set_title(label, fontsize=10)
-    ax.tick_params(colors=INK, length=0)
-    ax.spines[:].set_visible(False)
-    return ax
 
 
 def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) -> Axes:
@@ -125,7 +107,8 @@ def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
         heights = np.array([lines.index(key) + (number - (len(tasks) - 1) / 2) * 0.25 for key in some.index])
         spread, single = [some["mean"] - some["min"], some["max"] - some["mean"]], (some["size"] == 1).to_numpy()
         colour, marker = list(STYLES.values())[number]
-        ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2, label=task)
+        ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2,
+                    label=written(task))  # fmt: skip
         over = {"mfc": "white", "zorder": 3}  # over the filled one
         ax.plot(some["mean"][single], heights[single], marker, color=colour, ms=6, **over)
         for most, height, pairs in zip(some["max"], heights, some["size"], strict=True):
@@ -153,12 +136,14 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
             spread = np.nan_to_num([[row.share - row.seeds_low], [row.seeds_high - row.share]])
             fill = "white" if "linear head" in row.way else colour
             look = {"color": colour, "marker": marker, "mfc": fill, "ms": 7, "ls": "", "capsize": 2, "elinewidth": 0.8}
-            ax.errorbar([row.bytes], [row.share], spread, **look, label=method if row.Index == some.index[0] else None)
+            named = len(some) > 1 and row.Index == some.index[0]  # a single point has its name beside it
+            ax.errorbar([row.bytes], [row.share], spread, **look, label=method if named else None)
     first = points[points["first"]].sort_values("bytes")
     ax.step(first["bytes"], first["share"], where="post", color=INK, lw=0.8, ls="--", zorder=1)
-    for row in first.itertuples():
+    alone = points.groupby("method")["way"].transform("size") == 1
+    for row in points[points["first"] | alone].sort_values("bytes").itertuples():
         place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
-        ax.annotate(row.way.removesuffix(", linear head"), (row.bytes, row.share), **place)
+        ax.annotate(written(row.way.removesuffix(", linear head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
     ax.set(xscale="log", xlabel="bytes that ship per task", ylabel="share of fine-tuning's gain that is kept")
     return dress(ax, grid="both")
@@ -185,12 +170,12 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
 
     for way, points in shares[shares["method"] != "adaprune"].groupby("way"):
         colour, marker = style_of(way.split()[0])
-        line(points, way, color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
+        line(points, written(way), color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
     for task, points in tasks.items():
         line(points[points["method"] == "adaprune"], WRITTEN.get(task, task), left=True, color="#6FA8CC", lw=0.9)
     for way, points in shares[shares["method"] == "adaprune"].groupby("way"):
         colour, marker = style_of("adaprune")
-        line(points, way, color=colour, marker=marker, ms=6, lw=2.2, zorder=3)
+        line(points, written(way), color=colour, marker=marker, ms=6, lw=2.2, zorder=3)
         spread = np.stack([points["share"] - points["rows_low"], points["rows_high"] - points["share"]])
         ax.errorbar(1 - points["sparsity"], points["share"], np.nan_to_num(spread), color=colour, ls="", capsize=3)
     kept = sorted(set(1 - shares["sparsity"]))
@@ -235,19 +220,21 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
 
 
 def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Share of the kept connections that had been pruned before, along the steps; means over seeds.
+    """Share of the kept connections of finished masks that had been pruned before, against sparsity; a line a task.
 
-    A task has one colour, a sparsity one marker and one line style.
+    Markers are means over seeds, bars go from the least seed to the most.
 
-    ``rows``: those of `overlap.recovery` for each run, with its ``task`` and ``sparsity``.
+    ``rows``: one for each run: ``task``, ``sparsity``, ``share`` at its last snapshot.
     """
     tasks, sparsities = (sorted(set(rows[name])) for name in ("task", "sparsity"))
-    looks = list(STYLES.values())
-    for (task, sparsity), run in rows.groupby(["task", "sparsity"]):
-        mean, number = run.groupby("step")["share"].mean(), sparsities.index(sparsity)
-        look = {"color": looks[tasks.index(task)].colour, "marker": looks[number % len(looks)].marker}
-        line = LINE_STYLES[number % len(LINE_STYLES)]
-        ax.plot(mean.index, mean, ls=line, ms=5, label=f"{task} {sparsity:g}", **look)
-    ax.set(xlabel="step", ylabel="share of kept connections\nthat came back", ylim=(0, None))
-    ax.axhline(0, color=LINES, lw=0.8)
+    for number, task in enumerate(tasks):
+        of = rows[rows["task"] == task].groupby("sparsity")["share"].agg(["mean", "min", "max"])
+        places = [sparsities.index(at) + (number - (len(tasks) - 1) / 2) * 0.12 for at in of.index]
+        colour, marker = list(STYLES.values())[number]
+        spread = [of["mean"] - of["min"], of["max"] - of["mean"]]
+        look = {"color": colour, "marker": marker, "ms": 6, "lw": 1, "ls": LINE_STYLES[number % len(LINE_STYLES)]}
+        ax.errorbar(places, of["mean"], spread, **look, capsize=2, label=task)
+    ax.set_xticks(range(len(sparsities)), [f"{at:g}" for at in sparsities])
+    ax.set(xlabel="sparsity", ylabel="share of the kept connections\nthat had been pruned", ylim=(0, None))
+    ax.set_xlim(-0.5, len(sparsities) - 0.5)
     return dress(ax)

@@ -6,6 +6,8 @@ markers say it once more, hollow where weights were trained. Several ways of one
 colour and differ in marker and dashes.
 """
 
+import hashlib
+import textwrap
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from adaprune.masks import COMPONENTS
 from adaprune.methods import METHODS
+from adaprune.report.names import Source, written
 
 
 class Style(NamedTuple):
@@ -34,8 +37,10 @@ OTHER_MARKERS = ("D", "v", "s", "p", "^")  # of the same method's further ways
 MANY_TICKS = 8  # from here on side by side they run into each other
 LEAST_SPAN = 0.1  # of a score's axis
 OTHER = Style("#808080", "o")  # a method that this process does not know
+FORMATS = ("svg", "png")
 # Bytes must depend on the data alone: no date, no version, no random ids.
 _METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+_LETTERS = 23  # of the small line below a figure, on an inch
 
 
 def style_of(method: str) -> Style:
@@ -115,7 +120,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
         ax.plot([score], [heights[way]], marker, color=colour, ms=9, mec="white", mew=0.7)
     for way, score in rows.groupby("way")["score"].mean().items():
         _number(ax, score, score, heights[way])
-    ax.set_yticks(range(len(best_last)), best_last)
+    ax.set_yticks(range(len(best_last)), [*map(written, best_last)])
     ax.set(xlabel=f"{rows['primary'].iloc[0].replace('_', ' ')} on the dev split", ylim=(-0.6, len(best_last) - 0.3))
     middle, half = rows["score"].agg(["min", "max"]).mean(), (rows["score"].max() - rows["score"].min()) * 0.6
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
@@ -126,6 +131,8 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
 def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: Collection[str]) -> Axes:
     """Fig. 2 of the paper: score against sparsity, one line per way of adapting; a level line where there is no mask.
 
+    Level lines have their names on them, the others in the legend of `share_legend`.
+
     Args:
         ax: the panel; one task, model and number of training rows.
         points: of `adaprune.report.comparison.curves`: way, method, sparsity (missing without mask), mean, low, high.
@@ -133,7 +140,7 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
         ways: all that the figure shows, so that each has one look in all its panels; begin with the method.
     """
     places = {sparsity: place for place, sparsity in enumerate(sorted(sparsities))}
-    end = max(len(places) - 1, 1)
+    end, constants = max(len(places) - 1, 1), []
     for (method, way), line in points.sort_values("sparsity").groupby(["method", "way"]):
         known = METHODS.get(method)
         (colour, marker), intact = style_of(method), known is None or known.weights_intact
@@ -149,7 +156,12 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
             level = line.iloc[0]
             ax.fill_between([0, end], level["low"], level["high"], color=colour, alpha=0.15, lw=0)
             broken = LINE_STYLES[1 + number % (len(LINE_STYLES) - 1)]
-            ax.plot([0, end], [level["mean"]] * 2, ls=broken, lw=1.2, markevery=[1], **look)
+            ax.plot([-0.3, end + 0.3], [level["mean"]] * 2, ls=broken, lw=1.2, color=colour)
+            constants.append((level["mean"], way))
+    for mean, way in constants:  # the highest above its line, others below theirs
+        over = mean == max(constants)[0]
+        place = {"xytext": (0, 2 if over else -2), "textcoords": "offset points", "va": "bottom" if over else "top"}
+        ax.annotate(written(way), (end + 0.28, mean), ha="right", fontsize=8, color=INK, **place)
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(places) >= MANY_TICKS else {}
     ax.set_xticks(range(len(places)), [f"{sparsity:g}" for sparsity in places], **turned)
     ax.set(xlabel="sparsity", xlim=(-0.3, end + 0.3))
@@ -157,12 +169,13 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
 
 
 def share_legend(fig: Figure) -> None:
-    """One legend for all panels of a figure, at their right: each way once, in the methods' order."""
+    """One legend for all panels of a figure, below them: each way once, in the methods' order."""
     pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     found = {label: handle for handle, label in pairs}
     labels = in_order(found)
-    handles = [found[label] for label in labels]
-    fig.legend(handles, labels, loc="outside right upper", frameon=False, handlelength=4)  # so long, dashes can be told
+    look = {"loc": "outside lower center", "ncols": max(1, int(fig.get_figwidth() / 1.6)), "frameon": False}
+    look |= {"handlelength": 4, "fontsize": 8.5, "columnspacing": 1}  # so long, dashes can be told
+    fig.legend([found[label] for label in labels], [*map(written, labels)], **look)
 
 
 def way_of(row: dict[str, Any]) -> str:
@@ -181,8 +194,17 @@ def way_of(row: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def save(fig: Figure, name: str, folder: str | Path = "figures") -> list[Path]:
+def save(fig: Figure, name: str, folder: str | Path, made_from: Source | None) -> list[Path]:
     """Writes ``<folder>/<name>.svg`` and ``.png`` and returns their paths; equal figures give equal bytes.
+
+    Both say in small type, and in their metadata, what they were made from; the SVG lists the records, the PNG has the
+    sha256 of the SVG that it is the same drawing as.
+
+    Args:
+        fig: the figure, which grows by the line.
+        name: a plain file name without suffix.
+        folder: made if it is not there.
+        made_from: of `names.source`; None for a sketch that shows no record.
 
     Raises:
         ValueError: a name with a slash or a suffix.
@@ -191,11 +213,36 @@ def save(fig: Figure, name: str, folder: str | Path = "figures") -> list[Path]:
     if not name or Path(name).name != name or "." in name:
         raise ValueError(f"name must be a plain file name without suffix, got {name!r}")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    paths = [Path(folder, f"{name}.{suffix}") for suffix in _METADATA]
+    paths, metadata = (
+        [Path(folder, f"{name}.{suffix}") for suffix in FORMATS],
+        {k: dict(v) for k, v in _METADATA.items()},
+    )
+    if made_from:
+        _write_below(fig, made_from.line)
+        metadata["svg"] |= {"Title": name, "Description": made_from.line, "Source": "\n".join(made_from.records)}
+        metadata["png"] |= {"Title": name, "Description": made_from.line}
     with plt.rc_context({"svg.hashsalt": name}):
         for path in paths:
-            fig.savefig(path, metadata=_METADATA[path.suffix[1:]], dpi=150, facecolor="white")
+            fig.savefig(path, metadata=metadata[path.suffix[1:]], dpi=150, facecolor="white")
+            metadata["png"]["Source"] = hashlib.sha256(paths[0].read_bytes()).hexdigest()
     return paths
+
+
+def _write_below(fig: Figure, line: str) -> None:
+    """Makes the figure higher and writes the line in small type at its lower edge."""
+    width, height = fig.get_size_inches()
+    small = textwrap.fill(line, int(_LETTERS * width))
+    below = 0.04 + 0.09 * len(small.splitlines())  # inches
+    fig.draw_without_rendering()  # its layout is found for what it shows
+    fig.set_layout_engine("none")
+    fig.set_size_inches(width, height + below)
+    share = below / (height + below)
+    for ax in fig.axes:
+        left, low, wide, high = ax.get_position(original=True).bounds
+        ax.set_position([left, share + low * (1 - share), wide, high * (1 - share)])
+    for legend in fig.legends:
+        legend.set_bbox_to_anchor((0, share, 1, 1 - share), fig.transFigure)
+    fig.text(0.05 / width, 0.03 / height, small, va="bottom", fontsize=5.5, color="#606060")
 
 
 def _points(record: dict[str, Any], *columns: str) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def test_head_graph_has_a_node_a_block_and_the_same_bytes_again(tmp_path):
         assert sum(len(found.get_offsets()) for found in panel.collections if len(found.get_offsets()) > 1) == len(
             graph
         )
-        written.append([path.read_bytes() for path in figures.save(fig, "x", tmp_path / folder)])
+        written.append([path.read_bytes() for path in figures.save(fig, "x", tmp_path / folder, None)])
         plt.close(fig)
     assert written[0] == written[1]
 

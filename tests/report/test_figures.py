@@ -11,6 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from adaprune.report import figures
+from adaprune.report.names import source
 from adaprune.runs import METHODS, Method, Run
 
 matplotlib.use("Agg")
@@ -263,7 +264,7 @@ def test_same_data_same_bytes(tmp_path):
         fig, (left, right) = plt.subplots(1, 2)
         figures.draw_sparsity(left, record())
         figures.draw_comparison(right, runs())
-        paths = figures.save(fig, "extra_test", tmp_path / folder)
+        paths = figures.save(fig, "extra_test", tmp_path / folder, source("x", "results", pd.DataFrame({"record": ["a"]})))
         assert [path.name for path in paths] == ["extra_test.svg", "extra_test.png"]
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
@@ -274,5 +275,5 @@ def test_same_data_same_bytes(tmp_path):
 @pytest.mark.parametrize("name", ["", "a/b", "../a", "a.svg"])
 def test_save_refuses_a_name_that_is_a_path(tmp_path, name):
     with pytest.raises(ValueError, match="plain file name"):
-        figures.save(plt.figure(), name, tmp_path)
+        figures.save(plt.figure(), name, tmp_path, None)
     assert not list(tmp_path.iterdir())

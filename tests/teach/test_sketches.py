@@ -135,6 +135,6 @@ def test_the_same_wires_have_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         fig, panel = plt.subplots()
         sketches.draw_wires(panel, [INTO, OUT])
-        written.append([path.read_bytes() for path in figures.save(fig, "x", tmp_path / name)])
+        written.append([path.read_bytes() for path in figures.save(fig, "x", tmp_path / name, None)])
         plt.close(fig)
     assert written[0] == written[1]

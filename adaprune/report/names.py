@@ -1,0 +1,93 @@
+"""Tasks, models and methods as people write them, and the line that says what a figure was made from."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+WRITTEN = {
+    "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI",
+    "rte": "RTE", "movie_reviews": "movie reviews",
+}  # tasks  # fmt: skip
+CALLED = WRITTEN | {
+    "minilm": "MiniLM",
+    "spearman": "Spearman correlation",
+    "pearson": "Pearson correlation",
+    "matthews_correlation": "Matthews correlation",
+    "f1": "F1",
+    "finetune": "fine-tuning",
+    "features": "feature extraction",
+    "majority": "commonest class",
+    "bernoulli": "Bernoulli mask",
+    "random": "random mask",
+    "magnitude": "magnitude mask",
+    "gmp": "GMP",
+    "imp": "IMP",
+    "smp": "SMP",
+    "snip": "SNIP",
+    "wanda": "Wanda",
+    "lora": "LoRA",
+    "ia3": "IA3",
+    "bitfit": "BitFit",
+    "gmp_finetune": "GMP, weights trained",
+    "imp_finetune": "IMP, weights trained",
+    "movement_finetune": "movement, weights trained",
+}
+MOST = 3  # folders and commits that a line names
+
+
+def written(way: str) -> str:
+    """A task, model, metric or method, with the settings after its name, as a figure writes it.
+
+    >>> written("smp allocation equal"), written("adaprune 0.5"), written("finetune epochs 2"), written("stsb")
+    ('SMP, allocation equal', 'adaprune 0.5', 'fine-tuning, epochs 2', 'STS-B')
+    """
+    name, _, settings = way.partition(" ")
+    apart = ", " if settings[:1].isalpha() else " "
+    return f"{CALLED.get(name, name)}{apart}{settings}".strip().replace("_", " ")
+
+
+class Source(NamedTuple):
+    """What a figure was made from: a line for its lower edge, and the files of the records."""
+
+    line: str
+    records: list[str]
+
+
+def source(notebook: str, folder: str | Path, runs: pd.DataFrame) -> Source:
+    """Names the notebook, the folders, how many runs, their seeds, and the commit that made the records.
+
+    The commit is that of the records, by how many there are of each. The commit that drew the figure cannot stand in
+    it: it is the one that brings the figure in. No figure needs it, for a test holds all to what the checkout draws.
+
+    Args:
+        notebook: its name, without suffix.
+        folder: where the records lie.
+        runs: what is drawn, of `records.table`: ``record``, and ``seed``, ``git_commit`` where they are known.
+
+    >>> runs = pd.DataFrame({"record": ["quick/a.json", "quick/b.json"], "seed": [0, 1], "git_commit": "4f46e7c7fb"})
+    >>> source("02_compare", "results", runs).line
+    'Made by notebooks/02_compare.ipynb from results/quick: 2 runs, seeds 0, 1; commit of the records 4f46e7c'
+    """
+    folder = Path(folder)
+    if folder.is_absolute():  # a figure tells nothing of where its maker keeps things
+        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else Path(folder.name)
+    records = sorted({(folder / record).as_posix() for record in runs["record"]})
+    parts = [f"{len(records)} run{'s' * (len(records) > 1)}"]
+    if "seed" in runs:
+        seeds = sorted(set(runs["seed"].astype(int)))
+        gapless = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+        named = f"{seeds[0]} to {seeds[-1]}" if gapless else ", ".join(map(str, seeds))
+        parts.append(f"seed{'s' * (len(seeds) > 1)} {named}")
+    line = f"Made by notebooks/{notebook}.ipynb from {_few(sorted({str(Path(r).parent) for r in records}))}"
+    line += f": {', '.join(parts)}"
+    if "git_commit" in runs:
+        counts = runs["git_commit"].fillna("unknown").value_counts().sort_index().sort_values(kind="stable")
+        line += f"; commit of the records {_few([c[:7] + c[40:] for c in counts.index[::-1]])}"
+    return Source(line, records)
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:MOST]) + f" and {len(names) - MOST} more" * (len(names) > MOST)
