@@ -5,10 +5,8 @@ Imports `data`, `masks`, `methods`, `runs` and `training`; draws and judges, and
 """
 
 from adaprune.report import (
-    claims,
     comparison,
     contrasts,
-    dots,
     drawings,
     figures,
     gains,

@@ -1,5 +1,6 @@
-"""The pictures of masks: groups with error bars, degrees, overlaps, the graph of heads, ablations; see `figures`."""
+"""The pictures of masks and of many methods: groups, dots in order, degrees, blocks, heads, gains; see `figures`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import networkx as nx
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from adaprune.methods import METHODS
 from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
 from adaprune.report.names import WRITTEN, written
 
@@ -87,38 +89,6 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
     ax.set(xlabel="head", ylabel="layer", xlim=(-0.7, heads - 0.3), ylim=(layers[0] - 0.3, layers[-1] + 0.8))
     ax.spines[:].set_visible(False)
     return ax
-
-
-def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Difference in score, one line per ablation and sparsity, one marker per task: mean and number of pairs.
-
-    Bars go from the least pair to the most; a single pair has none and is hollow. A line names its sparsity where it
-    is not the one that most pairs have.
-
-    ``rows``: ``ablation`` (drawn in order of appearance, the first at the top), ``sparsity``, ``task``, ``difference``.
-    """
-    usual, tasks = rows["sparsity"].mode()[0], sorted(set(rows["task"]))
-    names = list(dict.fromkeys(rows["ablation"]))
-    lines = set(zip(rows["ablation"], rows["sparsity"], strict=True))
-    lines = sorted(lines, key=lambda line: (names.index(line[0]), line[1] != usual, line[1]))
-    for number, task in enumerate(tasks):
-        some = rows[rows["task"] == task].groupby(["ablation", "sparsity"])["difference"]
-        some = some.agg(["mean", "min", "max", "size"])
-        heights = np.array([lines.index(key) + (number - (len(tasks) - 1) / 2) * 0.25 for key in some.index])
-        spread, single = [some["mean"] - some["min"], some["max"] - some["mean"]], (some["size"] == 1).to_numpy()
-        colour, marker = list(STYLES.values())[number]
-        ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2,
-                    label=written(task))  # fmt: skip
-        over = {"mfc": "white", "zorder": 3}  # over the filled one
-        ax.plot(some["mean"][single], heights[single], marker, color=colour, ms=6, **over)
-        for most, height, pairs in zip(some["max"], heights, some["size"], strict=True):
-            place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(str(pairs), (most, height), **place, color=INK, fontsize=7)
-    ax.axvline(0, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(lines)), [name if at == usual else f"{name}, {at:g}" for name, at in lines])
-    where = f"at sparsity {usual:g} where none is named"
-    ax.set(xlabel=f"difference in the main metric on the dev split,\n{where}", ylim=(len(lines) - 0.5, -0.5))
-    return dress(ax, grid="both")
 
 
 def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
@@ -238,3 +208,60 @@ def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
     ax.set(xlabel="sparsity", ylabel="share of the kept connections\nthat had been pruned", ylim=(0, None))
     ax.set_xlim(-0.5, len(sparsities) - 0.5)
     return dress(ax)
+
+
+def draw_dots(ax: Axes, points: pd.DataFrame, order: Sequence[str], levels: Mapping[str, float]) -> Axes:
+    """The score of many ways, a line each; bars are 95 % intervals over seeds; the least sparsity full, others pale.
+
+    What needs no mask (probe, commonest class, fine-tuning ...) is a vertical line with its name. Hollow: weights were
+    trained.
+
+    Args:
+        ax: the panel.
+        points: of `comparison.curves`, of one task and setting.
+        order: the ways, from the top.
+        levels: method -> mean score, for the vertical lines.
+    """
+    heights, least = {way: len(order) - 1 - place for place, way in enumerate(order)}, points["sparsity"].min()
+    for row in points[points["way"].isin(order)].itertuples():
+        colour, marker = style_of(row.method)
+        known = METHODS.get(row.method)
+        fill = colour if known is None or known.weights_intact else "white"
+        spread = np.nan_to_num([[row.mean - row.low], [row.high - row.mean]])
+        first = row.sparsity == least
+        look = {"color": colour, "marker": marker, "mfc": fill, "ms": 6 if first else 5, "alpha": 1 if first else 0.4}
+        ax.errorbar([row.mean], [heights[row.way]], xerr=spread, ls="", capsize=2, elinewidth=1, **look)
+    for method, score in levels.items():
+        ax.axvline(score, color=INK, lw=0.9, ls="--", zorder=1)
+        place = {"xytext": (0, 2), "textcoords": "offset points", "rotation": 25, "rotation_mode": "anchor"}
+        ax.annotate(written(method), (score, 1), xycoords=ax.get_xaxis_transform(), **place, color=INK, fontsize=8)
+    ax.set_yticks([*heights.values()], [written(way) for way in heights])
+    ax.set_ylim(-0.6, len(order) - 0.4)
+    return dress(ax, grid="both")
+
+
+def draw_blocks(ax: Axes, pairs: pd.DataFrame, methods: Sequence[str]) -> Axes:
+    """How much the masks of two methods share: the mean Jaccard over all pairs of their masks, and below it the excess.
+
+    The excess over masks as sparse in every matrix and otherwise random gives the shade. On the diagonal: pairs of one
+    method, of other seeds or tasks.
+
+    ``pairs``: of one sparsity; ``methods`` ("a, b" in the order of the alphabet), ``jaccard``, ``chance_by_matrix``.
+    """
+    means = pairs.groupby("methods")[["jaccard", "chance_by_matrix"]].mean()
+    grid = np.full((len(methods), len(methods)), np.nan)
+    for row, one in enumerate(methods):
+        for column, other in enumerate(methods[: row + 1]):
+            both = ", ".join(sorted([one, other]))
+            if both in means.index:
+                shared, chance = means.loc[both]
+                grid[row, column] = shared - chance
+                colour = "white" if shared - chance > 0.55 else "black"
+                text = f"{shared:.2f}\n{shared - chance:+.2f}"
+                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    ax.imshow(grid, cmap="Greys", vmin=0, vmax=1)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(range(len(methods)), [written(method) for method in methods])
+    ax.tick_params(colors=INK, length=0)
+    ax.spines[:].set_color(LINES)
+    return ax

@@ -25,6 +25,10 @@ CALLED = WRITTEN | {
     "gmp": "GMP",
     "imp": "IMP",
     "smp": "SMP",
+    "soft_movement": "soft movement",
+    "edge_popup": "edge-popup",
+    "threshold_mask": "threshold mask",
+    "zero_shot": "zero-shot",
     "snip": "SNIP",
     "wanda": "Wanda",
     "lora": "LoRA",
@@ -38,14 +42,14 @@ MOST = 3  # folders and commits that a line names
 
 
 def written(way: str) -> str:
-    """A task, model, metric or method, with the settings after its name, as a figure writes it.
+    """A task, model, metric or method, with its settings, as a figure writes it; an unknown one stays.
 
     >>> written("smp allocation equal"), written("adaprune 0.5"), written("finetune epochs 2"), written("stsb")
     ('SMP, allocation equal', 'adaprune 0.5', 'fine-tuning, epochs 2', 'STS-B')
     """
     name, _, settings = way.partition(" ")
     apart = ", " if settings[:1].isalpha() else " "
-    return f"{CALLED.get(name, name)}{apart}{settings}".strip().replace("_", " ")
+    return f"{CALLED.get(name, name)}{apart}{settings.replace('_', ' ')}".strip()
 
 
 class Source(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaprune.report import drawings, figures
+from adaprune.report import contrasts, drawings, figures
 from adaprune.topology import graphs
 from tests.topology.test_structure import by_hand, random_mask
 
@@ -43,14 +43,14 @@ def frontier_points() -> pd.DataFrame:
 def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):
     drawings.draw_frontier(ax, frontier_points())
     assert ax.get_xscale() == "log" and [text.get_text() for text in ax.texts] == [
-        "lora r = 1",
+        "LoRA, r = 1",
         "adaprune 0.5",
     ]
     points = [container[0] for container in ax.containers]
     assert {(point.get_xdata()[0], point.get_ydata()[0]) for point in points} == {(1e5, 0.5), (3e5, 0.7), (2e6, 0.7)}
     hollow = [point.get_xdata()[0] for point in points if point.get_markerfacecolor() == "white"]
     assert hollow == [1e5]
-    assert ax.get_legend_handles_labels()[1] == ["adaprune", "lora"]  # each once
+    assert ax.get_legend_handles_labels()[1] == ["lora"]  # a single point has its name beside it
     (low, high), _ = ax.containers[1][1], ax.containers[1]
     assert [low.get_ydata()[0], high.get_ydata()[0]] == pytest.approx([0.4, 0.6])
     steps = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
@@ -78,7 +78,7 @@ def test_the_gain_is_drawn_against_what_is_kept(ax):
     bars = ax.containers[0].lines[2][0].get_segments()
     assert sorted(round(float(y), 9) for bar in bars for _, y in bar) == [0.5, 0.75, 0.9, 1.0]
     words = [text.get_text() for text in ax.texts]
-    assert words == ["smp", "CoLA", "adaprune + teacher", "fine-tuning", "probe or commonest class"]
+    assert words == ["SMP", "CoLA", "adaprune + teacher", "fine-tuning", "probe or commonest class"]
     assert ax.get_xscale() == "log" and [tick.get_text() for tick in ax.get_xticklabels()] == ["10%", "50%"]
 
 
@@ -89,10 +89,23 @@ def test_degrees_end_at_one_and_bring_chance_along(ax):
     assert abs(np.mean(chance.get_xdata()) - 2) < 0.1
 
 
-def test_matrix_shows_every_number(ax):
-    table = pd.DataFrame([[np.nan, 0.25], [0.75, np.nan]], index=["a", "b"], columns=["a", "b"])
-    drawings.draw_matrix(ax, table, "overlap")
-    assert sorted(text.get_text() for text in ax.texts) == ["0.25", "0.75"]
+def test_blocks_are_means_over_pairs_with_the_excess_over_chance(ax):
+    rows = [("gmp, imp", 0.9, 0.1), ("gmp, imp", 0.7, 0.1), ("imp, imp", 0.5, 0.25)]
+    drawings.draw_blocks(ax, pd.DataFrame(rows, columns=["methods", "jaccard", "chance_by_matrix"]), ["imp", "gmp"])
+    assert {text.get_position(): text.get_text() for text in ax.texts} == {(0, 1): "0.80\n+0.70", (0, 0): "0.50\n+0.25"}
+    shades = ax.images[0].get_array()
+    assert shades[1, 0] == pytest.approx(0.7) and np.ma.is_masked(shades[1, 1])  # no pair of two of GMP's
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["IMP", "GMP"]
+
+
+def test_dots_stand_in_order_and_what_needs_no_mask_is_a_line(ax):
+    rows = [("imp", 0.5, 0.6, np.nan, np.nan), ("adaprune", 0.5, 0.8, 0.7, 0.9), ("adaprune", 0.9, 0.4, 0.4, 0.4)]
+    points = pd.DataFrame(rows, columns=["way", "sparsity", "mean", "low", "high"]).assign(method=lambda of: of["way"])
+    drawings.draw_dots(ax, points, ["adaprune", "imp"], {"probe": 0.3, "majority": 0.2})
+    drawn = {(dot.get_xdata()[0], dot.get_ydata()[0]): dot.get_alpha() for dot, *_ in ax.containers}
+    assert drawn == {(0.6, 0): 1, (0.8, 1): 1, (0.4, 1): 0.4}  # the best at the top, higher sparsities pale
+    assert sorted(line.get_xdata()[0] for line in ax.lines if list(line.get_ydata()) == [0, 1]) == [0.2, 0.3]
+    assert [text.get_text() for text in ax.texts] == ["probe", "commonest class"]
 
 
 def test_head_graph_has_a_node_a_block_and_the_same_bytes_again(tmp_path):
@@ -118,7 +131,7 @@ def test_differences(ax):
     """Sparsities are not mixed; the mean, its pairs as a number, hollow over filled for a single one."""
     rows = [("x", 0.5, -0.1), ("x", 0.5, -0.3), ("x", 0.2, 0.4), ("y", 0.5, 0.2)]
     rows = pd.DataFrame(rows, columns=["ablation", "sparsity", "difference"]).assign(task="t")
-    drawings.draw_differences(ax, rows)
+    contrasts.draw_differences(ax, rows)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "x, 0.2", "y"]
     assert "at sparsity 0.5 where none is named" in ax.get_xlabel()
     means, heights = ax.containers[0][0].get_data()
@@ -132,17 +145,14 @@ def test_differences(ax):
     assert sorted(hollow.get_ydata()) == [1, 2] and hollow.get_zorder() > ax.containers[0][0].get_zorder()
 
 
-def test_recovery_has_a_colour_a_task_and_a_marker_a_sparsity(ax):
-    runs = [(task, at, seed, step, share * seed) for task in "ab" for at in (0.5, 0.9) for seed in (1, 2)
-            for step, share in ((1, 0.0), (2, 0.2))]  # fmt: skip
-    drawings.draw_recovery(ax, pd.DataFrame(runs, columns=["task", "sparsity", "seed", "step", "share"]))
-    lines = {line.get_label(): line for line in ax.lines[:4]}
-    assert list(lines) == ["a 0.5", "a 0.9", "b 0.5", "b 0.9"]
-    assert lines["a 0.5"].get_xydata() == pytest.approx(np.array([[1, 0], [2, 0.3]]))  # the mean over seeds
-    of_task = [(line.get_color(),) for line in lines.values()]
-    of_level = [(line.get_marker(), line.get_linestyle()) for line in lines.values()]
-    assert of_task[0] == of_task[1] != of_task[2] == of_task[3]
-    assert of_level[0] == of_level[2] and all(a != b for a, b in zip(of_level[0], of_level[1], strict=True))
+def test_recovery_is_the_mean_over_seeds_with_the_least_and_the_most(ax):
+    runs = [(task, at, share) for task in ("cola", "rte") for at in (0.5, 0.9) for share in (at / 10, at / 5)]
+    drawings.draw_recovery(ax, pd.DataFrame(runs, columns=["task", "sparsity", "share"]))
+    assert [bars.get_label() for bars in ax.containers] == ["cola", "rte"]
+    assert ax.containers[0][0].get_ydata() == pytest.approx([0.075, 0.135])
+    low, high = ax.containers[0][1]
+    assert low.get_ydata() == pytest.approx([0.05, 0.09]) and high.get_ydata() == pytest.approx([0.1, 0.18])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.5", "0.9"]
 
 
 def test_speed_has_a_line_a_way_and_a_vertical_line_for_what_has_no_mask(ax):

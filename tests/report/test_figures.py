@@ -102,7 +102,7 @@ def test_records_of_a_method_that_nobody_knows_are_drawn_beside_the_others():
     unknown = runs().assign(method=["of_another_process", *runs()["method"][1:]])
     figures.draw_comparison(left, unknown)
     assert [label.get_text() for label in left.get_yticklabels()] == [
-        "magnitude 0.5",
+        "magnitude mask 0.5",
         "of_another_process 0.5",
         "adaprune 0.5",
     ]
@@ -112,7 +112,7 @@ def test_records_of_a_method_that_nobody_knows_are_drawn_beside_the_others():
     figures.draw_curves(right, rows.assign(way=rows["method"]), [0.5, 0.9], set(rows["method"]))
     figures.share_legend(fig)
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert shown == ["adaprune", "finetune", "movement_finetune", "of_another_process"]
+    assert shown == ["adaprune", "movement, weights trained", "of_another_process"]
     for draw in (figures.draw_learning, figures.draw_sparsity, figures.draw_layers, figures.draw_components):
         known = record()
         assert draw(left, {**known, "run": {**known["run"], "method": "of_another_process"}}) is left
@@ -179,7 +179,11 @@ def test_components_are_in_the_order_of_the_layer():
 
 def test_comparison_puts_the_best_mean_on_top_and_seeds_on_one_line():
     ax = figures.draw_comparison(plt.subplots()[1], runs())
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["magnitude 0.5", "features", "adaprune 0.5"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "magnitude mask 0.5",
+        "feature extraction",
+        "adaprune 0.5",
+    ]
     dots = sorted(tuple(line.get_xydata()[0]) for line in ax.lines)
     assert dots == [(0.6, 0), (0.7, 1), (0.8, 2), (0.84, 2)]
     assert sorted(texts(ax)) == ["0.600", "0.700", "0.820"]
@@ -210,8 +214,9 @@ def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
     figures.draw_curves(ax, points(), [0.99, 0.5, 0.9], set(points()["way"]))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0.5", "0.9", "0.99"]
     lines = {line.get_label(): line for line in ax.lines}
-    assert lines["finetune"].get_xydata().tolist() == [[0, 0.9], [2, 0.9]]
-    assert lines["finetune"].get_markerfacecolor() == "white" != lines["finetune"].get_color()
+    level = ax.lines[[list(line.get_ydata()) for line in ax.lines].index([0.9, 0.9])]
+    assert level.get_xdata().tolist() == [-0.3, 2.3] and level.get_marker() == "None"  # no marker at the axis' end
+    assert [text.get_text() for text in ax.texts] == ["fine-tuning"] and "finetune" not in lines
     curves = {bars.get_label(): bars for bars in ax.containers}
     assert curves["adaprune"].lines[0].get_xydata().tolist() == [[0, 0.8], [1, 0.7]]
     (ends,) = curves["adaprune"].lines[2]
@@ -221,7 +226,7 @@ def test_curves_stand_at_even_places_and_methods_without_mask_are_level():
     assert first.get_marker() == "o" != second.get_marker()
     figures.share_legend(fig)
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert shown == ["adaprune", "adaprune recipe paper", "finetune", "movement_finetune"]
+    assert shown == ["adaprune", "adaprune, recipe paper", "movement, weights trained"]
     assert fig.legends[0].handlelength >= 4  # shorter ones cut dash-dot to a dash
 
 
@@ -229,7 +234,7 @@ def test_a_method_without_mask_is_level_even_where_it_is_given_a_sparsity():
     rows = pd.DataFrame({"way": "features", "method": "features", "sparsity": [0.2, 0.5], "mean": [0.3, 0.3]})
     ax = figures.draw_curves(plt.subplots()[1], rows.assign(low=np.nan, high=np.nan), [0.2, 0.5, 0.9], ["features"])
     (line,) = ax.lines
-    assert line.get_xydata().tolist() == [[0, 0.3], [2, 0.3]] and not ax.containers
+    assert line.get_xydata().tolist() == [[-0.3, 0.3], [2.3, 0.3]] and not ax.containers
 
 
 def test_two_level_lines_of_a_method_look_unlike_and_many_sparsities_do_not_overlap():
@@ -238,7 +243,8 @@ def test_two_level_lines_of_a_method_look_unlike_and_many_sparsities_do_not_over
     rows = pd.DataFrame({"way": ways, "method": "finetune", "sparsity": np.nan, "mean": 0.8, "low": 0.8, "high": 0.8})
     figures.draw_curves(ax, rows, [0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 0.9999], ways)
     one, other = ax.lines
-    assert one.get_marker() != other.get_marker() and one._dash_pattern != other._dash_pattern
+    assert one._dash_pattern != other._dash_pattern
+    assert [text.get_text() for text in ax.texts] == ["fine-tuning", "fine-tuning, epochs 2"]
     assert {label.get_rotation() for label in ax.get_xticklabels()} == {45}
 
 
@@ -264,7 +270,9 @@ def test_same_data_same_bytes(tmp_path):
         fig, (left, right) = plt.subplots(1, 2)
         figures.draw_sparsity(left, record())
         figures.draw_comparison(right, runs())
-        paths = figures.save(fig, "extra_test", tmp_path / folder, source("x", "results", pd.DataFrame({"record": ["a"]})))
+        paths = figures.save(
+            fig, "extra_test", tmp_path / folder, source("x", "results", pd.DataFrame({"record": ["a"]}))
+        )
         assert [path.name for path in paths] == ["extra_test.svg", "extra_test.png"]
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
