@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
 PLACE = re.compile(r"(<!-- records: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WITHOUT_MASK = -1.0  # sorts before every sparsity
-CHOSEN_ON = {"steps": "selection_score", "heads": "selection_score"}  # settings were chosen by it: held-out rows; all others: dev rows
+CHOSEN_ON = {
+    "steps": "selection_score",
+    "heads": "selection_score",
+}  # settings were chosen by it: held-out rows; all others: dev rows
 
 
 def scores(name: str) -> str:
