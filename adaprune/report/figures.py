@@ -121,7 +121,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     for way, score in rows.groupby("way")["score"].mean().items():
         _number(ax, score, score, heights[way])
     ax.set_yticks(range(len(best_last)), [*map(written, best_last)])
-    ax.set(xlabel=f"{rows['primary'].iloc[0].replace('_', ' ')} on the dev split", ylim=(-0.6, len(best_last) - 0.3))
+    ax.set(xlabel=f"{written(rows['primary'].iloc[0])} on the dev split", ylim=(-0.6, len(best_last) - 0.3))
     middle, half = rows["score"].agg(["min", "max"]).mean(), (rows["score"].max() - rows["score"].min()) * 0.6
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
     ax.set_xlim(middle - half, middle + half)
