@@ -111,9 +111,9 @@ def data(folder: Path) -> None:
     """Sixteen short texts or pairs of one to four words, in two classes, and six more."""
     for name in ("one", "two"):
         (folder / name).mkdir()
-        for split, rows in (("train", 16), ("validation", 6)):
-            texts = [" ".join(f"word{(3 * n + k) % 50}" for k in range(1 + n % 4)) for n in range(rows)]
-            pair = [f"word{n},{text}" if name == "two" else text for n, text in enumerate(texts)]
+        for split, rows in (("train", range(16)), ("validation", range(16, 22))):
+            texts = [" ".join(f"word{(3 * n + k) % 50}" for k in range(1 + n % 4)) for n in rows]
+            pair = [f"word{n},{text}" if name == "two" else text for n, text in zip(rows, texts, strict=True)]
             head = "text,text_pair,label" if name == "two" else "text,label"
             lines = [head, *(f"{text},{'ab'[n % 2]}" for n, text in enumerate(pair))]
             (folder / name / f"{split}.csv").write_text("\n".join(lines) + "\n")
