@@ -4,7 +4,6 @@ Take from here `load_task`, `TaskData`, `tokenize` and the table of `GLUE` tasks
 Imports no other room, and knows nothing of masks.
 """
 
-from adaprune.data.model_files import MINILM, file_hash, files_beside, place_of, remember, unreachable, weights_in
 from adaprune.data.movie_reviews import fetch_movie_reviews
 from adaprune.data.places import expanded, public
 from adaprune.data.resampling import RESAMPLES, resampled

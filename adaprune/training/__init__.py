@@ -4,10 +4,16 @@ Take from here `load_encoder`, `AdaptedModel`, `Job` and `Outcome`, and the trai
 Imports `data`, `masks` and `runs`.
 """
 
-from adaprune.data import place_of
-from adaprune.training.checkpoints import alone, check_origin, last_whole, read_tensors, write_tensors
+from adaprune.training.checkpoints import (
+    Result,
+    alone,
+    check_origin,
+    last_whole,
+    read_tensors,
+    stage,
+    write_tensors,
+)
 from adaprune.training.encoders import (
-    MINILM,
     MINILM_NOTE,
     Encoder,
     load_encoder,
@@ -20,9 +26,9 @@ from adaprune.training.encoders import (
 )
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
-from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
+from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings, add_fits
+from adaprune.training.model_files import MINILM, place_of
 from adaprune.training.progress import bar
-from adaprune.training.stages import Result, add_fits, stage
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
 from adaprune.training.trainer import batches_in, fit, predict, score, steps_in
 from adaprune.training.weights import fit_added, fit_weights, put_zeros

@@ -1,20 +1,28 @@
-"""Checkpoints that can be trusted: a folder counts only once it is complete, and a damaged file is named."""
+"""Checkpoints that can be trusted, and the stages of methods that train more than once.
+
+A folder counts only once it is complete, and a damaged file is named.
+"""
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from adaprune.runs import write_bytes
+from adaprune.training.job import Fit, Settings
+
+Result = tuple[dict[str, torch.Tensor], Fit]  # of a stage
 
 SEAL = "whole.json"  # file -> bytes; written last, so that a killed save leaves none
 ORIGIN = "origin.json"  # the origin of the checkpoints in a folder
@@ -164,3 +172,26 @@ def last_whole(folder: Path) -> Path | None:
                 f"previous checkpoint, or {folder} to start over"
             )
     return whole[0]
+
+
+def stage(settings: Settings, name: str, work: Callable[[Settings], Result]) -> Result:
+    """The result of ``work``, tensors and a `Fit`: computed now, or read back if an earlier start has done it.
+
+    ``work`` gets ``settings`` with its own folder inside the run's, for its checkpoints. Its result is written
+    completely or not at all, then its checkpoints are removed.
+
+    Raises:
+        ValueError: the stage's file is damaged.
+        OSError: it cannot be written.
+    """
+    file, folder = settings.folder / f"stage-{name}.safetensors", settings.folder / name
+    if not file.is_file():
+        tensors, done = work(replace(settings, folder=folder))
+        processes = PartialState()
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            write_tensors(file, tensors, fit=json.dumps(asdict(done)))
+            shutil.rmtree(folder, ignore_errors=True)
+        processes.wait_for_everyone()
+    tensors, facts = read_tensors(file, "delete it to do that stage again")
+    return tensors, Fit(**json.loads(facts["fit"]))

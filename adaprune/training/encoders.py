@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from adaprune.data import MINILM, expanded, file_hash, files_beside, fitted, remember, unreachable, weights_in
+from adaprune.data import expanded, fitted
+from adaprune.training.model_files import MINILM, file_hash, files_beside, remember, unreachable, weights_in
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"

@@ -105,3 +105,22 @@ class Outcome:
     thetas: dict[str, Tensor] | None = None
     updates: list[Tensor] | None = None
     answer: Callable[[str], np.ndarray] | None = None
+
+
+def add_fits(*fits: Fit) -> Fit:
+    """Combines consecutive fits: the sum of all costs, and the last fit's curve with continued step numbers.
+
+    From earlier fits only the sparsity points are kept, because their losses and scores belong to another model.
+    """
+    curve: list[dict] = []
+    steps, seconds = 0, 0.0
+    for number, fit in enumerate(fits, 1):
+        for point in fit.curve:
+            kept = point if number == len(fits) else {key: point[key] for key in ("step", "sparsity") if key in point}
+            if len(kept) > 1:
+                moved = {"step": steps + point["step"]}
+                if "elapsed" in point:
+                    moved["elapsed"] = seconds + point["elapsed"]
+                curve.append({**kept, **moved})
+        steps, seconds = steps + fit.steps, seconds + fit.seconds
+    return Fit(curve=curve, steps=steps, seconds=seconds, examples=sum(fit.examples for fit in fits))

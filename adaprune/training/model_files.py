@@ -1,4 +1,4 @@
-"""The files of a local model: which model they are, where it was loaded from, what is wrong with them."""
+"""The files of a local model: what identifies it, where it was loaded from, and why it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import hashlib
 import json
 from pathlib import Path
 
-from adaprune.data.places import expanded
+from adaprune.data import expanded
 
-# What decides, beside the weights, what a model makes of a text: its shape, how words become numbers, its pooling.
+# Besides the weights, these files decide what a model does with a text: its shape, its tokenizer, its pooling.
 BESIDE = ("config.json", "*token*.json", "vocab.*", "merges.txt", "*.model", "1_Pooling/config.json")
-# Of a config.json: who saved it, and how.
+# Keys of a config.json that only say who saved it, and how.
 SAYS_NOTHING = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
 
 MINILM = "minilm"
-LFS = b"version https://git-lfs"  # how the stand-in of a file begins that git-lfs has not fetched
+LFS = b"version https://git-lfs"  # the beginning of the pointer that stands for a file which git-lfs has not downloaded
 
-_PLACES: dict[str, str] = {}  # of local models: revision -> folder; cards of masks have no path of the machine
+_PLACES: dict[str, str] = {}  # local models: revision -> folder; cards of masks contain no local path
 
 
 def weights_in(folder: Path) -> str | None:
-    """``sha256:`` and the hash of a local model's weight file, or of all the shards'; None for what is no folder.
+    """``sha256:`` and the hash of a local model's weight file or of all its shards; None if it is not a folder.
 
-    Of shards it is that of their names and hashes, a line per shard, in the order of names.
+    For shards it is the hash of their names and hashes, one line per shard, in the order of names.
     """
     if (weights := folder / "model.safetensors").is_file():
         return f"sha256:{file_hash(weights)}"
@@ -38,9 +38,9 @@ def weights_in(folder: Path) -> str | None:
 
 
 def files_beside(folder: Path) -> str | None:
-    """Name and hash of each file beside a local model's weights that counts, in one line; None for what is no folder.
+    """Name and hash of each file that matters beside a local model's weights, in one line; None if it is not a folder.
 
-    A config.json counts by what it says, not by the version of transformers that wrote it.
+    The hash of a config.json leaves out which version of transformers wrote it.
     """
     found = sorted({path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file()})
     hashes = ((path.relative_to(folder).as_posix(), _meaning(path)) for path in found)
@@ -53,7 +53,7 @@ def _meaning(path: Path) -> str:
             said = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k not in SAYS_NOTHING}
             return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         except (ValueError, AttributeError, RecursionError):
-            pass  # damaged: whoever loads it says so
+            pass  # damaged, which loading it reports
     return file_hash(path)
 
 
@@ -69,14 +69,14 @@ def remember(revision: str, folder: str) -> None:
 
 
 def place_of(revision: str) -> str | None:
-    """The folder from which this process last loaded the local model of that `local_revision`; None without one."""
+    """The folder from which this process last loaded the local model with this revision, or None."""
     return _PLACES.get(revision)
 
 
 def unreachable(model: str, error: Exception) -> OSError:
-    """That ``model`` cannot be loaded, why, and what to do."""
+    """The error for a ``model`` that cannot be loaded: why, and what to do."""
     place, said = expanded(model), " ".join(str(error).split())
-    if isinstance(error, KeyError):  # says the word alone
+    if isinstance(error, KeyError):  # its message is only the key
         said = f"its config.json says {said}, which this version of transformers does not know."
     said = said if len(said) <= 300 else f"{said[:300]}..."
     if place.is_file():
