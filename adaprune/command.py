@@ -66,7 +66,7 @@ adaprune predict tickets "My screen stays black"
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXAMPLE)
 @click.version_option(package_name="adaprune")
 def adaprune() -> None:
-    """Adapts a pre-trained encoder to a table of texts by pruning it, and uses what came of it."""
+    """Adapts a pre-trained encoder to a table of texts by pruning it, and uses the result."""
 
 
 @adaprune.command(cls=_Fields, short_help="Adapt a model to DATA.")

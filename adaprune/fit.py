@@ -109,7 +109,7 @@ def _teacher(run: Run) -> str:
 
 
 def _verdict(run: Run, probe: Run) -> str:
-    """One line: the score, the commonest class's and the probe's, and what adapting brought.
+    """One line: the score, the majority class's and the probe's, and what adapting brought.
 
     Whether it brought anything is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
     """
@@ -175,7 +175,7 @@ def scores_beside(run: Run) -> dict[str, float]:
 
 
 def commonest(task: Any) -> dict[str, float]:
-    """The metrics of always saying the commonest class of the training rows, or their mean value."""
+    """The metrics of always saying the majority class of the training rows, or their mean value."""
     labels, held = np.asarray(task.splits["train"]["label"]), task.splits["validation"]
     said = np.bincount(labels, minlength=task.num_labels) if task.labels else np.array([labels.mean()])
     return task.metrics(np.tile(said.astype(float), (len(held), 1)), held["label"])

@@ -48,11 +48,11 @@ def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
 
 
 def texts_of(data: Any) -> list:
-    """What to label, as a list of texts or of pairs of them, from a list of these, a frame or a `datasets.Dataset`.
+    """The texts to label, or pairs of texts, as a list; from a list, a frame or a `datasets.Dataset`.
 
     Raises:
         ValueError: a table without the column text.
-        TypeError: something else.
+        TypeError: any other kind of data.
     """
     if isinstance(data, (pd.DataFrame, datasets.Dataset)):
         columns = _columns(data, ("text",))
@@ -67,7 +67,7 @@ def texts_of(data: Any) -> list:
 
 
 def _columns(data: Any, needed: tuple[str, ...]) -> dict[str, list]:
-    """The columns of a table that have a name of ours."""
+    """The columns of a table that we read: text, text_pair and label."""
     if isinstance(data, datasets.Dataset):
         names = data.column_names
     elif isinstance(data, pd.DataFrame):
@@ -148,7 +148,7 @@ def _listed(values: Any) -> list:
 
 
 def _plain(value: Any) -> Any:
-    """A Python value, None for what pandas calls missing; as in files a whole number of over 18 digits is a name."""
+    """A Python value, None for what pandas calls missing; as in files, a whole number over 18 digits is a name."""
     value = value.item() if isinstance(value, np.generic) else value
     if type(value) is int and abs(value) >= 10**18:
         return str(value)

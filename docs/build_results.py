@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.report import comparison, gains
-from adaprune.report.drawings import WRITTEN
+from adaprune.report.names import WRITTEN
 from adaprune.runs import table
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def gain(name: str) -> str:
     tasks = [task for task in WRITTEN if task in set(ours["task"])]
     marks = gains.landmarks(runs[runs["task"].isin(tasks)])
     rows = []
-    for method, label in {"majority": "commonest class", "probe": "probe", "finetune": "fine-tuned"}.items():
+    for method, label in {"majority": "majority class", "probe": "probe", "finetune": "fine-tuned"}.items():
         of_method = runs[runs["method"] == method]
         rows.append([label, *(_cell(of_method[of_method["task"] == task]["score"]) for task in tasks), "", "", ""])
     found = gains.shares(ours, marks, ["sparsity"]).set_index("sparsity")

@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from adaprune.report.comparison import default_of
-from adaprune.report.drawings import WRITTEN
+from adaprune.report.names import WRITTEN
 from adaprune.runs import table
 
 COLUMNS = {

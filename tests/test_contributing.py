@@ -122,19 +122,21 @@ def test_a_method_of_ones_own_needs_no_change(tmp_path, tiny_model_dir):
     first, rest = blocks("python")[0].split("\n", 1)
     (tmp_path / first.removeprefix("# ")).write_text(rest, encoding="utf8")
     small_data.ten_sentences(tmp_path / "ten")
-    run_python(MINE, tiny_model_dir, tmp_path, f"{ROOT}{os.pathsep}{tmp_path}")
+    done = run_python(MINE, tiny_model_dir, tmp_path, f"{ROOT}{os.pathsep}{tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_who_follows_it_has_a_method_a_task_and_a_figure(copy, tiny_model_dir, tmp_path):
     """One process with the copy's package: the tests that the page's changes touch, a run, its picture."""
     names = ["adaprune/methods", "adaprune/report/drawings.py", "adaprune/data/tasks.py"]
     for command in (["check", *names, "notebooks/00_start_here.ipynb"], ["format", "--check", *names]):
-        subprocess.run([sys.executable, "-m", "ruff", *command], cwd=copy, check=True)
-    run_python(USE, tiny_model_dir, tmp_path, str(copy))
+        done = subprocess.run([sys.executable, "-m", "ruff", *command], cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    done = run_python(USE, tiny_model_dir, tmp_path, str(copy))
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run_python(code: str, model: Path, folder: Path, path: str) -> None:
+def run_python(code: str, model: Path, folder: Path, path: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"}
     command = [sys.executable, "-c", code, str(model)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

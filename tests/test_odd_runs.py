@@ -220,14 +220,14 @@ def test_a_base_in_a_folder_is_found_by_what_is_in_it(here, monkeypatch, tmp_pat
     mask, expected = here / mask_path(run), load_mask(mask_path(run_of(results_dir=str(here / "out")))).masks
     adaprune.Adapted.from_pretrained(mask).save_pretrained("mine")
     assert adaprune.Adapted.from_pretrained("mine").predict("a")  # this process knows
-    monkeypatch.setattr("adaprune.data.model_files._PLACES", {})
+    monkeypatch.setattr("adaprune.training.model_files._PLACES", {})
     with pytest.raises(OSError, match=r"the base model of mine: model 'tiny' .* give base=PATH"):
         adaprune.Adapted.from_pretrained("mine")
     assert adaprune.Adapted.from_pretrained("mine", base=str(here / "tiny")).predict("a")
-    monkeypatch.setattr("adaprune.data.model_files._PLACES", {})
+    monkeypatch.setattr("adaprune.training.model_files._PLACES", {})
     found = load_mask(mask).masks  # its record knows
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
-    monkeypatch.setattr("adaprune.data.model_files._PLACES", {})
+    monkeypatch.setattr("adaprune.training.model_files._PLACES", {})
     shutil.copytree(here / "runs_of_mine", "mine/runs")  # as the command leaves them
     assert adaprune.Adapted.from_pretrained("mine").predict("a")
 

@@ -74,7 +74,7 @@ def read_rows(path: Path, labelled: bool = True) -> Rows:
 
 
 def check_texts(table: Rows, place: str | Path) -> None:
-    """ValueError, with ``place``, row and column, where a text says nothing or is none, or there are no rows."""
+    """ValueError, with ``place``, row and column, if a text is empty or not a text, or there are no rows."""
     if not table["text"]:
         raise ValueError(f"{place}: holds no rows; write at least one")
     for name in [name for name in ("text", "text_pair") if name in table]:
@@ -119,7 +119,7 @@ def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = No
 
 
 def _inputs(rows: Rows) -> Iterator[tuple[str, ...]]:
-    """What each row gives a model to read, without the blanks around it."""
+    """The texts of each row, without surrounding blanks."""
     texts = [rows[name] for name in ("text", "text_pair") if name in rows]
     return (tuple(text.strip() for text in pair) for pair in zip(*texts, strict=True))
 
@@ -241,7 +241,7 @@ def _say_doubles(tables: dict[str, Rows], names: list, files: dict[str, Path]) -
     if validation and (known := sum(text in said for text in _inputs(validation))):
         warnings.warn(
             f"{files['validation']}: {known} of {len(validation['text'])} rows have texts of {files['train'].name}: "
-            "scores on them flatter",
+            "scores on these are too good",
             stacklevel=3,
         )
 

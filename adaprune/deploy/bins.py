@@ -18,10 +18,8 @@ import numpy as np
 from adaprune.deploy.coding import inflate
 
 REACH = 2047  # the farthest edge from the cut: a factor of 2^16
-BINS, STEPS = (
-    (1, 6, 12, 24, 48, 72),
-    (0.5, 1.0),
-)  # to try: bins, and log-odds between neighbouring classes
+# The writer tries these numbers of bins, with these log-odds between neighbouring classes, and keeps the shortest.
+BINS, STEPS = (1, 6, 12, 24, 48, 72), (0.5, 1.0)
 MOST_BINS = 256  # they bound a reader's memory; more than 72 have never helped
 _A_CLASS = 60  # bytes per additional class: its Huffman table and its entry in the card
 

@@ -16,5 +16,5 @@ def majority(job: Job) -> Outcome:
 
 
 MAJORITY = Method(
-    majority, line="the commonest class, whatever the text", mask=False, reads=(), colour="#464646", marker="_",
+    majority, line="the majority class, whatever the text", mask=False, reads=(), colour="#464646", marker="_",
 )  # fmt: skip

@@ -7,12 +7,12 @@ Imports `data`, `masks`, `methods`, `runs` and `training`; draws and judges, and
 from adaprune.report import (
     comparison,
     contrasts,
+    dots,
     drawings,
     figures,
     gains,
     names,
     published,
-    reading,
     statistics,
     sweeps,
 )

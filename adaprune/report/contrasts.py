@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from adaprune.methods import METHODS
-from adaprune.report.figures import INK, STYLES, dress
 from adaprune.report.names import written
 from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_interval, within_cells_test
 from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
@@ -198,35 +196,3 @@ def not_worse(pairs: pd.DataFrame, margin: float, tasks: int = 5, seeds: int = 3
 def judged(holds: Sequence[bool]) -> str:
     """The verdict on a claim about single runs: "not tested" without any, "confirmed" if it holds in each."""
     return "not tested" if not len(holds) else "confirmed" if all(holds) else "not confirmed"
-
-
-def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Difference in score, one line per ablation and sparsity, one marker per task: mean and number of pairs.
-
-    Bars go from the least pair to the most; a single pair has none and is hollow. A line names its sparsity where it
-    is not the one that most pairs have.
-
-    ``rows``: ``ablation`` (drawn in order of appearance, the first at the top), ``sparsity``, ``task``, ``difference``.
-    """
-    usual, tasks = rows["sparsity"].mode()[0], sorted(set(rows["task"]))
-    names = list(dict.fromkeys(rows["ablation"]))
-    lines = set(zip(rows["ablation"], rows["sparsity"], strict=True))
-    lines = sorted(lines, key=lambda line: (names.index(line[0]), line[1] != usual, line[1]))
-    for number, task in enumerate(tasks):
-        some = rows[rows["task"] == task].groupby(["ablation", "sparsity"])["difference"]
-        some = some.agg(["mean", "min", "max", "size"])
-        heights = np.array([lines.index(key) + (number - (len(tasks) - 1) / 2) * 0.25 for key in some.index])
-        spread, single = [some["mean"] - some["min"], some["max"] - some["mean"]], (some["size"] == 1).to_numpy()
-        colour, marker = list(STYLES.values())[number]
-        ax.errorbar(some["mean"], heights, xerr=spread, color=colour, marker=marker, ms=6, ls="", capsize=2,
-                    label=written(task))  # fmt: skip
-        over = {"mfc": "white", "zorder": 3}  # over the filled one
-        ax.plot(some["mean"][single], heights[single], marker, color=colour, ms=6, **over)
-        for most, height, pairs in zip(some["max"], heights, some["size"], strict=True):
-            place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(str(pairs), (most, height), **place, color=INK, fontsize=7)
-    ax.axvline(0, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(lines)), [name if at == usual else f"{name}, {at:g}" for name, at in lines])
-    where = f"at sparsity {usual:g} where none is named"
-    ax.set(xlabel=f"difference in the main metric on the dev split,\n{where}", ylim=(len(lines) - 0.5, -0.5))
-    return dress(ax, grid="both")

@@ -1,6 +1,6 @@
-"""The pictures of masks and of many methods: groups, dots in order, degrees, blocks, heads, gains; see `figures`."""
+"""Figures of masks (groups, degrees, blocks, heads, recovery), and of gain, size and speed; see `figures`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import networkx as nx
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from adaprune.methods import METHODS
 from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
 from adaprune.report.names import WRITTEN, written
 
@@ -122,7 +121,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
 def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) -> Axes:
     """The share of fine-tuning's gain kept against the share of weights kept (log): ours, its tasks, rivals pale.
 
-    Bars: 95 % over dev rows. 1 is fine-tuning, 0 the floor, the better of probe and commonest class. The thin lines are
+    Bars: 95 % over dev rows. 1 is fine-tuning, 0 the floor, the better of probe and majority class. The thin lines are
     single tasks, of ours.
 
     Args:
@@ -149,7 +148,7 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
         spread = np.stack([points["share"] - points["rows_low"], points["rows_high"] - points["share"]])
         ax.errorbar(1 - points["sparsity"], points["share"], np.nan_to_num(spread), color=colour, ls="", capsize=3)
     kept = sorted(set(1 - shares["sparsity"]))
-    for level, name in ((1, "fine-tuning"), (0, "probe or commonest class")):
+    for level, name in ((1, "fine-tuning"), (0, "probe or majority class")):
         ax.axhline(level, color=INK, lw=0.8, ls=":", zorder=1)
         ax.text(0.995, level, name, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=INK)
     ax.set(xscale="log", xlabel="share of the weights that is kept", ylabel="share of fine-tuning's gain that is kept")
@@ -190,9 +189,9 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
 
 
 def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Share of the kept connections of finished masks that had been pruned before, against sparsity; a line a task.
+    """Share of the kept connections of finished masks that had been pruned before, against sparsity, one line per task.
 
-    Markers are means over seeds, bars go from the least seed to the most.
+    Markers are means over seeds, bars go from the lowest seed to the highest.
 
     ``rows``: one for each run: ``task``, ``sparsity``, ``share`` at its last snapshot.
     """
@@ -210,41 +209,11 @@ def draw_recovery(ax: Axes, rows: pd.DataFrame) -> Axes:
     return dress(ax)
 
 
-def draw_dots(ax: Axes, points: pd.DataFrame, order: Sequence[str], levels: Mapping[str, float]) -> Axes:
-    """The score of many ways, a line each; bars are 95 % intervals over seeds; the least sparsity full, others pale.
-
-    What needs no mask (probe, commonest class, fine-tuning ...) is a vertical line with its name. Hollow: weights were
-    trained.
-
-    Args:
-        ax: the panel.
-        points: of `comparison.curves`, of one task and setting.
-        order: the ways, from the top.
-        levels: method -> mean score, for the vertical lines.
-    """
-    heights, least = {way: len(order) - 1 - place for place, way in enumerate(order)}, points["sparsity"].min()
-    for row in points[points["way"].isin(order)].itertuples():
-        colour, marker = style_of(row.method)
-        known = METHODS.get(row.method)
-        fill = colour if known is None or known.weights_intact else "white"
-        spread = np.nan_to_num([[row.mean - row.low], [row.high - row.mean]])
-        first = row.sparsity == least
-        look = {"color": colour, "marker": marker, "mfc": fill, "ms": 6 if first else 5, "alpha": 1 if first else 0.4}
-        ax.errorbar([row.mean], [heights[row.way]], xerr=spread, ls="", capsize=2, elinewidth=1, **look)
-    for method, score in levels.items():
-        ax.axvline(score, color=INK, lw=0.9, ls="--", zorder=1)
-        place = {"xytext": (0, 2), "textcoords": "offset points", "rotation": 25, "rotation_mode": "anchor"}
-        ax.annotate(written(method), (score, 1), xycoords=ax.get_xaxis_transform(), **place, color=INK, fontsize=8)
-    ax.set_yticks([*heights.values()], [written(way) for way in heights])
-    ax.set_ylim(-0.6, len(order) - 0.4)
-    return dress(ax, grid="both")
-
-
 def draw_blocks(ax: Axes, pairs: pd.DataFrame, methods: Sequence[str]) -> Axes:
-    """How much the masks of two methods share: the mean Jaccard over all pairs of their masks, and below it the excess.
+    """What the masks of two methods share: the mean Jaccard index over all pairs of masks, and its excess over chance.
 
-    The excess over masks as sparse in every matrix and otherwise random gives the shade. On the diagonal: pairs of one
-    method, of other seeds or tasks.
+    Chance: masks with the same sparsity in every matrix, otherwise random. The excess gives the shade. On the diagonal
+    are pairs of one method with different seeds or tasks.
 
     ``pairs``: of one sparsity; ``methods`` ("a, b" in the order of the alphabet), ``jaccard``, ``chance_by_matrix``.
     """

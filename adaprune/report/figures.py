@@ -213,10 +213,8 @@ def save(fig: Figure, name: str, folder: str | Path, made_from: Source | None) -
     if not name or Path(name).name != name or "." in name:
         raise ValueError(f"name must be a plain file name without suffix, got {name!r}")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    paths, metadata = (
-        [Path(folder, f"{name}.{suffix}") for suffix in FORMATS],
-        {k: dict(v) for k, v in _METADATA.items()},
-    )
+    paths = [Path(folder, f"{name}.{suffix}") for suffix in FORMATS]
+    metadata = {suffix: dict(said) for suffix, said in _METADATA.items()}
     if made_from:
         _write_below(fig, made_from.line)
         metadata["svg"] |= {"Title": name, "Description": made_from.line, "Source": "\n".join(made_from.records)}

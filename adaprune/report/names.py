@@ -18,7 +18,7 @@ CALLED = WRITTEN | {
     "f1": "F1",
     "finetune": "fine-tuning",
     "features": "feature extraction",
-    "majority": "commonest class",
+    "majority": "majority class",
     "bernoulli": "Bernoulli mask",
     "random": "random mask",
     "magnitude": "magnitude mask",

@@ -29,7 +29,7 @@ def beside_paper(points: pd.DataFrame) -> pd.DataFrame:
     The paper's are BERT-base's on all training rows, so a difference is not only the method's.
 
     Args:
-        points: of `comparison.curves`; of a method in several ways the one with the most runs.
+        points: of `comparison.curves`; if a method was run in several ways, that with the most runs counts.
 
     Returns:
         ``task``, ``method``, ``sparsity`` (missing without a mask), ``paper``, ``ours``, ``difference`` (ours less the
@@ -73,7 +73,7 @@ SHOWN = 3  # runs of a folder that a row links
 
 def compared(collapse: float = 0.1) -> list[Compared]:
     """The claims that compare scores; ``collapse``: a score that falls by more counts as lost."""
-    imp_99 = {"method": "imp", "sparsity": 0.99, "epochs": 1.0}  # a round, 22 rounds
+    imp_99 = {"method": "imp", "sparsity": 0.99, "epochs": 1.0}  # per round, 22 rounds
     gmp_99 = {"method": "gmp", "sparsity": 0.99}
     return [
         Compared(
@@ -113,7 +113,7 @@ def compared(collapse: float = 0.1) -> list[Compared]:
 
 
 def claims(records: pd.DataFrame, results_dir: str | Path, collapse: float = 0.1) -> pd.DataFrame:
-    """A row a claim: ``claim``, ``in the paper``, ``settings``, ``our records``, ``verdict``, ``records`` (the files).
+    """One row per claim: ``claim``, ``in the paper``, ``settings``, ``our records``, ``verdict``, ``records`` (files).
 
     Args:
         records: of `gains.with_rows`.

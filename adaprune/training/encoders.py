@@ -100,12 +100,12 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
 
 
 def local_revision(model: str) -> str | None:
-    """`weights_in` the folder of a local model; None for what is no folder."""
+    """`weights_in` the folder of a local model; None if it is not a folder."""
     return weights_in(Path(_source(model)))
 
 
 def local_files(model: str) -> str | None:
-    """`files_beside` the weights in the folder of a local model; None for an id, and for minilm, which is checked."""
+    """`files_beside` the weights in the folder of a local model; None for an id, and for minilm."""
     return None if model == MINILM else files_beside(Path(_source(model)))
 
 
@@ -199,7 +199,7 @@ def _check_family(encoder: nn.Module, model: str) -> None:
 
 def _table(encoder: nn.Module) -> nn.Module | None:
     """The word embeddings; None if the family has none."""
-    with suppress(NotImplementedError):
+    with suppress(NotImplementedError):  # what transformers raises for a family without a table
         return encoder.get_input_embeddings()
 
 

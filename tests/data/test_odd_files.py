@@ -343,7 +343,7 @@ def test_texts_with_two_labels_and_texts_of_both_splits_are_counted(tmp_path):
         load_task(str(path))
     write(tmp_path / "train.csv", WORDS)
     write(tmp_path / "dev.csv", [("text 3", "bad"), ("text 4", "bad"), ("new", "good")])
-    with pytest.warns(UserWarning, match=r"dev\.csv: 2 of 3 rows have texts of train\.csv: scores on them flatter"):
+    with pytest.warns(UserWarning, match=r"dev\.csv: 2 of 3 rows have texts of train\.csv: scores on these"):
         load_task(str(tmp_path))
 
 

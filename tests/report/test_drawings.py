@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaprune.report import contrasts, drawings, figures
+from adaprune.report import dots, drawings, figures
 from adaprune.topology import graphs
 from tests.topology.test_structure import by_hand, random_mask
 
@@ -78,7 +78,7 @@ def test_the_gain_is_drawn_against_what_is_kept(ax):
     bars = ax.containers[0].lines[2][0].get_segments()
     assert sorted(round(float(y), 9) for bar in bars for _, y in bar) == [0.5, 0.75, 0.9, 1.0]
     words = [text.get_text() for text in ax.texts]
-    assert words == ["SMP", "CoLA", "adaprune + teacher", "fine-tuning", "probe or commonest class"]
+    assert words == ["SMP", "CoLA", "adaprune + teacher", "fine-tuning", "probe or majority class"]
     assert ax.get_xscale() == "log" and [tick.get_text() for tick in ax.get_xticklabels()] == ["10%", "50%"]
 
 
@@ -101,11 +101,11 @@ def test_blocks_are_means_over_pairs_with_the_excess_over_chance(ax):
 def test_dots_stand_in_order_and_what_needs_no_mask_is_a_line(ax):
     rows = [("imp", 0.5, 0.6, np.nan, np.nan), ("adaprune", 0.5, 0.8, 0.7, 0.9), ("adaprune", 0.9, 0.4, 0.4, 0.4)]
     points = pd.DataFrame(rows, columns=["way", "sparsity", "mean", "low", "high"]).assign(method=lambda of: of["way"])
-    drawings.draw_dots(ax, points, ["adaprune", "imp"], {"probe": 0.3, "majority": 0.2})
+    dots.draw_dots(ax, points, ["adaprune", "imp"], {"probe": 0.3, "majority": 0.2})
     drawn = {(dot.get_xdata()[0], dot.get_ydata()[0]): dot.get_alpha() for dot, *_ in ax.containers}
     assert drawn == {(0.6, 0): 1, (0.8, 1): 1, (0.4, 1): 0.4}  # the best at the top, higher sparsities pale
     assert sorted(line.get_xdata()[0] for line in ax.lines if list(line.get_ydata()) == [0, 1]) == [0.2, 0.3]
-    assert [text.get_text() for text in ax.texts] == ["probe", "commonest class"]
+    assert [text.get_text() for text in ax.texts] == ["probe", "majority class"]
 
 
 def test_head_graph_has_a_node_a_block_and_the_same_bytes_again(tmp_path):
@@ -131,7 +131,7 @@ def test_differences(ax):
     """Sparsities are not mixed; the mean, its pairs as a number, hollow over filled for a single one."""
     rows = [("x", 0.5, -0.1), ("x", 0.5, -0.3), ("x", 0.2, 0.4), ("y", 0.5, 0.2)]
     rows = pd.DataFrame(rows, columns=["ablation", "sparsity", "difference"]).assign(task="t")
-    contrasts.draw_differences(ax, rows)
+    dots.draw_differences(ax, rows)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "x, 0.2", "y"]
     assert "at sparsity 0.5 where none is named" in ax.get_xlabel()
     means, heights = ax.containers[0][0].get_data()

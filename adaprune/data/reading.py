@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from adaprune.data import TaskData, unknown_share
+from adaprune.data.tasks import TaskData
+from adaprune.data.tokenizers import unknown_share
 
 ENOUGH = 10_000  # rows of a split, evenly spaced, for measuring lengths
 

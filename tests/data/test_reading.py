@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from adaprune import load_encoder, load_task
-from adaprune.report import reading
+from adaprune.data import reading
 
 
 @pytest.fixture
