@@ -177,7 +177,7 @@ def test_papermill_explains_every_parameter():
 def test_01_adapt_reads_before_it_trains_and_ends_with_a_table():
     cells = [cell.source for cell in code(ADAPT)]
     assert "Run.from_namespace(globals())" in cells[1]
-    (read_at,) = (number for number, source in enumerate(cells) if "reading.rows_read" in source)
+    (read_at,) = (number for number, source in enumerate(cells) if "rows_read(" in source)
     (trained_at,) = (number for number, source in enumerate(cells) if "adapt(run)" in source)
     assert read_at < trained_at
     assert "display(pd.DataFrame(" in cells[-1] and not any("application/json" in source for source in cells)
@@ -221,7 +221,7 @@ def test_the_suite_small(tmp_path, tiny, ten_sentences):
     probe = adapt(Run(**alike, model=learned["run"]["model"], max_length=16))
     assert facts["accuracy, probe"] == f"{probe['metrics']['validation']['accuracy']:.4f}"
     assert facts["record"].endswith(f"{Run(**learned['run']).name}.json")
-    shown = next(cell.outputs for cell in code(tmp_path / "adaprune.ipynb") if "reading.rows_read" in cell.source)
+    shown = next(cell.outputs for cell in code(tmp_path / "adaprune.ipynb") if "rows_read(" in cell.source)
     rows, lengths, texts = (output.data["text/plain"] for output in shown if "data" in output)
     assert rows.splitlines()[0].split() == ["rows", "bad", "good"] and re.search(r"validation +4 +2 +2", rows)
     assert lengths.splitlines()[0].split() == ["median", "longest", "cut", "unknown"]
