@@ -149,7 +149,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
         set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
     pooling = encoder.pooling if plan.pooling == "own" else plan.pooling
-    model = AdaptedModel.for_task(encoder.model, task.num_labels, run.head, pooling)
+    model = AdaptedModel.for_task(encoder.model, task.num_labels, plan.head, pooling)
     if not task.labels:  # start a regression at the mean label, not at 0
         torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
     splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
@@ -197,7 +197,8 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
     """
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
     made = record["environment"]
-    then = {"pooling": "cls", **made.get("plan", {})}  # the oldest records have no plan, old ones no pooling
+    # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
+    then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
     if run.kind.reads:  # it trains something, and records older than the rule of steps used the recipe's epochs
         then.setdefault("steps", 0)
     if plan.steps:  # then the epochs depend on the rows

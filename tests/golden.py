@@ -61,7 +61,7 @@ def fingerprints(task: Path, model: Path, results_dir: Path) -> dict[str, dict[s
     found, teacher = {}, ""
     for fields in VARIANTS:
         asked = {**fields, "teacher": teacher} if "teacher" in fields else fields
-        run = adaprune.Run(task=str(task), model=str(model), **small, **asked)
+        run = adaprune.Run(task=str(task), model=str(model), **small, **{"head": "mlp", **asked})
         record = adaprune.adapt(run)
         key = " ".join(f"{name}={value}" for name, value in fields.items())
         found[key] = fingerprint(record, results_dir / "masks" / f"{run.name}.safetensors")

@@ -94,7 +94,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against the bytes that ship per task (log), a point for each way; means over tasks.
 
     Bars: 95 % over seeds. The line joins the ways that no other beats in both, with their names. Hollow points
-    have a linear head.
+    have the paper's head.
 
     ``points``: of `gains.frontier`.
     """
@@ -103,7 +103,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
         colour, marker = style_of(method)
         for row in some.itertuples():
             spread = np.nan_to_num([[row.share - row.seeds_low], [row.seeds_high - row.share]])
-            fill = "white" if "linear head" in row.way else colour
+            fill = "white" if "mlp head" in row.way else colour
             look = {"color": colour, "marker": marker, "mfc": fill, "ms": 7, "ls": "", "capsize": 2, "elinewidth": 0.8}
             named = len(some) > 1 and row.Index == some.index[0]  # a single point has its name beside it
             ax.errorbar([row.bytes], [row.share], spread, **look, label=method if named else None)
@@ -112,7 +112,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     alone = points.groupby("method")["way"].transform("size") == 1
     for row in points[points["first"] | alone].sort_values("bytes").itertuples():
         place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
-        ax.annotate(written(row.way.removesuffix(", linear head")), (row.bytes, row.share), **place)
+        ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
     ax.set(xscale="log", xlabel="bytes that ship per task", ylabel="share of fine-tuning's gain that is kept")
     return dress(ax, grid="both")

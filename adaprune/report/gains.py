@@ -182,14 +182,15 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _way(row: dict) -> str:
-    """A method with its sparsity, LoRA's rank, and the head if it is linear.
+    """A method with its sparsity, LoRA's rank, and the head if the run names it.
 
-    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "rank": 1, "head": "linear"})
-    'lora r = 1, linear head'
+    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "rank": 1, "head": "mlp"})
+    'lora r = 1, mlp head'
     """
     masked = "" if math.isnan(row["mask_sparsity"]) else f" {row['sparsity']:g}"
     rank = f" r = {row['rank'] or 8}" if row["method"] == "lora" else ""
-    return f"{row['method']}{masked}{rank}{', linear head' if row['head'] == 'linear' else ''}"
+    head = f", {row['head']} head" if row["head"] else ""
+    return f"{row['method']}{masked}{rank}{head}"
 
 
 def _variance(scores: pd.Series) -> float:

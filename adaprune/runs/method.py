@@ -24,7 +24,7 @@ class Plan:
 
     ``initial_theta`` is "own" for scores whose method defines their start. ``surrogate`` is the mask's slope: "sigmoid"
     (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
-    sentence's vector: "cls", "mean", or "own", the checkpoint's way.
+    sentence's vector: "cls", "mean", or "own", the checkpoint's way. ``head`` is "mlp" or "linear".
 
     ``scores`` is True for methods that learn scores in another way; there ``penalty`` is the lambda of the penalty on
     mean sigmoid(scores). ``fixed`` is True if the sparsity holds from the first step on, unless the run sets ``reach``.
@@ -47,6 +47,7 @@ class Plan:
     surrogate: str = "sigmoid"
     dropout: float = -1.0
     pooling: str = "cls"
+    head: str = "mlp"
     scores: bool = False
     fixed: bool = False
     weight_learning_rate: float = 0.0

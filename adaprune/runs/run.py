@@ -82,7 +82,9 @@ class Run(BaseModel):
     reach: float = Field(
         0.0, ge=0, le=1, description="share of the steps by which the sparsity is reached; 0: the recipe's"
     )
-    head: Literal["mlp", "linear"] = Field("mlp", description="mlp (the paper's, one ReLU layer) or linear")
+    head: Literal["", "mlp", "linear"] = Field(
+        "", description="mlp (the paper's, one ReLU layer) or linear; empty: the recipe's"
+    )
     pooling: Literal["", "cls", "mean"] = Field("", description="a sentence's vector: cls, mean; empty: the recipe's")
     rank: int = Field(0, ge=0, description="rank of lora's updates; 0: 8")
     recovery: bool = Field(True, description="whether a pruned connection may come back")

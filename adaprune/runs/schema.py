@@ -121,6 +121,12 @@ class Record(_Exact):
         return {**Run(**known).model_dump(), **kept}
 
     @model_validator(mode="after")
+    def _names_its_head(self) -> Record:
+        if self.run["head"] == "mlp" and "head" not in (self.environment.model_extra.get("plan") or {}):
+            self.run["head"] = ""  # that was the default of old records, which their plan did not name
+        return self
+
+    @model_validator(mode="after")
     def _has_its_mask(self) -> Record:
         method = METHODS.get(self.run["method"])
         if method is not None and method.mask != (self.mask is not None):

@@ -33,7 +33,7 @@ def test_groups_are_means_with_the_standard_deviation(ax):
 
 def frontier_points() -> pd.DataFrame:
     rows = [
-        ("lora r = 1, linear head", "lora", 1e5, 0.5, 0.4, 0.6, True),
+        ("lora r = 1, mlp head", "lora", 1e5, 0.5, 0.4, 0.6, True),
         ("adaprune 0.5", "adaprune", 3e5, 0.7, np.nan, np.nan, True),
         ("lora r = 8", "lora", 2e6, 0.7, 0.6, 0.8, False),
     ]

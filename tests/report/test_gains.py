@@ -137,7 +137,7 @@ def test_speeds_stand_beside_the_share_of_their_masks():
 
 
 def shipped(task, method, score, size, seed=0, **more):
-    fields = {"head": "mlp", "rank": 0, "head_learning_rate": 0.0, "mask_sparsity": more.get("sparsity", math.nan)}
+    fields = {"head": "", "rank": 0, "head_learning_rate": 0.0, "mask_sparsity": more.get("sparsity", math.nan)}
     return row(task, method, score, seed, **fields | {"shipped_bytes": size} | more)
 
 
@@ -149,8 +149,8 @@ def bytes_and_scores():
         rows += [shipped(task, "finetune", tuned, 1e8)]
     for task, ours, one, bad, eight in (("cola", 0.4, 0.3, 0.5, 0.4), ("sst2", 0.85, 0.85, 0.9, 0.85)):
         rows += [shipped(task, "adaprune", ours, size, seed, sparsity=0.5) for seed, size in ((0, 2e5), (1, 4e5))]
-        rows += [shipped(task, "lora", one, 1e5, rank=1, head="linear", learning_rate=1e-3, selection=0.7)]
-        rows += [shipped(task, "lora", bad, 1e5, rank=1, head="linear", learning_rate=3e-3, selection=0.6)]
+        rows += [shipped(task, "lora", one, 1e5, rank=1, head="mlp", learning_rate=1e-3, selection=0.7)]
+        rows += [shipped(task, "lora", bad, 1e5, rank=1, head="mlp", learning_rate=3e-3, selection=0.6)]
         rows += [shipped(task, "lora", eight, 2e6)]
     return pd.DataFrame(rows)
 
@@ -158,7 +158,7 @@ def bytes_and_scores():
 def test_the_frontier_by_hand():
     """Shares (0.3 + 0.05) / 0.5 of the mask, 0.25 / 0.5 of rank 1; rank 8 ships more than the mask for as much."""
     found = frontier(bytes_and_scores()).set_index("way")
-    assert list(found.index) == ["lora r = 1, linear head", "adaprune 0.5", "lora r = 8", "finetune"]  # by bytes
+    assert list(found.index) == ["lora r = 1, mlp head", "adaprune 0.5", "lora r = 8", "finetune"]  # by bytes
     assert found["share"].tolist() == pytest.approx([0.5, 0.7, 0.7, 1.0])  # the rate that is best on held-out rows
     assert found["bytes"].tolist() == [1e5, 3e5, 2e6, 1e8]
     assert found["first"].tolist() == [True, True, False, True]

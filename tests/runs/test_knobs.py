@@ -177,7 +177,7 @@ KNOBS = {
         (1.0, {}, "sparsities losses masks", "steps"),
         (1.0, {"method": "edge_popup"}, "sparsities masks", "steps"),
     ],
-    "head": [("linear", {}, "head losses", "steps")],
+    "head": [("mlp", {}, "head losses", "steps")],
     "pooling": [("mean", {}, "head losses masks", "steps"), ("cls", {"model": "other"}, "head losses masks", "steps")],
     "rank": [(2, {"method": "lora"}, "losses", "rows steps")],
     "recovery": [(False, {"learning_rate": 1e-2}, "losses masks", "steps sparsities")],
