@@ -1,5 +1,6 @@
 """How the kept connections are divided among the matrices if each matrix is cut separately."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -17,7 +18,8 @@ def shares(thetas: Mapping[str, Tensor], density: float, kind: str) -> list[floa
 
           v_l = L v s_l / sum s,   s_l = mean sigmoid(theta_l)        (SMP-S: Jiang et al. 2022)
 
-      for matrices of equal size. Any excess over 1 goes to the component's other matrices, in the same proportion.
+      for matrices of equal size. Any excess over 1 goes to the component's other matrices, in the same proportion;
+      so does what a matrix cannot keep because it was pruned for good (theta = -inf).
 
     Raises:
         ValueError: an unknown kind.
@@ -33,24 +35,31 @@ def shares(thetas: Mapping[str, Tensor], density: float, kind: str) -> list[floa
     for names in components.values():
         strengths = [float(thetas[name].detach().sigmoid().mean()) for name in names]
         sizes = [thetas[name].numel() for name in names]
-        found.update(zip(names, proportional(strengths, sizes, density), strict=True))
+        most = [_alive(thetas[name]) / thetas[name].numel() for name in names]
+        found.update(zip(names, proportional(strengths, sizes, density, most), strict=True))
     return [found[name] for name in thetas]
 
 
-def proportional(strengths: Sequence[float], sizes: Sequence[int], density: float) -> list[float]:
-    """v_l = min(1, c s_l) with the c for which sum_l n_l v_l = density sum_l n_l.
+def _alive(theta: Tensor) -> int:
+    return int((theta.detach() > -math.inf).sum())
 
-    >>> proportional([6.0, 1.0, 1.0], [10, 10, 10], 0.5)
+
+def proportional(
+    strengths: Sequence[float], sizes: Sequence[int], density: float, most: Sequence[float]
+) -> list[float]:
+    """v_l = min(most_l, c s_l) with the c for which sum_l n_l v_l = density sum_l n_l.
+
+    >>> proportional([6.0, 1.0, 1.0], [10, 10, 10], 0.5, most=[1.0, 1.0, 1.0])
     [1.0, 0.25, 0.25]
     """
     free, room = set(range(len(sizes))), density * sum(sizes)
-    found = [1.0] * len(sizes)
+    found = [*most]
     while free:
         scale = room / max(sum(sizes[i] * strengths[i] for i in free), 1e-300)
-        full = {i for i in free if scale * strengths[i] > 1}
+        full = {i for i in free if scale * strengths[i] > most[i]}
         if not full:
-            return [scale * strengths[i] if i in free else 1.0 for i in range(len(sizes))]
-        room -= sum(sizes[i] for i in full)
+            return [scale * strengths[i] if i in free else most[i] for i in range(len(sizes))]
+        room -= sum(sizes[i] * most[i] for i in full)
         free -= full
     return found
 
@@ -60,13 +69,14 @@ def counts(thetas: Mapping[str, Tensor], density: float, kind: str) -> dict[str,
 
     Rounding up goes to the largest remainders.
     """
-    sizes = [theta.numel() for theta in thetas.values()]
+    sizes, alive = [theta.numel() for theta in thetas.values()], [_alive(theta) for theta in thetas.values()]
     rest = round(density * sum(sizes))
+    most = alive if sum(alive) >= rest else sizes
     above = [share * size for share, size in zip(shares(thetas, density, kind), sizes, strict=True)]
     wanted = [part * rest / max(sum(above), 1e-300) for part in above]
-    whole = [min(int(part), size) for part, size in zip(wanted, sizes, strict=True)]
+    whole = [min(int(part), size) for part, size in zip(wanted, most, strict=True)]
     order = sorted(range(len(sizes)), key=lambda i: whole[i] - wanted[i])
     while rest > sum(whole):
-        for i in [i for i in order if whole[i] < sizes[i]][: rest - sum(whole)]:
+        for i in [i for i in order if whole[i] < most[i]][: rest - sum(whole)]:
             whole[i] += 1
     return dict(zip(thetas, whole, strict=True))

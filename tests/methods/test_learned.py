@@ -158,12 +158,21 @@ def test_shares_by_scores_by_hand():
 
 def test_redistribution_goes_on_until_no_share_exceeds_one():
     # 3 * 0.75 * (8, 3, 1) / 12 = (1.5, 0.56, 0.19); the rest, 1.25, as 3 : 1 = (0.94, 0.31)
-    assert proportional([8, 3, 1], [10] * 3, 0.75) == pytest.approx([1, 0.9375, 0.3125])
+    assert proportional([8, 3, 1], [10] * 3, 0.75, [1, 1, 1]) == pytest.approx([1, 0.9375, 0.3125])
     # 3 * 0.9 / 12: (1.8, 0.675, 0.225); the rest, 1.7, as 3 : 1 = (1.275, 0.425); the rest, 0.7
-    assert proportional([8, 3, 1], [10] * 3, 0.9) == pytest.approx([1, 1, 0.7])
-    assert proportional([8, 3, 1], [10] * 3, 1.0) == pytest.approx([1, 1, 1])
-    assert proportional([1, 1], [10, 30], 0.5) == pytest.approx([0.5, 0.5])
-    assert proportional([3, 1], [10, 30], 0.5) == pytest.approx([1, 1 / 3])
+    assert proportional([8, 3, 1], [10] * 3, 0.9, [1, 1, 1]) == pytest.approx([1, 1, 0.7])
+    assert proportional([8, 3, 1], [10] * 3, 1.0, [1, 1, 1]) == pytest.approx([1, 1, 1])
+    assert proportional([1, 1], [10, 30], 0.5, [1, 1]) == pytest.approx([0.5, 0.5])
+    assert proportional([3, 1], [10, 30], 0.5, [1, 1]) == pytest.approx([1, 1 / 3])
+    assert proportional([8, 3, 1], [10] * 3, 0.5, [0.5, 1, 1]) == pytest.approx([0.5, 0.75, 0.25])  # half is dead
+
+
+def test_what_is_pruned_for_good_is_not_counted_on():
+    theta = torch.arange(10.0)
+    thetas = {"layer.0.query.weight": theta.masked_fill(theta < 8, -torch.inf), "layer.1.query.weight": theta - 20}
+    assert list(counts(thetas, 0.5, "scores").values()) == [2, 8]
+    gone = {**thetas, "layer.1.query.weight": torch.full_like(theta, -torch.inf)}
+    assert list(counts(gone, 0.5, "equal").values()) == [5, 5]  # too few are left: some come back
 
 
 @pytest.mark.parametrize("kind", ["equal", "scores"])

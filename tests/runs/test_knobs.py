@@ -388,7 +388,7 @@ def test_gamma_of_algorithm_1_sets_the_step_at_which_it_stops(gamma):
 @pytest.mark.parametrize("method", ["soft_movement", "smp", "threshold_mask", "bernoulli"])
 def test_a_larger_lambda_gives_a_smaller_mean_of_sigmoid(method):
     means = []
-    for lam in (1.0, 1e6, 1e7, 1e9):
+    for lam in (1.0, 1e4, 1e5, 1e6):  # above, the step is normalised and no longer grows
         _, outcome = learned(method=method, penalty=lam, keep="theta")
         means.append(float(flat(outcome.thetas).sigmoid().mean()))
     assert means == sorted(means, reverse=True) and means[0] - means[-1] > 5e-4
