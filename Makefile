@@ -5,14 +5,12 @@
 #   LAB_FLAGS=...  more options for JupyterLab, e.g. --no-browser
 #   REVEAL=DIR     for `make slides`: a folder with reveal.js 4, for a room without internet
 #   DATA=DIR       for `make masks` and `make zoo`: folder with <task>/{train,validation}.parquet (default: the hub)
-#   RESULTS=DIR    for `make zoo`: folder with the records and masks (default results/zoo)
 
 VENV ?= .venv
 PYTHON ?= python3
 LAB_FLAGS ?=
 DATA ?=
 REVEAL ?=
-RESULTS ?= results/zoo
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
@@ -110,8 +108,8 @@ masks: env data  ## train the five masks of sweeps/masks.tsv into runs/masks, th
 	$(PAPERMILL) notebooks/07_many_tasks.ipynb runs/07_many_tasks.ipynb \
 		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/figures -p sentences 64
 
-zoo: env  ## fill adaprune/zoo from the finished runs of sweeps/zoo.tsv in RESULTS, with GLUE in DATA
-	$(PY) -m adaprune.make_zoo '$(RESULTS)' --data '$(DATA)'
+zoo: env  ## fill adaprune/zoo from the finished runs of sweeps/zoo.tsv, with GLUE in DATA
+	$(PY) -m adaprune.make_zoo --data '$(DATA)'
 
 test: export HF_HUB_OFFLINE := 1
 test: env data lint  ## run every check: style, notebooks, doctests, tests

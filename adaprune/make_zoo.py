@@ -1,11 +1,12 @@
 """Fills the zoo from the finished runs of a table: each mask with a complete card.
 
-    python -m adaprune.make_zoo RESULTS [--table sweeps/zoo.tsv] [--data DIR] [--zoo adaprune/zoo]
+    python -m adaprune.make_zoo [--table sweeps/zoo.tsv] [--data DIR] [--zoo adaprune/zoo]
 
-The first run of each name in the table ships, whatever its score; further seeds add their scores to its card. Besides
-the usual entries, a card has ``zoo``: the data and their terms; the rows and their fingerprint; the dev scores by seed;
-the base model's other name; the commands and the commit that reproduce it. Masks that are no longer in the table are
-removed. Nothing is written until all records, masks and rows are found to belong together.
+The first run of each name in the table ships, whatever its score; further seeds add their scores to its card. A mask
+that is no longer beside its record is taken from the zoo itself, if it came from that record. Besides the usual
+entries, a card has ``zoo``: the data and their terms; the rows and their fingerprint; the dev scores by seed; the base
+model's other name; the commands and the commit that reproduce it. Masks that are no longer in the table are removed.
+Nothing is written until all records, masks and rows are found to belong together.
 """
 
 import argparse
@@ -51,11 +52,12 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
     for run in runs:
         named.setdefault(zoo_name(run), []).append(run)
     ship = {name: some[0] for name, some in named.items()}
-    if lacking := [run.name for run in ship.values() if find_record(run) is None or not mask_path(run).exists()]:
+    sources = {name: _source(run, Path(folder, f"{name}.safetensors")) for name, run in ship.items()}
+    if lacking := [run.name for name, run in ship.items() if sources[name] is None]:
         raise ValueError(f"{len(lacking)} runs that ship lack their record or mask: {', '.join(lacking)}")
     cards = {name: _about(name, some) for name, some in bar(named.items(), desc="cards", unit="mask")}
     encoders = {model: load_encoder(model).model for model in {run.model for run in ship.values()}}
-    masks = {name: load_mask(mask_path(run), base=encoders[run.model]) for name, run in ship.items()}
+    masks = {name: load_mask(sources[name], base=encoders[run.model]) for name, run in ship.items()}
     made = []
     for name, mask in masks.items():
         path, base = Path(folder, f"{name}.safetensors"), encoders[ship[name].model]
@@ -67,6 +69,18 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
         old.unlink()
         old.with_suffix(".json").unlink(missing_ok=True)
     return made
+
+
+def _source(run: Run, shipped: Path) -> Path | None:
+    """Where the run's mask is: beside its record or, from that same record, in the zoo; None if nowhere."""
+    record = find_record(run)
+    if record is None or mask_path(run).exists():
+        return record and mask_path(run)
+    if not shipped.exists():
+        return None
+    card = load_mask(shipped).card
+    same = card["metrics"] == record["metrics"] and card["zoo"]["commit"] == record["environment"]["git_commit"]
+    return shipped if same else None
 
 
 def _about(name: str, runs: list[Run]) -> dict[str, Any]:
@@ -112,13 +126,14 @@ def _changed(run: Run) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 where the zoo has grown too large to ship."""
     parser = argparse.ArgumentParser(prog="python -m adaprune.make_zoo", description=__doc__.splitlines()[0])
-    parser.add_argument("results", help="folder with the records, and the mask files in masks/")
-    parser.add_argument("--table", type=Path, default=Path("sweeps/zoo.tsv"), help="the runs, one row each")
+    parser.add_argument(
+        "--table", type=Path, default=Path("sweeps/zoo.tsv"), help="the runs, one row each, with their results_dir"
+    )
     parser.add_argument("--data", default="", help="folder with <task>/{train,validation}.parquet; empty: the hub")
     parser.add_argument("--zoo", type=Path, default=ZOO, help="where the masks go")
     asked = parser.parse_args(arguments)
     try:
-        made = make_zoo(read_sweep(asked.table, results_dir=asked.results, data_dir=asked.data), asked.zoo)
+        made = make_zoo(read_sweep(asked.table, data_dir=asked.data), asked.zoo)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from adaprune.data import tokenize
 from adaprune.deploy import ZOO, zoo_name
 from adaprune.make_zoo import MOST_BYTES, main, make_zoo
 from adaprune.report.sweeps import read_sweep
-from adaprune.runs import mask_path, record_path
+from adaprune.runs import mask_path, plan_for, record_path
 from adaprune.training import tensor_hashes
 from adaprune.training.encoders import MINILM_SHA256
 
@@ -38,12 +38,12 @@ def test_the_zoo_is_small_and_of_its_table():
 
 
 def test_the_table_of_the_zoo_is_that_of_the_issue():
-    """Seven tasks of GLUE and movie_reviews at 0.5 and 0.9, two at base size, each a head of 3 kB."""
+    """Seven tasks of GLUE and movie_reviews at 0.5 and 0.9, two at base size, each with a teacher."""
     runs = read_sweep(TABLE)
     names = {zoo_name(run) for run in runs}
     tasks = "cola sst2 mrpc stsb qnli mnli rte movie_reviews".split()
     assert names == {*tasks, *(f"{task}-0.9" for task in tasks), "stsb-all-mpnet-base-v2", "sst2-all-mpnet-base-v2"}
-    assert {run.head for run in runs} == {"linear"}
+    assert all(run.teacher and plan_for(run).head == "linear" for run in runs)  # a head of 3 kB
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,7 +160,7 @@ def finished(tmp_path_factory, tiny_model_dir) -> tuple[list[Run], Path]:
         rows = {"sentence1": [f"a fine film {n}" for n in range(count)], "sentence2": ["it is"] * count}
         frame = pd.DataFrame({**rows, "label": [n % 2 for n in range(count)], "idx": range(count)})
         frame.to_parquet(folder / "glue" / "rte" / f"{split}.parquet")
-    common = {"task": "rte", "model": str(tiny_model_dir), "data_dir": str(folder / "glue"), "head": "linear"}
+    common = {"task": "rte", "model": str(tiny_model_dir), "data_dir": str(folder / "glue")}
     common |= {"results_dir": str(folder / "results"), "epochs": 1, "batch_size": 8, "max_length": 16}
     teacher = Run(**common, method="finetune")
     adapt(teacher)
@@ -177,11 +177,11 @@ def test_one_command_fills_it(finished, tmp_path, capsys):
     out.mkdir()
     for old in ("old.safetensors", "old.json"):
         (out / old).write_text("{}")
-    fields = ["task", "sparsity", "seed", "model", "head", "epochs", "batch_size", "max_length", "teacher"]
+    fields = "results_dir task sparsity seed model epochs batch_size max_length teacher".split()
     lines = ["\t".join(str(getattr(run, field)) for field in fields) for run in runs]
     table = tmp_path / "t.tsv"
     table.write_text("\n".join(["\t".join(fields), *lines]) + "\n")
-    asked = [str(folder / "results"), "--table", str(table), "--data", str(folder / "glue"), "--zoo", str(out)]
+    asked = ["--table", str(table), "--data", str(folder / "glue"), "--zoo", str(out)]
     assert main(asked) == 0
     assert f"{name}-0.9" in capsys.readouterr().out
     assert {path.stem for path in out.iterdir()} == {name, f"{name}-0.9"}  # what is not in the table went
@@ -207,9 +207,17 @@ def test_one_command_fills_it(finished, tmp_path, capsys):
     )
     assert teacher.method == "finetune" and taught.teacher == str(record_path(teacher))
     assert zoo(out).loc[name, "mean"] == pytest.approx(sum(scores.values()) / 2)
+    before = (out / f"{name}.safetensors").read_bytes()
+    mask_path(runs[0]).rename(folder / "away")  # masks are not committed: the zoo has what came from the record
+    try:
+        assert main(asked) == 0 and (out / f"{name}.safetensors").read_bytes() == before
+        (out / f"{name}.safetensors").replace(out / f"{name}-0.9.safetensors")
+        assert main(asked) == 1 and "1 runs that ship lack" in capsys.readouterr().err
+    finally:
+        (folder / "away").rename(mask_path(runs[0]))
 
 
-def test_what_cannot_ship_is_named_and_nothing_is_written(finished, tmp_path, capsys):
+def test_what_cannot_ship_is_named_and_nothing_is_written(finished, tmp_path, capsys, monkeypatch):
     runs, folder = finished
     out = tmp_path / "zoo"
     missing = runs[0].model_copy(update={"seed": 7})
@@ -223,5 +231,6 @@ def test_what_cannot_ship_is_named_and_nothing_is_written(finished, tmp_path, ca
     with pytest.raises(ValueError, match="saw other rows of rte than data_dir has now"):
         make_zoo([runs[0].model_copy(update={"data_dir": str(other)})], out)
     assert not out.exists()
-    assert main([str(tmp_path / "none"), "--table", str(TABLE), "--zoo", str(out)]) == 1
+    monkeypatch.chdir(tmp_path)  # where no results are
+    assert main(["--table", str(TABLE), "--zoo", str(out)]) == 1
     assert "18 runs that ship lack their record or mask" in capsys.readouterr().err
