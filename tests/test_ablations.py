@@ -314,7 +314,7 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     folders = {"results_dir": runs["head"].results_dir, "figures_dir": "pictures"}
     code, said, error = papermill("05_ablations", tmp_path, **folders)
     assert code == 0, error
-    assert re.search(r"t_s 0.1: not tested", said)
+    assert re.search(r"temperature 0.1: not tested", said)
     assert re.search(r"weights x N\(1, 0.1\): no direction in the paper", said)
     assert "mask shuffled 1, weights x N(1, 0.001) 0, weights x N(1, 0.01) 1" in said and "not testable here" in said
     assert (tmp_path / "pictures" / "extra_ablations.svg").is_file()

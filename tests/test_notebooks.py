@@ -300,7 +300,7 @@ path.write_text(path.read_text().replace('schema_version": 1', 'schema_version":
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert set(one) == names and one == two
     for picture in ("fig2_mrpc", "fig2_stsb", "extra_retention"):
-        assert b"epochs: the recipe's; seeds a point: " in one[f"{picture}.svg"]
+        assert b"epochs: the recipe's; seeds per point: " in one[f"{picture}.svg"]
         assert b"notebooks/02_compare.ipynb from out: " in one[f"{picture}.svg"]
     assert b"of_ones_own" not in one["fig2_stsb.svg"]  # which has the paper's methods alone
     assert b"| of_ones_own | - | 0.750 (1) |" in one["table_out.md"]

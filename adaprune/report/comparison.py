@@ -92,12 +92,12 @@ def budget(epochs: pd.Series, seeds: pd.Series) -> str:
     """The epochs and numbers of seeds of what a panel shows, as least and most.
 
     >>> budget(pd.Series([3.0, 2.0]), pd.Series([1, 1]))
-    'epochs: 2 to 3; seeds a point: 1'
+    'epochs: 2 to 3; seeds per point: 1'
     """
     given = epochs[epochs > 0]
     spans = [" to ".join(f"{value:g}" for value in sorted({part.min(), part.max()})) for part in (given, seeds)]
     lengths = ["the recipe's"] * (len(given) < len(epochs)) + spans[:1] * (len(given) > 0)
-    return f"epochs: {' or '.join(lengths)}; seeds a point: {spans[1]}"
+    return f"epochs: {' or '.join(lengths)}; seeds per point: {spans[1]}"
 
 
 def retained(runs: pd.DataFrame) -> pd.DataFrame:

@@ -44,10 +44,10 @@ MOST = 3  # folders and commits that a line names
 def written(way: str) -> str:
     """A task, model, metric or method, with its settings, as a figure writes it; an unknown one stays.
 
-    >>> written("smp allocation equal"), written("adaprune 0.5"), written("finetune epochs 2"), written("stsb")
-    ('SMP, allocation equal', 'adaprune 0.5', 'fine-tuning, epochs 2', 'STS-B')
+    >>> written("smp allocation equal"), written("adaprune 0.5"), written("compact, sparse"), written("stsb")
+    ('SMP, allocation equal', 'adaprune 0.5', 'compact, sparse', 'STS-B')
     """
-    name, _, settings = way.partition(" ")
+    name, _, settings = way.replace(",", "").partition(" ")
     apart = ", " if settings[:1].isalpha() else " "
     return f"{CALLED.get(name, name)}{apart}{settings.replace('_', ' ')}".strip()
 

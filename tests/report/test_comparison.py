@@ -152,10 +152,10 @@ def test_the_budget_of_a_panel_tells_what_differs(results):
     points = curves(
         results({**SCORES, ("imp", 0.5, "rte", ("epochs", 2)): [0.5], ("imp", 0.9, "rte", ("epochs", 1.5)): [0.5]})
     )
-    assert budget(points["epochs"], points["seeds"]) == "epochs: the recipe's or 1.5 to 2; seeds a point: 1 to 3"
+    assert budget(points["epochs"], points["seeds"]) == "epochs: the recipe's or 1.5 to 2; seeds per point: 1 to 3"
     masked = points[points["way"] == "magnitude"]  # 0 epochs of a run: as many as the recipe has
-    assert budget(masked["epochs"], masked["seeds"]) == "epochs: the recipe's; seeds a point: 3"
-    assert budget(pd.Series([3.0, 3.0]), pd.Series([2, 2])) == "epochs: 3; seeds a point: 2"
+    assert budget(masked["epochs"], masked["seeds"]) == "epochs: the recipe's; seeds per point: 3"
+    assert budget(pd.Series([3.0, 3.0]), pd.Series([2, 2])) == "epochs: 3; seeds per point: 2"
 
 
 def test_an_interval_depends_on_its_own_scores_only(results):
