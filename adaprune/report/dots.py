@@ -32,13 +32,37 @@ def draw_dots(ax: Axes, points: pd.DataFrame, order: Sequence[str], levels: Mapp
         first = row.sparsity == least
         look = {"color": colour, "marker": marker, "mfc": fill, "ms": 6 if first else 5, "alpha": 1 if first else 0.4}
         ax.errorbar([row.mean], [heights[row.way]], xerr=spread, ls="", capsize=2, elinewidth=1, **look)
-    for method, score in levels.items():
+    for score in levels.values():
         ax.axvline(score, color=INK, lw=0.9, ls="--", zorder=1)
-        place = {"xytext": (0, 2), "textcoords": "offset points", "rotation": 25, "rotation_mode": "anchor"}
-        ax.annotate(written(method), (score, 1), xycoords=ax.get_xaxis_transform(), **place, color=INK, fontsize=8)
+    named, above = sorted(levels.items(), key=lambda level: level[1]), ax.get_xaxis_transform()
+    low, high = ax.get_xlim()
+    for (method, score), x in zip(named, apart([score for _, score in named], 0.08 * (high - low)), strict=True):
+        ax.plot([score, x], [1, 1.03], color=INK, lw=0.6, transform=above, clip_on=False)
+        place = {"rotation": 40, "rotation_mode": "anchor", "transform": above}
+        ax.text(x, 1.035, written(method), **place, color=INK, fontsize=8)
+    ax.set_xlim(low, high)
     ax.set_yticks([*heights.values()], [written(way) for way in heights])
     ax.set_ylim(-0.6, len(order) - 0.4)
     return dress(ax, grid="both")
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places, moved as little as needed for a gap between neighbours: where they crowd, around their mean.
+
+    >>> apart([0.0, 5.0, 5.0, 9.0], 2.0)
+    [0.0, 4.0, 6.0, 9.0]
+    """
+    crowds: list[list[float]] = []
+
+    def start(crowd: list[float]) -> float:
+        return sum(crowd) / len(crowd) - gap * (len(crowd) - 1) / 2
+
+    for place in places:
+        crowds.append([place])
+        while len(crowds) > 1 and start(crowds[-1]) < start(crowds[-2]) + gap * len(crowds[-2]):
+            last = crowds.pop()
+            crowds[-1] += last
+    return [start(crowd) + gap * number for crowd in crowds for number in range(len(crowd))]
 
 
 def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:

@@ -32,7 +32,7 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
         colour, marker = style_of(method)
         look = {"color": colour, "marker": marker, "ms": 6, "ls": "", "capsize": 3, "label": method}
         ax.errorbar(places, mean, spread, **look)
-    ax.set_xticks(range(len(order)), [str(g).replace("_", "\n") for g in order], fontsize=8)
+    ax.set_xticks(range(len(order)), [str(g).replace("_", "\n") for g in order], fontsize=7)
     ax.set(xlabel=group, ylabel=value.replace("_", " "), xlim=(-0.6, len(order) - 0.4))
     return dress(ax)
 
