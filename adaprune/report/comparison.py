@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from adaprune.methods import METHODS
 from adaprune.report.names import written
 from adaprune.report.published import beside_paper
 from adaprune.report.statistics import SIGNIFICANT, holm, interval, paired_test, retention
@@ -32,7 +33,7 @@ this count.
 def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
 
-    A way is the method and those of its settings that are not the `usual` ones. A method without mask has
+    A way is the method and, if it trains, those of its settings that are not the `usual` ones. A method without mask has
     neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. Of a run that several
     folders hold the last one counts, by the folder's name, as in `contrasts.contrast`.
     """
@@ -43,6 +44,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
 
     def call(row: dict) -> str:
         own = {name: row[name] for name in most if not pd.isna(row[name]) and row[name] != most[name]}
+        own = own if _trains(row["method"]) else {}
         return " ".join([row["method"], *_phrases(own)])
 
     runs = runs.assign(way=[call(row) for row in runs.to_dict("records")])
@@ -50,13 +52,19 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def usual(runs: pd.DataFrame) -> dict[str, Any]:
-    """Of each setting its default where a run has it, else the value that most runs have, the first of equals."""
-    found = {}
+    """Of each setting its default where a run that trains has it, else what most of them have, the first of equals."""
+    found, trained = {}, runs["method"].map(_trains)
+    runs = runs[trained] if trained.any() else runs
     for name in _settings(runs):
         counts = runs[name].value_counts().sort_index()
         default = default_of(name)
         found[name] = default if default in counts.index or counts.empty else counts.idxmax()
     return found
+
+
+def _trains(method: str) -> bool:
+    """Whether settings change what a method does: probe, majority class and zero shot read none."""
+    return method not in METHODS or bool(METHODS[method].reads)
 
 
 def shared(runs: pd.DataFrame) -> str:
