@@ -105,7 +105,7 @@ def test_dots_stand_in_order_and_what_needs_no_mask_is_a_line(ax):
     drawn = {(dot.get_xdata()[0], dot.get_ydata()[0]): dot.get_alpha() for dot, *_ in ax.containers}
     assert drawn == {(0.6, 0): 1, (0.8, 1): 1, (0.4, 1): 0.4}  # the best at the top, higher sparsities pale
     assert sorted(line.get_xdata()[0] for line in ax.lines if list(line.get_ydata()) == [0, 1]) == [0.2, 0.3]
-    assert [text.get_text() for text in ax.texts] == ["probe", "majority class"]
+    assert [text.get_text() for text in ax.texts] == ["majority class", "probe"]
 
 
 def test_head_graph_has_a_node_a_block_and_the_same_bytes_again(tmp_path):
