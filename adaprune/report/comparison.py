@@ -24,18 +24,18 @@ seeds that both have, against adaprune, with Holm's correction over all tests of
 than two seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights
 intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods
 that train weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs
-(memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is head and
-mask at 1 bit per weight, or head and every weight that was trained (of lora its two factors); "-" in records older than
-this count.
+(memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is the mask
+file with its head, or head and every weight that was trained (of lora its two factors); records older than coded mask
+files count 1 bit per weight, the oldest nothing ("-").
 """
 
 
 def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
 
-    A way is the method and, if it trains, those of its settings that are not the `usual` ones. A method without mask has
-    neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. Of a run that several
-    folders hold the last one counts, by the folder's name, as in `contrasts.contrast`.
+    A way is the method and, if it trains, those of its settings that are not the `usual` ones. A method without mask
+    has neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. Of a run that
+    several folders hold the last one counts, by the folder's name, as in `contrasts.contrast`.
     """
     masked = records["mask_sparsity"].notna()
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
