@@ -33,6 +33,9 @@ def scores(name: str) -> str:
     """Every way in a folder, by sparsity and task: means over seeds, with the number of seeds in brackets."""
     runs = comparison.with_ways(table(ROOT / "results" / name))
     runs = runs.assign(sparsity=runs["sparsity"].fillna(WITHOUT_MASK))
+    if name == "steps":  # about their number: the usual one is named too
+        usual = (runs["epochs"] > 0) & ~runs["way"].str.contains(" epochs ")
+        runs["way"] = runs["way"].where(~usual, runs["way"] + runs["epochs"].map(" epochs {:g}".format))
     columns = runs.groupby(["task", "max_train_examples"]).size().index
     several = len({model for model in runs["model"]}) > 1
     rows = []

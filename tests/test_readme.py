@@ -174,10 +174,10 @@ def test_what_inference_costs_is_what_was_measured():
 
 def test_the_first_example_is_a_prediction_from_the_zoo(capsys):
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    (said,) = re.findall(r"^print\(.*\)  # ([\d.]+)$", example, re.MULTILINE)
+    (said,) = re.findall(r"^print\(.*\)  # ([\d.]+) no, ([\d.]+) yes$", example, re.MULTILINE)
     exec(example, {})
-    shown = float(re.search(r"tensor\(\[\[([\d.]+)", capsys.readouterr().out)[1])
-    assert shown == pytest.approx(float(said), abs=0.0051)
+    shown = re.search(r"tensor\(\[\[([\d.]+), ([\d.]+)\]\]", capsys.readouterr().out).groups()
+    assert [*map(float, shown)] == pytest.approx([*map(float, said)], abs=0.0051)
 
 
 def test_sizes_of_masks_are_those_measured():

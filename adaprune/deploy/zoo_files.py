@@ -31,7 +31,8 @@ def zoo(folder: str | Path = "") -> pd.DataFrame:
     Args:
         folder: another folder, as `adaprune.make_zoo` fills it; empty: the package's own.
     """
-    rows = {path.stem: _row(path) for path in sorted(Path(folder or ZOO).glob("*.safetensors"))}
+    paths = sorted(Path(folder or ZOO).glob("*.safetensors"), key=lambda path: path.stem)
+    rows = {path.stem: _row(path) for path in paths}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
 
 
