@@ -26,7 +26,7 @@ from adaprune.runs.run import Run
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head
-from adaprune.training.job import Outcome
+from adaprune.training.job import Outcome, prepare
 from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
@@ -131,7 +131,7 @@ def test_the_mask_file_alone_gives_the_recorded_metrics(ask, method):
     encoder = load_encoder(run.model)
     model = apply_mask(encoder.model, load_mask(mask_file(run)))
     paths = paths_of(record_path(run))
-    job = HOUSE.prepare(run, plan_for(run), paths, adaprune.load_task(run.task), load_encoder(run.model))
+    job = prepare(run, plan_for(run), paths, adaprune.load_task(run.task), load_encoder(run.model))
     for split in ("validation", "selection"):
         said = predict(model, job.sentences, split, job.settings)
         assert job.task.metrics(said, job.task.splits[split]["label"]) == record["metrics"][split]

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.counting import component_of
@@ -32,9 +31,9 @@ from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.run import RESULT_NEUTRAL, Run
-from adaprune.training import trainer
+from adaprune.training import prepare, trainer
 from adaprune.training.encoders import load_encoder
-from adaprune.training.teachers import read_logits, with_teacher
+from adaprune.training.teachers import read_logits, read_teacher, with_teacher
 from adaprune.training.trainer import predict
 
 WORDS = "a film the cast is i laughed and cried see it twice cold flat long".split()
@@ -271,8 +270,9 @@ def job_of(**fields):
     """The job of a run, in a folder of its own, without checkpoints."""
     run = ask(**{"checkpoint_steps": 0, "results_dir": f"job{next(COUNT)}", **fields})
     task = load_task(run.task, run.data_dir, run.max_train_examples)
-    job = prepare(run, plan_for(run), paths_of(record_path(run)), task, load_encoder(run.model))
-    return with_teacher(job, read_logits(run, task))
+    job = prepare(run, plan_for(run), paths_of(run), task, load_encoder(run.model))
+    teacher = job.paths.teacher
+    return with_teacher(job, teacher and read_logits(read_teacher(run, teacher), teacher, task))
 
 
 def learned(**fields):

@@ -26,8 +26,9 @@ def test_a_runs_files_bear_its_name():
     run = Run(sparsity=0.75, results_dir="deep/out")
     assert record_path(run) == Path("deep/out", f"{run.name}.json")
     assert mask_path(run) == paths_of(record_path(run)).mask == Path("deep/out/masks", f"{run.name}.safetensors")
-    found = asdict(paths_of(record_path(run))).values()
-    assert all(run.name in path.name and Path("deep/out") in path.parents for path in found)
+    found = asdict(paths_of(record_path(run)))
+    assert found.pop("teacher") is None
+    assert all(run.name in path.name and Path("deep/out") in path.parents for path in found.values())
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import attach, maskable, threshold_of
@@ -23,6 +22,7 @@ from adaprune.runs.recipes import PAPER, TUNED, plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.retired import RETIRED
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training.encoders import load_encoder, set_dropout
 
 ROOT = Path(__file__).parents[2]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.masks.layers import detach, maskable, set_masks
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training import trainer as module
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head, read

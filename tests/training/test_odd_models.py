@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizerFast, DistilBertModel, RobertaConfig, RobertaModel
 
-from adaprune.data import check_known, fitted
-from adaprune.training import load_encoder, local_files, local_revision
+from adaprune.data import check_known
+from adaprune.training import load_encoder, local_revision
+from adaprune.training.model_files import fitted
 from tests.tiny import COMMON, DISTIL, MADE, encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{index}" for index in range(55))]
@@ -167,12 +168,12 @@ def test_layers_that_are_left_over_are_named(tmp_path):
 
 def test_what_lies_beside_the_weights_is_known_by_what_it_says(tmp_path):
     folder = save(encoder(), tmp_path)
-    before = local_files(folder)
+    before = load_encoder(folder).files
     names = [one.split()[0] for one in before.split(", ")]
     assert names == ["config.json", "tokenizer.json", "tokenizer_config.json"]
     changed_config(tmp_path, transformers_version="9.9", dtype="float16")
     (tmp_path / "README.md").write_text("notes")
-    assert load_encoder(folder).files == local_files(folder) == before
+    assert load_encoder(folder).files == before
     changed_config(tmp_path, layer_norm_eps=1e-5)
-    assert [one for one in local_files(folder).split(", ") if one not in before][0].startswith("config.json ")
-    assert local_files("minilm") is None and local_files("user/model") is None
+    assert [one for one in load_encoder(folder).files.split(", ") if one not in before][0].startswith("config.json ")
+    assert load_encoder("minilm").files is None
