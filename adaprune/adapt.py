@@ -72,16 +72,16 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         return check_unchanged(finished, run, plan, paths)
     check_ablation(run, paths)
     check_machine(run)
+    teacher = read_teacher(run, paths.teacher)
     check_writable(paths.record.parent)
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes of one launch share the work
     with nullcontext() if together else alone(paths.checkpoints):
-        return find_record(run, paths.record) or _made(run, plan, paths)  # another process may have made it meanwhile
+        return find_record(run, paths.record) or _made(run, plan, paths, teacher)  # or another process has
 
 
-def _made(run: Run, plan: Plan, paths: Paths) -> dict:
+def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
     """Makes and writes the record of a run that is checked and not finished; returns the record."""
     surroundings, processes = environment(), PartialState()
-    teacher = read_teacher(run, paths.teacher)
 
     # load data
     with processes.main_process_first():  # the others find what it downloads
