@@ -218,13 +218,11 @@ def test_a_finished_run_from_before_pooling_was_a_run_with_cls(ask):
 READS = [
     ({}, "own", "mean"),
     ({"recipe": "paper"}, "cls", "cls"),
-    ({"pooling": "cls"}, "cls", "cls"),
-    ({"recipe": "paper", "pooling": "mean"}, "mean", "mean"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "asked", "pooling"), READS)
-def test_the_head_reads_as_the_checkpoint_was_made_unless_told(ask, tmp_path, fields, asked, pooling):
+def test_the_head_reads_as_the_checkpoint_was_made_or_as_the_papers(ask, tmp_path, fields, asked, pooling):
     shutil.copytree("tiny", "pooled")
     (tmp_path / "pooled" / "1_Pooling").mkdir()
     (tmp_path / "pooled" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')

@@ -94,9 +94,10 @@ def ask(**fields):
     return Run(**{**small, **fields})
 
 
-def job_of(**fields):
+def job_of(pooling="cls", **fields):
     run = ask(**{"method": "probe", **fields})
-    return prepare(run, plan_for(run), paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
+    plan = replace(plan_for(run), pooling=pooling)
+    return prepare(run, plan, paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
 
 
 def vectors(job, encoder, split, column, pooling):

@@ -177,7 +177,6 @@ KNOBS = {
         (1.0, {"method": "edge_popup"}, "sparsities masks", "steps"),
     ],
     "head": [("mlp", {}, "head losses", "steps")],
-    "pooling": [("mean", {}, "head losses masks", "steps"), ("cls", {"model": "other"}, "head losses masks", "steps")],
     "rank": [(2, {"method": "lora"}, "losses", "rows steps")],
     "recovery": [(False, {"learning_rate": 1e-2}, "losses masks", "steps sparsities")],
     "allocation": [
@@ -438,18 +437,14 @@ def test_each_start_cuts_as_it_says():
     assert same(still(**fixed, initial_theta="constant")[1], still(**fixed, initial_theta="constant")[1])
 
 
-def test_the_head_is_of_the_asked_kind_and_reads_by_the_asked_pooling():
+def test_the_head_is_of_the_asked_kind_and_reads_by_the_recipes_pooling():
     assert [job_of(head=head).model.head.hidden is None for head in ("mlp", "linear")] == [False, True]
-    for model, recipe, pooling, read in (
-        ("tiny", "tuned", "", "cls"),
-        ("other", "tuned", "", "mean"),  # as the checkpoint was made
-        ("other", "paper", "", "cls"),  # the paper's, whatever the checkpoint
-        ("other", "paper", "mean", "mean"),
-        ("other", "tuned", "cls", "cls"),
-        ("tiny", "tuned", "mean", "mean"),
+    for model, recipe, read in (
+        ("tiny", "tuned", "cls"),
+        ("other", "tuned", "mean"),  # as the checkpoint was made
+        ("other", "paper", "cls"),  # the paper's, whatever the checkpoint
     ):
-        job = job_of(model=model, recipe=recipe, pooling=pooling)
-        assert job.model.head.pooling == read, (model, recipe, pooling)
+        assert job_of(model=model, recipe=recipe).model.head.pooling == read, (model, recipe)
 
 
 @pytest.mark.parametrize("method", ["adaprune", "movement", "soft_movement", "smp"])

@@ -127,14 +127,6 @@ def test_what_a_run_asks_for_reaches_its_plan():
     assert plan_for(Run(recipe="paper")) == PAPER and (PAPER.dropout, PAPER.pooling) == (-1, "cls")  # the checkpoint's
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("recipe", ["tuned", "paper"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_asked_for_a_pooling(method, recipe, pooling):
-    usual = plan_for(Run(method=method, recipe=recipe))
-    assert plan_for(Run(method=method, recipe=recipe, pooling=pooling)) == replace(usual, pooling=pooling)
-
-
 def test_global_asks_for_one_cut_where_the_recipe_has_shares():
     """An empty one is the recipe's; "global" is none in the plan."""
     found = {
