@@ -18,7 +18,6 @@ from adaprune.training.encoders import (
     MINILM_NOTE,
     Encoder,
     load_encoder,
-    local_revision,
     most_tokens,
     set_dropout,
     tensor_hash,
@@ -41,7 +40,7 @@ from adaprune.training.job import (
     prepare,
     steps_in,
 )
-from adaprune.training.model_files import MINILM, place_of
+from adaprune.training.model_files import MINILM, place_of, weights_in
 from adaprune.training.progress import bar
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
 from adaprune.training.trainer import fit, predict, score

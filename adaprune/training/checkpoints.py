@@ -116,7 +116,6 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
                 f"the interrupted run in {folder} had another {changed[0]} ({before.get(changed[0])}, now "
                 f"{origin[changed[0]]}): delete that folder to start over"
             )
-    folder.mkdir(parents=True, exist_ok=True)
     write_bytes(note, json.dumps(origin).encode())  # all processes of a run write the same
 
 

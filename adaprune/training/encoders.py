@@ -100,11 +100,6 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     )  # fmt: skip
 
 
-def local_revision(model: str) -> str | None:
-    """`weights_in` the folder of a local model; None if it is not a folder."""
-    return weights_in(Path(source_of(model)))
-
-
 def set_dropout(encoder: nn.Module, share: float) -> None:
     """Sets the hidden dropout of ``encoder``: that of every active dropout layer, as attention's are off."""
     for module in encoder.modules():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizerFast, DistilBertModel, RobertaConfig, RobertaModel
 
 from adaprune.data import check_known
-from adaprune.training import load_encoder, local_revision
+from adaprune.training import load_encoder, weights_in
 from adaprune.training.model_files import fitted
 from tests.tiny import COMMON, DISTIL, MADE, encoder
 
@@ -96,12 +97,12 @@ def test_every_shard_is_hashed(tmp_path):
     assert len(shards) > 2
     lines = "".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in shards)
     before = f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
-    assert load_encoder(str(folder)).revision == local_revision(str(folder)) == before
+    assert load_encoder(str(folder)).revision == weights_in(folder) == before
     tensors = load_file(shards[-1])
     next(iter(tensors.values())).add_(1)
     save_file(tensors, shards[-1], metadata={"format": "pt"})
-    assert local_revision(str(folder)) != before
-    assert local_revision("user/model") is None
+    assert weights_in(folder) != before
+    assert weights_in(Path("user/model")) is None
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -117,7 +118,7 @@ def test_home_and_variables_in_the_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MODELS", str(tmp_path))
     save(encoder(), tmp_path / "m")
-    assert load_encoder("~/m").revision == load_encoder("$MODELS/m").revision == local_revision(str(tmp_path / "m"))
+    assert load_encoder("~/m").revision == load_encoder("$MODELS/m").revision == weights_in(tmp_path / "m")
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "bert"
     with pytest.raises(ValueError, match=r"\$NOWHERE/m: there is no environment variable \$NOWHERE"):
         load_encoder("$NOWHERE/m")
