@@ -166,8 +166,6 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
         raise ValueError(
             f"max_length must be at most {most}, the positions of model {run.model!r}, got {run.max_length}"
         )
-    batches = batches_in(len(task.splits["train"]), plan.batch_size)
-    plan = replace(plan, epochs=epochs_of(plan, run.sparsity, batches))
     if plan.dropout >= 0:
         set_dropout(encoder.model, plan.dropout)
     set_seed(run.seed)
@@ -175,6 +173,8 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     model = AdaptedModel.for_task(encoder.model, task.num_labels, plan.head, pooling)
     if not task.labels:  # start a regression at the mean label, not at 0
         torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
+    batches = batches_in(len(task.splits["train"]), plan.batch_size)
+    plan = replace(plan, epochs=epochs_of(plan, run.sparsity, batches))
     splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
     check_known(encoder.tokenizer, splits["train"], run.model)
     sentences = Sentences(splits, encoder.tokenizer, task.metrics, task.primary)
