@@ -75,8 +75,8 @@ def adapt(run: Run, method: Method | None = None) -> dict:
     teacher = read_teacher(run, paths.teacher)
     check_writable(paths.record.parent)
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes of one launch share the work
-    with nullcontext() if together else alone(paths.checkpoints):
-        return find_record(run, paths.record) or _made(run, plan, paths, teacher)  # or another process has
+    with nullcontext() if together else alone(paths.checkpoints):  # while it waits, another process may make the record
+        return find_record(run, paths.record) or _made(run, plan, paths, teacher)
 
 
 def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:

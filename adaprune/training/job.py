@@ -148,9 +148,7 @@ def steps_in(examples: int, settings: Settings) -> int:
 def check_machine(run: Run) -> None:
     """ValueError if the machine lacks a package or a GPU that the run needs."""
     if (package := run.kind.needs) and importlib.util.find_spec(package) is None:
-        raise ValueError(
-            f"method={run.method!r} needs the package {package}: pip install {package}, or the extra adaprune[methods]"
-        )
+        raise ValueError(f"method={run.method!r} needs the package {package}: pip install {package}")
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would silently be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
 
