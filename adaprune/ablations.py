@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from adaprune.deploy import load_mask
 from adaprune.masks import set_masks
 from adaprune.methods import METHODS
-from adaprune.runs import Run, mask_path
+from adaprune.runs import Paths, Run
 from adaprune.training import Job, Outcome, fit_head, tensor_hashes
 
 
@@ -27,7 +28,7 @@ def perturb(encoder: nn.Module, sigma: float, seed: int) -> None:
         parameter.mul_(1 + sigma * torch.randn(parameter.shape, generator=generator).to(parameter.device))
 
 
-def check_ablation(run: Run) -> None:
+def check_ablation(run: Run, paths: Paths) -> None:
     """Refuses an ablation that has nothing to start from.
 
     Raises:
@@ -41,13 +42,17 @@ def check_ablation(run: Run) -> None:
     if not run.kind.weights_intact or (run.ablation == "shuffle" and not run.kind.mask):
         lack = "mask" if run.kind.weights_intact else "mask of the checkpoint's own weights"
         raise ValueError(f"ablation={run.ablation!r} needs a {lack}, method {run.method!r} has none")
-    if run.kind.mask and not (path := mask_path(source(run))).is_file():
+    if run.kind.mask and not (path := _source_mask(run, paths)).is_file():
         raise ValueError(f"{path} is missing: adapt the run without ablation first, with the same results_dir")
 
 
 def source(run: Run) -> Run:
     """The run of which ``run`` is an ablation."""
     return run.model_copy(update={"ablation": "", "noise": 0.0})
+
+
+def _source_mask(run: Run, paths: Paths) -> Path:
+    return paths.mask.with_name(f"{source(run).name}.safetensors")
 
 
 def ablate(job: Job) -> Outcome:
@@ -63,9 +68,10 @@ def ablate(job: Job) -> Outcome:
     """
     run, encoder, masks = job.run, job.model.encoder, None
     if run.kind.mask:
-        found = load_mask(mask_path(source(run)))
+        path = _source_mask(run, job.paths)
+        found = load_mask(path)
         if found.card["base"] != tensor_hashes(encoder):
-            raise ValueError(f"{mask_path(source(run))} was made for another base than model {run.model!r}")
+            raise ValueError(f"{path} was made for another base than model {run.model!r}")
         masks = found.resolve(encoder).masks
         masks = shuffled(masks, run.seed) if run.ablation == "shuffle" else masks
     if run.noise:

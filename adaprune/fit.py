@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from adaprune.adapt import adapt, card_of, prepare
+from adaprune.adapt import adapt
 from adaprune.adapted import Adapted
 from adaprune.data import TaskData, expanded, load_task, resampled
 from adaprune.deploy import load_mask, save_mask
@@ -23,7 +23,7 @@ from adaprune.given import columns_of
 from adaprune.masks import maskable
 from adaprune.methods import METHODS, probe_head
 from adaprune.runs import Run, find_record, paths_of, plan_for, read_answers, record_path, write_bytes
-from adaprune.training import load_encoder
+from adaprune.training import card_of, load_encoder, prepare
 
 # What a probe or a teacher shares with the run that it stands beside; the rest are settings of the run's own method.
 SHARED = ("task", "seed", "model", "data_dir", "results_dir", "max_train_examples", "max_length", "precision",

@@ -11,12 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from adaprune.adapt import prepare
 from adaprune.data import load_task
 from adaprune.deploy import load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record
-from adaprune.training import Fit, Outcome, fit_head, load_encoder, read_tensors, score
+from adaprune.training import Fit, Outcome, fit_head, load_encoder, prepare, read_tensors, score
 
 
 def evaluate_at(

@@ -26,7 +26,7 @@ from adaprune.runs.run import Run
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head
-from adaprune.training.job import Outcome
+from adaprune.training.job import Outcome, prepare
 from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
@@ -131,7 +131,7 @@ def test_the_mask_file_alone_gives_the_recorded_metrics(ask, method):
     encoder = load_encoder(run.model)
     model = apply_mask(encoder.model, load_mask(mask_file(run)))
     paths = paths_of(record_path(run))
-    job = HOUSE.prepare(run, plan_for(run), paths, adaprune.load_task(run.task), load_encoder(run.model))
+    job = prepare(run, plan_for(run), paths, adaprune.load_task(run.task), load_encoder(run.model))
     for split in ("validation", "selection"):
         said = predict(model, job.sentences, split, job.settings)
         assert job.task.metrics(said, job.task.splits[split]["label"]) == record["metrics"][split]
@@ -218,13 +218,11 @@ def test_a_finished_run_from_before_pooling_was_a_run_with_cls(ask):
 READS = [
     ({}, "own", "mean"),
     ({"recipe": "paper"}, "cls", "cls"),
-    ({"pooling": "cls"}, "cls", "cls"),
-    ({"recipe": "paper", "pooling": "mean"}, "mean", "mean"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "asked", "pooling"), READS)
-def test_the_head_reads_as_the_checkpoint_was_made_unless_told(ask, tmp_path, fields, asked, pooling):
+def test_the_head_reads_as_the_checkpoint_was_made_or_as_the_papers(ask, tmp_path, fields, asked, pooling):
     shutil.copytree("tiny", "pooled")
     (tmp_path / "pooled" / "1_Pooling").mkdir()
     (tmp_path / "pooled" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')

@@ -10,4 +10,4 @@ from adaprune.data.reading import examples, rows_read, texts_read
 from adaprune.data.resampling import RESAMPLES, resampled
 from adaprune.data.sampler import GroupedByLength
 from adaprune.data.tasks import GLUE, KNOWN_TASKS, TaskData, load_task, tokenize
-from adaprune.data.tokenizers import check_known, fitted, unknown_share
+from adaprune.data.tokenizers import check_known, unknown_share

@@ -87,12 +87,7 @@ class TaskData:
         return {name + ending: value for name, value in values.items()}
 
 
-def load_task(
-    task: str,
-    data_dir: str | os.PathLike = "",
-    max_train_examples: int = 0,
-    selection_fraction: float = SELECTION_FRACTION,
-) -> TaskData:
+def load_task(task: str, data_dir: str | os.PathLike = "", max_train_examples: int = 0) -> TaskData:
     """The task's splits and metrics.
 
     Args:
@@ -101,20 +96,17 @@ def load_task(
         max_train_examples: use only this many rows of train, before anything is held out; 0 = all. They are the first
             ones. If your own file is sorted by label or its first rows lack a class, they are drawn from all rows, with
             a warning. The draw does not depend on the run's seed.
-        selection_fraction: fraction of train held out as `selection`, in (0, 1); see `hold_out`.
 
     Raises:
         FileNotFoundError: a file is missing; names it.
         OSError: data cannot be downloaded.
         ValueError: an unknown task, or invalid data; names the place and the remedy.
     """
-    if not 0 < selection_fraction < 1:
-        raise ValueError(f"selection_fraction must lie between 0 and 1, got {selection_fraction}")
     if max_train_examples < 0 or max_train_examples == 1:
         raise ValueError(f"max_train_examples must be 0 (all) or at least 2, got {max_train_examples}")
     rows, labels, metric_names = _read_task(str(task), data_dir)
     train = _first(rows["train"], max_train_examples, task)
-    train, selection = hold_out(train, selection_fraction, train["label"] if labels else None)
+    train, selection = hold_out(train, SELECTION_FRACTION, train["label"] if labels else None)
     _refuse_lacking(train["label"], labels, task)
     rows = {**rows, "train": train, "selection": selection}
     splits = {split: _to_dataset(columns, bool(labels)) for split, columns in rows.items()}

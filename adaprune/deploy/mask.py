@@ -25,9 +25,9 @@ from adaprune.training import (
     AdaptationHead,
     AdaptedModel,
     load_encoder,
-    local_revision,
     place_of,
     tensor_hash,
+    weights_in,
 )
 
 OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # keys that only `save_mask` writes into a card
@@ -126,7 +126,7 @@ def base_of(card: Mapping, path: Path) -> tuple[str, str | None]:
         beside = [path.parent.parent / f"{path.stem}.json", *sorted((path.parent / "runs").glob("*.json"))]
         places = [place_of(revision), *(_asked(record, name) for record in beside)]
         for place in [name, *filter(None, places)]:
-            if expanded(place).is_dir() and local_revision(place) == revision:
+            if weights_in(expanded(place)) == revision:
                 return place, None
     return name, revision if re.fullmatch("[0-9a-f]{40}", revision) else None
 

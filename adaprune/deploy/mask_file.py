@@ -93,7 +93,6 @@ def save_mask(
     content = save(stored, metadata={"adaprune": json.dumps({"card": whole, "sha256": sha256_of(whole)})})
     read_mask(path, content).resolve(encoder)  # what does not come back bit for bit is not written
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)  # so that a card is never next to another mask
         write_bytes(path, content)
         write_bytes(beside, json.dumps({**whole, "file_sha256": sha256_of(content)}, indent=1).encode() + b"\n")

@@ -36,5 +36,5 @@ def ia3(job: Job) -> Outcome:
 IA3 = Method(
     ia3, line="keys, values and FFN activations rescaled, by peft", source="Liu et al. 2022", mask=False,
     weights_intact=False, tuned={**TUNED_WEIGHTS, "learning_rate": 3e-3}, paper={"learning_rate": 3e-3},
-    reads=("learning_rate", "head_learning_rate"), colour="#142AF3", marker=(6, 1, 30),
+    needs="peft", reads=("learning_rate", "head_learning_rate"), colour="#142AF3", marker=(6, 1, 30),
 )  # fmt: skip

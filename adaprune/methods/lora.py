@@ -28,5 +28,5 @@ def lora(job: Job) -> Outcome:
 LORA = Method(
     lora, line="low-rank updates of the weights, by peft", source="Hu et al. 2022", mask=False,
     weights_intact=False, tuned={**TUNED_WEIGHTS, "learning_rate": 1e-3}, paper={"learning_rate": 1e-3},
-    reads=("learning_rate", "head_learning_rate", "rank"), colour="#11F3C1", marker=(6, 1, 0),
+    needs="peft", reads=("learning_rate", "head_learning_rate", "rank"), colour="#11F3C1", marker=(6, 1, 0),
 )  # fmt: skip

@@ -56,8 +56,7 @@ def usual(runs: pd.DataFrame) -> dict[str, Any]:
     found, trained = {}, runs["method"].map(_trains)
     runs = runs[trained] if trained.any() else runs
     for name in _settings(runs):
-        counts = runs[name].value_counts().sort_index()
-        default = default_of(name)
+        counts, default = runs[name].value_counts().sort_index(), default_of(name)
         found[name] = default if default in counts.index or counts.empty else counts.idxmax()
     return found
 
@@ -132,8 +131,7 @@ def retained(runs: pd.DataFrame) -> pd.DataFrame:
             strata = [share for _, share in group.groupby("task")["share"]]
             if len(strata) == len(parts):
                 means, fewest = [share.mean() for share in strata], min(map(len, strata))
-                spread = interval(strata)
-                rows.append((model, *key, np.mean(means), *spread, min(means), len(strata), fewest))
+                rows.append((model, *key, np.mean(means), *interval(strata), min(means), len(strata), fewest))
     columns = ["model", "way", "method", "sparsity", "mean", "low", "high", "worst", "tasks", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -189,9 +187,9 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
     for model, kept in retained(runs).groupby("model"):
         title = f"## {model}, share of fine-tuning's score kept, mean over {kept['tasks'].iloc[0]} tasks"
         lines += ["", title, "", *_shares(kept)]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return Path(path)
+    (path := Path(path)).parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return path
 
 
 def _beside(found: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaprune.data import expanded
-from adaprune.runs import Run, record_path
+from adaprune.runs import Run, paths_of, record_path
 from adaprune.training import read_teacher
 
 
@@ -45,7 +45,7 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         try:
             run = Run(**common, **_values(columns, cells))
             if expanded(run.teacher).is_file():  # otherwise it may be a row of this sweep
-                read_teacher(run)
+                read_teacher(run, paths_of(run).teacher)
         except ValueError as error:
             wrong.append(f"{where}: {error}")
             continue

@@ -33,7 +33,6 @@ def write_answers(path: Path, logits: np.ndarray, task: TaskData, scored: bool =
     scores = np.zeros(0, np.float32)
     if scored:
         scores = resampled(lambda said, true: task.metrics(said, true)[task.primary], logits, labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     np.savez_compressed(content, answers=answers, resampled=scores)
     write_bytes(path, content.getvalue())

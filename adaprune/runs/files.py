@@ -14,7 +14,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Puts a file in place once all of it is on disk, so that a full disk is noticed here and not at a later flush."""
+    """Puts a file in place, in a folder that is made, once all of it is on disk: so a full disk is noticed here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.urandom(8).hex()}.tmp")  # on the same disk, so that replacing is atomic
     try:
         with temporary.open("xb") as file:

@@ -64,6 +64,7 @@ class Method:
         mask: whether it produces a mask.
         weights_intact: whether it leaves every weight of the checkpoint as it was.
         tuned, paper: settings of a `runs.Plan` in which it differs from that recipe; ``paper`` None: as ``tuned``.
+        needs: a package that it needs besides the package's own.
         reads: the fields in ``SELECTIVE`` that change what it does; a run that sets any other of them is refused.
         colour, marker: its look in figures, as matplotlib accepts them.
 
@@ -79,6 +80,7 @@ class Method:
     weights_intact: bool = True
     tuned: Mapping[str, Any] = field(default_factory=dict)
     paper: Mapping[str, Any] | None = None
+    needs: str = ""
     reads: tuple[str, ...] = ("head_learning_rate",)
     colour: str = "#808080"
     marker: str | tuple[int, int, int] = "o"

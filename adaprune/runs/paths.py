@@ -16,7 +16,7 @@ class Paths:
     ``record`` <name>.json; ``answers`` answers/<name>.npz, the run's answers to the dev rows; ``mask``
     masks/<name>.safetensors; ``snapshots`` the folder of masks during training; ``theta`` thetas/<name>.safetensors,
     its order; ``logits`` teachers/<name>.safetensors, a fine-tuned model's logits of the training rows;
-    ``checkpoints`` the folder that is removed once the record is written.
+    ``checkpoints`` the folder that is removed once the record is written; ``teacher`` the files of the run's teacher.
     """
 
     record: Path
@@ -26,15 +26,16 @@ class Paths:
     theta: Path
     logits: Path
     checkpoints: Path
+    teacher: Paths | None = None
 
 
 def paths_of(run: Run | str | Path) -> Paths:
     """The paths of a run, or of the one whose record is the file ``run``; ``~`` and ``$NAME`` are put in here, once."""
     if isinstance(run, Run):
-        folder, name = expanded(run.results_dir), run.name
+        folder, name, teacher = expanded(run.results_dir), run.name, run.teacher
     else:
         record = expanded(run)
-        folder, name = record.parent, record.name.removesuffix(".json")
+        folder, name, teacher = record.parent, record.name.removesuffix(".json"), ""
     return Paths(
         record=folder / f"{name}.json",
         answers=folder / "answers" / f"{name}.npz",
@@ -43,6 +44,7 @@ def paths_of(run: Run | str | Path) -> Paths:
         theta=folder / "thetas" / f"{name}.safetensors",
         logits=folder / "teachers" / f"{name}.safetensors",
         checkpoints=folder / ".checkpoints" / name,
+        teacher=paths_of(teacher) if teacher else None,
     )
 
 

@@ -30,44 +30,18 @@ from adaprune.runs.run import NAMED, RESULT_NEUTRAL, Run
 from adaprune.runs.schema import SCHEMA_VERSION, Cost, Record
 
 PACKAGES = (
-    "adaprune",
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "pydantic",
-)
+    "adaprune", "torch", "transformers", "datasets", "accelerate", "safetensors", "numpy", "pandas", "scipy",
+    "scikit-learn", "pydantic",
+)  # fmt: skip
 
 
-def environment(
-    threads: int | None = None,
-    *,
-    model_revision: str | None = None,
-    data_fingerprint: str | None = None,
-    seed: int | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """Versions, platform, commit, threads and the current time; call it when the run starts.
-
-    Args:
-        threads: CPU threads in use; None asks torch.
-        model_revision: hub commit, or sha256 of the weights.
-        data_fingerprint: identifies the rows used for training and scoring.
-        more: further JSON values to keep.
-    """
+def environment(threads: int | None = None, **more: Any) -> dict[str, Any]:
+    """Versions, platform, commit, CPU threads (None asks torch) and the time, with ``more``; call it at the start."""
     return {
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
-        "model_revision": model_revision,
-        "data_fingerprint": data_fingerprint,
-        "seed": seed,
         "threads": torch.get_num_threads() if threads is None else threads,
         "start_time": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
@@ -86,10 +60,10 @@ def check_writable(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_record(record: dict[str, Any], run: Run) -> Path:
+def write_record(record: dict[str, Any], run: Run, path: Path | None = None) -> Path:
     """Writes the record of a finished run, completely or not at all, and returns its path.
 
-    Adds ``schema_version``. Replaces a file of the same name.
+    Adds ``schema_version``. Replaces a file of the same name. ``path``: the run's `Paths.record`, if made already.
 
     Raises:
         ValueError: a key is missing, unknown or impossible, a number is NaN or infinite, or ``record["run"]``
@@ -100,7 +74,7 @@ def write_record(record: dict[str, Any], run: Run) -> Path:
     plain = _jsonable({"schema_version": SCHEMA_VERSION, **record}, "record")
     if plain.get("run") != run.model_dump():
         raise ValueError("record.run must hold every field of the run that is recorded, with its value")
-    path = record_path(run)
+    path = path or record_path(run)
     _validated(plain, "record")
     ordered = {key: plain[key] for key in Record.model_fields}
     text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -116,8 +90,12 @@ def read_record(path: str | Path) -> dict[str, Any]:
         ValueError: not JSON, truncated, another schema version, or a missing or impossible key; names the file.
         FileNotFoundError: no such file.
     """
+    return _read(expanded(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(expanded(path).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
         raise ValueError(
             f"{path} is damaged, not a complete JSON record ({error}): delete it, then run again"
@@ -133,17 +111,17 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return {**record, "run": run}
 
 
-def find_record(run: Run) -> dict[str, Any] | None:
-    """The record of a run if it is already finished, else None.
+def find_record(run: Run, path: Path | None = None) -> dict[str, Any] | None:
+    """The record of a run if it is already finished, else None; ``path``: its `Paths.record`, if it is made already.
 
     Raises:
         ValueError: the file with the run's name is damaged, or records a run with other settings that affect the
             result (two paths can be shortened to the same name).
     """
-    path = record_path(run)
+    path = path or record_path(run)
     if not path.exists():
         return None
-    record = read_record(path)
+    record = _read(path)
     for name, value in run.model_dump().items():
         if name not in RESULT_NEUTRAL and record["run"][name] != value:
             raise ValueError(
@@ -180,7 +158,7 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
         raise ValueError(
             f"{results_dir} {lack}: `make run` makes some, or run notebooks/01_adapt.ipynb with this results_dir"
         )
-    rows = [_row(read_record(path), path.relative_to(folder).as_posix()) for path in files]
+    rows = [_row(_read(path), path.relative_to(folder).as_posix()) for path in files]
     metrics = sorted({column for row in rows for column in row if column.startswith("validation_")})
     retired = {name: value for name, value in RETIRED.items() if any(name in row for row in rows)}
     rows = [{**retired, **row} for row in rows]

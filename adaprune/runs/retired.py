@@ -2,7 +2,7 @@
 
 A retired field at its default changes nothing and is dropped when a record is read. At any other value it is kept, so
 that tables tell such runs apart. To repeat such a run, check out the commit that its record names, or ``LAST``, the
-last commit that has all of these fields.
+last commit that has the first of these fields; ``LATER`` names it for the others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LAST = "3d91e7e"
+LATER = {"pooling": "1e9e2e3"}
 RETIRED: dict[str, Any] = {  # field -> its default
     "control": "",  # feedback loses to cubic; a fixed gamma is now `penalty` under recipe paper
     "step_rule": "",  # sgd and adam lose to adafactor
@@ -26,6 +27,7 @@ RETIRED: dict[str, Any] = {  # field -> its default
     "report_to": "none",  # curves are in the record
     "snapshots": 0,  # now `keep`
     "keep_theta": False,  # now `keep`
+    "pooling": "",  # the recipe's: the checkpoint's own, or the paper's [CLS]; nobody asked for another
 }
 
 
@@ -41,4 +43,5 @@ def modern(fields: Mapping[str, Any]) -> dict[str, Any]:
 def farewell(name: str) -> str:
     """The sentence for a run that sets a retired field."""
     now = {"snapshots": " Say keep='snapshots'.", "keep_theta": " Say keep='theta'."}.get(name, "")
-    return f"parameter {name!r} is retired.{now or f' Commit {LAST} is the last that has it.'}"
+    last = LATER.get(name, LAST)
+    return f"parameter {name!r} is retired.{now or f' Commit {last} is the last that has it.'}"

@@ -85,7 +85,6 @@ class Run(BaseModel):
     head: Literal["", "mlp", "linear"] = Field(
         "", description="mlp (the paper's, one ReLU layer) or linear; empty: the recipe's"
     )
-    pooling: Literal["", "cls", "mean"] = Field("", description="a sentence's vector: cls, mean; empty: the recipe's")
     rank: int = Field(0, ge=0, description="rank of lora's updates; 0: 8")
     recovery: bool = Field(True, description="whether a pruned connection may come back")
     allocation: Allocation = Field(

@@ -8,6 +8,7 @@ from adaprune.training.checkpoints import (
     Result,
     alone,
     check_origin,
+    check_unchanged,
     last_whole,
     read_tensors,
     stage,
@@ -17,8 +18,6 @@ from adaprune.training.encoders import (
     MINILM_NOTE,
     Encoder,
     load_encoder,
-    local_files,
-    local_revision,
     most_tokens,
     set_dropout,
     tensor_hash,
@@ -26,9 +25,23 @@ from adaprune.training.encoders import (
 )
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
-from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings, add_fits
-from adaprune.training.model_files import MINILM, place_of
+from adaprune.training.job import (
+    Fit,
+    Job,
+    Outcome,
+    Sentences,
+    Settings,
+    add_fits,
+    batches_in,
+    card_of,
+    check_machine,
+    cost_of,
+    is_intact,
+    prepare,
+    steps_in,
+)
+from adaprune.training.model_files import MINILM, place_of, weights_in
 from adaprune.training.progress import bar
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
-from adaprune.training.trainer import batches_in, fit, predict, score, steps_in
+from adaprune.training.trainer import fit, predict, score
 from adaprune.training.weights import fit_added, fit_weights, put_zeros

@@ -1,6 +1,6 @@
-"""Checkpoints that can be trusted, and the stages of methods that train more than once.
+"""What an earlier start of a run has left: checkpoints that can be trusted, finished stages, a record.
 
-A folder counts only once it is complete, and a damaged file is named.
+A folder counts only once it is complete, and a damaged file is named. What was made of something else is refused.
 """
 
 import json
@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from adaprune.runs import write_bytes
+from adaprune.data import expanded, load_task
+from adaprune.runs import Paths, Plan, Run, write_bytes
+from adaprune.training.encoders import source_of
 from adaprune.training.job import Fit, Settings
+from adaprune.training.model_files import MINILM, files_beside, weights_in
 
 Result = tuple[dict[str, torch.Tensor], Fit]  # of a stage
 
@@ -113,8 +116,44 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
                 f"the interrupted run in {folder} had another {changed[0]} ({before.get(changed[0])}, now "
                 f"{origin[changed[0]]}): delete that folder to start over"
             )
-    folder.mkdir(parents=True, exist_ok=True)
     write_bytes(note, json.dumps(origin).encode())  # all processes of a run write the same
+
+
+def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
+    """The ``record`` of a finished run; ValueError if the same fields would give a different run today.
+
+    The data are compared if they are still available; a record can be read without them.
+    """
+    shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
+    made = record["environment"]
+    # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
+    then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
+    if run.kind.reads:  # it trains something, and records older than the rule of steps used the recipe's epochs
+        then.setdefault("steps", 0)
+    if plan.steps:  # then the epochs depend on the rows
+        then.pop("epochs", None)
+    changed = [
+        f"{name} was {then[name]!r}, is {value!r}"
+        for name, value in asdict(plan).items()
+        if name in then and then[name] != value
+    ]
+    with suppress(FileNotFoundError):
+        if run.model != MINILM:
+            folder = Path(source_of(run.model))
+            before, now = made["model_revision"], weights_in(folder)
+            if now and str(before).startswith("sha256:") and before != now:
+                changed.append(f"the weights of model {run.model!r} have changed (they were {before}, are {now})")
+            before, now = made.get("model_files"), files_beside(folder)  # records from before 0.2 do not say
+            if now and before and before != now:
+                changed.append(f"config.json or tokenizer of model {run.model!r} have changed ({before}; now {now})")
+    with suppress(FileNotFoundError):
+        if (expanded(run.data_dir or ".") / expanded(run.task)).exists():
+            data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
+            if made["data_fingerprint"] not in (None, data):
+                changed.append("the data have changed")
+    if changed:
+        raise ValueError(f"{paths.record}: {'; '.join(changed)}: choose another results_dir, or delete the record")
+    return record
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from adaprune.data import expanded, fitted
-from adaprune.training.model_files import MINILM, file_hash, files_beside, remember, unreachable, weights_in
+from adaprune.data import expanded
+from adaprune.training.model_files import MINILM, file_hash, files_beside, fitted, remember, unreachable, weights_in
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_NOTE = "all-MiniLM-L6-v2 was trained on sentence pairs that include NLI and duplicate-question data"
@@ -35,7 +35,7 @@ class Encoder:
 
     ``revision`` is the sha256 of the weight file, or the hub's commit; ``licence`` is from the model's own card;
     ``pooling`` is how the checkpoint makes a sentence's vector: ``mean`` over tokens, or ``cls``; ``files`` are the
-    `local_files` beside the weights.
+    `files_beside` a local model's weights.
     """
 
     model: PreTrainedModel
@@ -59,9 +59,10 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         ValueError: the bundled weights are not the official ones, tensors are missing, or the model is not an encoder:
             it has a decoder, or its first token does not see the tokens after it.
     """
-    source = _source(model)
+    source = source_of(model)
+    folder = Path(source)
     try:
-        found = local_revision(model)
+        found = weights_in(folder)
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         for name in ("attention_probs_dropout_prob", "attention_dropout"):  # families use different names
             if hasattr(config, name):
@@ -75,7 +76,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except Exception as error:  # whatever a config.json can name: transformers and tokenizers raise nothing narrower
-        raise unreachable(model, error) from error
+        raise unreachable(model, folder, error) from error
     if hasattr(encoder, "decoder") or getattr(config, "is_decoder", False):
         raise ValueError(f"model {model!r} ({type(encoder).__name__}, family {config.model_type}) is not an encoder")
     _check_weights(encoder, report, model)
@@ -95,18 +96,8 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     commit = str(getattr(config, "_commit_hash", None) or "unknown")
     return Encoder(
         encoder, fitted(tokenizer, encoder, model), model, found or commit, _licence(source, revision),
-        _pooling(source, revision), local_files(model),
+        _pooling(source, revision), None if model == MINILM else files_beside(folder),
     )  # fmt: skip
-
-
-def local_revision(model: str) -> str | None:
-    """`weights_in` the folder of a local model; None if it is not a folder."""
-    return weights_in(Path(_source(model)))
-
-
-def local_files(model: str) -> str | None:
-    """`files_beside` the weights in the folder of a local model; None for an id, and for minilm."""
-    return None if model == MINILM else files_beside(Path(_source(model)))
 
 
 def set_dropout(encoder: nn.Module, share: float) -> None:
@@ -242,11 +233,11 @@ def _beyond(encoder: nn.Module, unused: Iterable[str]) -> list[str]:
     return sorted(name for name, plain in names.items() if re.sub(r"\d+", "#", plain) in own)
 
 
-def _source(model: str) -> str:
-    """What transformers loads ``model`` from: a folder, or a hub id."""
+def source_of(model: str) -> str:
+    """What transformers loads ``model`` from: a path on this machine, or a hub id."""
     if model == MINILM:
         return _minilm_folder()
-    return str(folder) if (folder := expanded(model)).is_dir() else model
+    return str(place) if (place := expanded(model)).exists() else model
 
 
 def _minilm_folder() -> str:

@@ -1,18 +1,27 @@
-"""What a run passes to a method, and what it gets back: plain values without behaviour."""
+"""What a run passes to a method, and what it gets back; how the one is made, and the other is read."""
 
+import importlib.util
+import logging
+import math
+import resource
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, set_seed
 
-from adaprune.data import TaskData
-from adaprune.masks import maskable
-from adaprune.runs import Paths, Plan, Run
+from adaprune.data import TaskData, check_known, public, tokenize
+from adaprune.masks import EMBED, component_of, maskable
+from adaprune.runs import Paths, Plan, Run, epochs_of
+from adaprune.training.encoders import Encoder, most_tokens, set_dropout, tensor_hashes
+from adaprune.training.heads import AdaptedModel
 
 
 @dataclass(frozen=True)
@@ -124,3 +133,124 @@ def add_fits(*fits: Fit) -> Fit:
                 curve.append({**kept, **moved})
         steps, seconds = steps + fit.steps, seconds + fit.seconds
     return Fit(curve=curve, steps=steps, seconds=seconds, examples=sum(fit.examples for fit in fits))
+
+
+def batches_in(examples: int, batch_size: int) -> int:
+    """Number of optimiser steps in one pass over ``examples``, divided among the processes."""
+    return math.ceil(examples / (batch_size * PartialState().num_processes))
+
+
+def steps_in(examples: int, settings: Settings) -> int:
+    """Number of optimiser steps for ``settings`` on ``examples``."""
+    return math.ceil(settings.epochs * batches_in(examples, settings.batch_size))
+
+
+def check_machine(run: Run) -> None:
+    """ValueError if the machine lacks a package or a GPU that the run needs."""
+    if (package := run.kind.needs) and importlib.util.find_spec(package) is None:
+        raise ValueError(f"method={run.method!r} needs the package {package}: pip install {package}")
+    if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would silently be fp32
+        raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
+
+
+def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder) -> Job:
+    """The job of ``run``: tokenised sentences, a new head from the run's seed, settings from the plan.
+
+    Raises:
+        ValueError: ``max_length`` is more than the model has positions for.
+    """
+    most = most_tokens(encoder.model)
+    if most is not None and run.max_length > most:
+        raise ValueError(
+            f"max_length must be at most {most}, the positions of model {run.model!r}, got {run.max_length}"
+        )
+    if plan.dropout >= 0:
+        set_dropout(encoder.model, plan.dropout)
+    set_seed(run.seed)
+    pooling = encoder.pooling if plan.pooling == "own" else plan.pooling
+    model = AdaptedModel.for_task(encoder.model, task.num_labels, plan.head, pooling)
+    if not task.labels:  # start a regression at the mean label, not at 0
+        torch.nn.init.constant_(model.head.output.bias, float(np.mean(task.splits["train"]["label"])))
+    batches = batches_in(len(task.splits["train"]), plan.batch_size)
+    plan = replace(plan, epochs=epochs_of(plan, run.sparsity, batches))
+    splits = {name: tokenize(split, encoder.tokenizer, run.max_length) for name, split in task.splits.items()}
+    check_known(encoder.tokenizer, splits["train"], run.model)
+    sentences = Sentences(splits, encoder.tokenizer, task.metrics, task.primary)
+    settings = Settings(
+        folder=paths.checkpoints,
+        epochs=plan.epochs,
+        batch_size=plan.batch_size,
+        seed=run.seed,
+        schedule=plan.schedule,
+        precision=run.precision,
+        checkpoint_steps=run.checkpoint_steps,
+    )
+    tables = [name for name in maskable(encoder.model, run.scope) if component_of(name) == EMBED]
+    rows = encoder.model.get_input_embeddings().num_embeddings
+    return Job(run, model, task, sentences, settings, plan, paths, {name: sentences.seen(rows) for name in tables})
+
+
+def is_intact(job: Job, before: dict[str, str]) -> bool:
+    """Whether every tensor of the checkpoint has its hash of ``before``; warns if not although the method promised."""
+    after = tensor_hashes(job.model.encoder)
+    changed = [name for name in before if after.get(name) != before[name]]
+    if changed and job.run.kind.weights_intact and not job.run.noise:
+        logging.getLogger(__name__).warning(
+            "method %r says weights_intact=True and has changed %d tensors, %s first: no mask file is written",
+            job.run.method,
+            len(changed),
+            changed[0],
+        )
+    return not changed
+
+
+def cost_of(job: Job, outcome: Outcome, intact: bool) -> dict:
+    """The cost of the run; memory is the peak of the device or, on a CPU, of the whole process."""
+    device = next(job.model.parameters()).device
+    if device.type == "cuda":
+        memory, name = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device)
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+        memory, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, device.type
+    fit = outcome.fit
+    return {
+        "train_seconds": round(fit.seconds, 3),
+        "steps": fit.steps,
+        "examples_per_second": round(fit.examples / max(fit.seconds, 1e-3), 3),
+        "peak_memory_bytes": memory,
+        "device": name,
+        "shipped_bytes": _shipped_bytes(job, outcome, intact),
+    }
+
+
+def _shipped_bytes(job: Job, outcome: Outcome, intact: bool) -> int:
+    """What a task without a mask file adds to an existing base model: the head and the trained weights."""
+    head = [] if outcome.answer is not None else job.model.head.parameters()
+    tensors = [*head, *(outcome.updates or ())]
+    if not intact and outcome.updates is None:
+        tensors += (value for name, value in job.model.encoder.named_parameters() if not name.endswith(".theta"))
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
+    """What others need to know to use a mask of this job."""
+    run = job.run
+    return {
+        "task": public(run.task),
+        "labels": list(job.task.labels),
+        "columns": [name for name in ("text", "text_pair") if name in job.task.splits["train"].column_names],
+        "max_length": run.max_length,
+        "metrics": metrics,
+        "sparsity": run.sparsity,
+        "scope": run.scope,
+        "method": run.method,
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "model": public(encoder.id),
+        "revision": encoder.revision,
+        "model_files": encoder.files,
+        "heads": encoder.model.config.num_attention_heads,
+        "pooling": job.model.head.pooling,
+        "licence": encoder.licence,  # the base model's, which also applies to its mask
+        "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
+    }

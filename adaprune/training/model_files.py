@@ -1,13 +1,15 @@
-"""The files of a local model: what identifies it, where it was loaded from, and why it cannot be loaded."""
+"""A model's files: what identifies it, where it was loaded from, why it cannot be loaded; a tokenizer that fits."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
 from pathlib import Path
 
-from adaprune.data import expanded
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 # Besides the weights, these files decide what a model does with a text: its shape, its tokenizer, its pooling.
 BESIDE = ("config.json", "*token*.json", "vocab.*", "merges.txt", "*.model", "1_Pooling/config.json")
@@ -73,9 +75,9 @@ def place_of(revision: str) -> str | None:
     return _PLACES.get(revision)
 
 
-def unreachable(model: str, error: Exception) -> OSError:
-    """The error for a ``model`` that cannot be loaded: why, and what to do."""
-    place, said = expanded(model), " ".join(str(error).split())
+def unreachable(model: str, place: Path, error: Exception) -> OSError:
+    """The error for a ``model`` that cannot be loaded from ``place``: why, and what to do."""
+    said = " ".join(str(error).split())
     if isinstance(error, KeyError):  # its message is only the key
         said = f"its config.json says {said}, which this version of transformers does not know."
     said = said if len(said) <= 300 else f"{said[:300]}..."
@@ -99,3 +101,40 @@ def unreachable(model: str, error: Exception) -> OSError:
 def _begins(path: Path, mark: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(mark)) == mark
+
+
+def fitted(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, model: str) -> PreTrainedTokenizerBase:
+    """``tokenizer`` ready for ``encoder``: pads on the right, has a pad token, returns the encoder's inputs.
+
+    Raises:
+        ValueError: it knows no words (transformers makes such a tokenizer if the files are missing), or gives numbers
+            that the encoder's table of word embeddings does not have.
+    """
+    vocabulary, config = tokenizer.get_vocab(), encoder.config
+    words = set(vocabulary) - set(tokenizer.all_special_tokens)
+    if not any(character.isalnum() for word in words for character in word):
+        raise ValueError(
+            f"model {model!r} has no tokenizer: the one made without its files knows no words. Put tokenizer.json, or "
+            "the vocabulary and tokenizer_config.json, beside the weights (tokenizer.save_pretrained(folder))"
+        )
+    rows = encoder.get_input_embeddings().num_embeddings
+    if beyond := {token: number for token, number in vocabulary.items() if number >= rows}:
+        token = min(beyond, key=beyond.get)
+        raise ValueError(
+            f"model {model!r}: its tokenizer gives {token!r} the number {beyond[token]}, the table of word embeddings "
+            f"has {rows} rows: take the tokenizer it was trained with, or resize_token_embeddings and save it again"
+        )
+    tokenizer.padding_side = "right"  # the head reads the first token
+    if tokenizer.pad_token is None:
+        padding = getattr(config, "pad_token_id", None)
+        own = tokenizer.convert_ids_to_tokens(padding) if padding is not None and padding < len(vocabulary) else None
+        pad = own or tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+        if pad is None:
+            raise ValueError(f"the tokenizer of model {model!r} has no token to pad with: set pad_token and save it")
+        tokenizer.pad_token = pad  # whichever it is, the attention mask leaves it out
+    taken = set(inspect.signature(encoder.forward).parameters) & {*tokenizer.model_input_names}
+    kinds = tokenizer("a", "a").get("token_type_ids", [0])
+    if 0 < getattr(config, "type_vocab_size", 0) <= max(kinds):
+        taken.discard("token_type_ids")
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in taken]
+    return tokenizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adaprune.data import TaskData, expanded
-from adaprune.runs import Run, paths_of, read_record
+from adaprune.runs import Paths, Run, read_record
 from adaprune.training.checkpoints import reading, write_tensors
 from adaprune.training.job import Job
 
@@ -22,18 +22,18 @@ def write_logits(path: Path, logits: np.ndarray, task: TaskData) -> None:
     write_tensors(path, {"logits": tensor}, data=task.fingerprint)
 
 
-def read_teacher(run: Run) -> dict | None:
-    """The record of the run's teacher; None if it has none.
+def read_teacher(run: Run, teacher: Paths | None) -> dict | None:
+    """The record of the run's ``teacher`` (its `Paths.teacher`); None if it has none.
 
     Raises:
         ValueError: the teacher was not fine-tuned, or has another task or number of training rows.
         FileNotFoundError: there is no such record.
     """
-    if not run.teacher:
+    if teacher is None:
         return None
-    if not expanded(run.teacher).is_file():
+    if not teacher.record.is_file():
         raise FileNotFoundError(f"teacher {run.teacher!r} is not a file: give the path of a finished finetune record")
-    record = read_record(run.teacher)
+    record = read_record(teacher.record)
     taught = record["run"]
     if taught["method"] != "finetune":
         raise ValueError(f"teacher {run.teacher} has method {taught['method']!r}: give a record of method 'finetune'")
@@ -47,25 +47,23 @@ def read_teacher(run: Run) -> dict | None:
     return record
 
 
-def read_logits(run: Run, task: TaskData) -> Tensor | None:
-    """The logits (training rows, outputs) of the run's teacher; None if it has none.
+def read_logits(record: dict, teacher: Paths, task: TaskData) -> Tensor:
+    """The logits (training rows, outputs) of the ``teacher`` with this record.
 
     Raises:
-        ValueError: the teacher does not fit (see `read_teacher`), has other data, or its logits are damaged.
-        FileNotFoundError: there is no such record, or its logits are missing.
+        ValueError: the teacher has other data, or its logits are damaged.
+        FileNotFoundError: its logits are missing.
     """
-    if (record := read_teacher(run)) is None:
-        return None
+    file = teacher.logits
     if record["environment"]["data_fingerprint"] != task.fingerprint:
-        raise ValueError(f"teacher {run.teacher} learned from sentences of {run.task} that differ from those here")
-    file = paths_of(run.teacher).logits
+        raise ValueError(f"teacher {teacher.record} learned from sentences of {task.name} that differ from those here")
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: delete {run.teacher} and run the teacher again")
-    with reading(file, f"delete it and {run.teacher}, run the teacher again") as stored:
+        raise FileNotFoundError(f"{file} is missing: delete {teacher.record} and run the teacher again")
+    with reading(file, f"delete it and {teacher.record}, run the teacher again") as stored:
         logits, origin = stored.get_tensor("logits"), (stored.metadata() or {}).get("data")
     expected = (len(task.splits["train"]), task.num_labels)
     if origin != task.fingerprint or tuple(logits.shape) != expected:
-        raise ValueError(f"{file} is not of {run.teacher}'s data, or not of shape {expected}: run the teacher again")
+        raise ValueError(f"{file} is not of {teacher.record}'s data, or not of shape {expected}: run the teacher again")
     return logits
 
 

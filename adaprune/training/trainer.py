@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -23,23 +22,13 @@ from transformers.trainer_utils import EvalPrediction
 from adaprune.data import GroupedByLength
 from adaprune.masks import AdaPrune, SparsityControl, slanted_triangular, thetas_of, threshold_of, warmup_linear
 from adaprune.training.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
-from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings
+from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings, steps_in
 from adaprune.training.progress import show_progress
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 POINTS = 40  # of the learning curve
 LOOKS = 20  # evaluations on the selection split; more would pick the luckiest state on a small split
 AT_TARGET = 0.005  # a state can be the best one only if its sparsity is this close to the target
-
-
-def batches_in(examples: int, batch_size: int) -> int:
-    """Number of optimiser steps in one pass over ``examples``, divided among the processes."""
-    return math.ceil(examples / (batch_size * PartialState().num_processes))
-
-
-def steps_in(examples: int, settings: Settings) -> int:
-    """Number of optimiser steps for ``settings`` on ``examples``."""
-    return math.ceil(settings.epochs * batches_in(examples, settings.batch_size))
 
 
 def fit(

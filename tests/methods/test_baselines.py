@@ -12,7 +12,6 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.methods.majority import majority
@@ -23,6 +22,7 @@ from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training.encoders import load_encoder
 from tests.small_data import SENTENCES
 
@@ -94,9 +94,10 @@ def ask(**fields):
     return Run(**{**small, **fields})
 
 
-def job_of(**fields):
+def job_of(pooling="cls", **fields):
     run = ask(**{"method": "probe", **fields})
-    return prepare(run, plan_for(run), paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
+    plan = replace(plan_for(run), pooling=pooling)
+    return prepare(run, plan, paths_of(record_path(run)), load_task(run.task), load_encoder(run.model))
 
 
 def vectors(job, encoder, split, column, pooling):

@@ -9,7 +9,6 @@ import torch
 from torch.nn.utils import prune
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.layers import maskable
@@ -18,6 +17,7 @@ from adaprune.methods.oneshot import CALIBRATION, calibration, cut, cut_outputs
 from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training.encoders import load_encoder
 from adaprune.training.job import Job
 

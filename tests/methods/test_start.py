@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.masks.layers import attach, maskable, threshold_of
 from adaprune.methods import METHODS
@@ -17,7 +16,7 @@ from adaprune.methods.learning import BERT_BASE, optimiser_for
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
-from adaprune.training import Fit, Outcome
+from adaprune.training import Fit, Outcome, prepare
 from adaprune.training.encoders import load_encoder
 
 SCORED = [name for name, method in METHODS.items() if method.tuned.get("scores")]

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.counting import component_of
@@ -32,9 +31,9 @@ from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.run import RESULT_NEUTRAL, Run
-from adaprune.training import trainer
+from adaprune.training import prepare, trainer
 from adaprune.training.encoders import load_encoder
-from adaprune.training.teachers import read_logits, with_teacher
+from adaprune.training.teachers import read_logits, read_teacher, with_teacher
 from adaprune.training.trainer import predict
 
 WORDS = "a film the cast is i laughed and cried see it twice cold flat long".split()
@@ -178,7 +177,6 @@ KNOBS = {
         (1.0, {"method": "edge_popup"}, "sparsities masks", "steps"),
     ],
     "head": [("mlp", {}, "head losses", "steps")],
-    "pooling": [("mean", {}, "head losses masks", "steps"), ("cls", {"model": "other"}, "head losses masks", "steps")],
     "rank": [(2, {"method": "lora"}, "losses", "rows steps")],
     "recovery": [(False, {"learning_rate": 1e-2}, "losses masks", "steps sparsities")],
     "allocation": [
@@ -271,8 +269,9 @@ def job_of(**fields):
     """The job of a run, in a folder of its own, without checkpoints."""
     run = ask(**{"checkpoint_steps": 0, "results_dir": f"job{next(COUNT)}", **fields})
     task = load_task(run.task, run.data_dir, run.max_train_examples)
-    job = prepare(run, plan_for(run), paths_of(record_path(run)), task, load_encoder(run.model))
-    return with_teacher(job, read_logits(run, task))
+    job = prepare(run, plan_for(run), paths_of(run), task, load_encoder(run.model))
+    teacher = job.paths.teacher
+    return with_teacher(job, teacher and read_logits(read_teacher(run, teacher), teacher, task))
 
 
 def learned(**fields):
@@ -438,18 +437,14 @@ def test_each_start_cuts_as_it_says():
     assert same(still(**fixed, initial_theta="constant")[1], still(**fixed, initial_theta="constant")[1])
 
 
-def test_the_head_is_of_the_asked_kind_and_reads_by_the_asked_pooling():
+def test_the_head_is_of_the_asked_kind_and_reads_by_the_recipes_pooling():
     assert [job_of(head=head).model.head.hidden is None for head in ("mlp", "linear")] == [False, True]
-    for model, recipe, pooling, read in (
-        ("tiny", "tuned", "", "cls"),
-        ("other", "tuned", "", "mean"),  # as the checkpoint was made
-        ("other", "paper", "", "cls"),  # the paper's, whatever the checkpoint
-        ("other", "paper", "mean", "mean"),
-        ("other", "tuned", "cls", "cls"),
-        ("tiny", "tuned", "mean", "mean"),
+    for model, recipe, read in (
+        ("tiny", "tuned", "cls"),
+        ("other", "tuned", "mean"),  # as the checkpoint was made
+        ("other", "paper", "cls"),  # the paper's, whatever the checkpoint
     ):
-        job = job_of(model=model, recipe=recipe, pooling=pooling)
-        assert job.model.head.pooling == read, (model, recipe, pooling)
+        assert job_of(model=model, recipe=recipe).model.head.pooling == read, (model, recipe)
 
 
 @pytest.mark.parametrize("method", ["adaprune", "movement", "soft_movement", "smp"])

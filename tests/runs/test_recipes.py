@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import attach, maskable, threshold_of
@@ -23,6 +22,7 @@ from adaprune.runs.recipes import PAPER, TUNED, plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.retired import RETIRED
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training.encoders import load_encoder, set_dropout
 
 ROOT = Path(__file__).parents[2]
@@ -125,14 +125,6 @@ def test_what_a_run_asks_for_reaches_its_plan():
     assert {name: getattr(plan, name) for name in asked} == asked
     assert plan_for(Run()) == TUNED and (TUNED.dropout, TUNED.pooling) == (0, "own")
     assert plan_for(Run(recipe="paper")) == PAPER and (PAPER.dropout, PAPER.pooling) == (-1, "cls")  # the checkpoint's
-
-
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("recipe", ["tuned", "paper"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_asked_for_a_pooling(method, recipe, pooling):
-    usual = plan_for(Run(method=method, recipe=recipe))
-    assert plan_for(Run(method=method, recipe=recipe, pooling=pooling)) == replace(usual, pooling=pooling)
 
 
 def test_global_asks_for_one_cut_where_the_recipe_has_shares():

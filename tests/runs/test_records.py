@@ -51,7 +51,7 @@ def make_record(run, **changed):
             "device": "cpu",
         },
         "curve": [{"step": 1, "f1": 0.5, "sparsity": 0.1}],
-        "environment": environment(1, seed=run.seed),
+        "environment": environment(1, seed=run.seed, model_revision=None, data_fingerprint=None),
         **changed,
     }
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from adaprune.runs.records import read_record, record_path, table, write_record
-from adaprune.runs.retired import LAST, RETIRED, farewell, modern
+from adaprune.runs.retired import LAST, LATER, RETIRED, farewell, modern
 from adaprune.runs.run import Run, default_of
 from tests.runs.test_records import make_record
 
@@ -41,7 +41,9 @@ def test_no_field_is_retired_and_in_use():
 def test_a_retired_field_that_is_asked_for_says_the_last_commit_that_has_it(field):
     with pytest.raises(ValueError) as caught:
         Run(**{field: RETIRED[field]})
-    assert str(caught.value) == f"parameter {field!r} is retired. Commit {LAST} is the last that has it."
+    assert (
+        str(caught.value) == f"parameter {field!r} is retired. Commit {LATER.get(field, LAST)} is the last that has it."
+    )
     assert farewell(field) == str(caught.value)
 
 

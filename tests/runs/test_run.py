@@ -185,7 +185,6 @@ OTHER = {
     "surrogate": "identity",
     "reach": 0.5,
     "head": "linear",
-    "pooling": "mean",
     "pattern": "units",
 }
 

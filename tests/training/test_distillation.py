@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import adaprune
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
+from adaprune.training import prepare
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
-from adaprune.training.teachers import read_logits, with_teacher
+from adaprune.training.teachers import read_logits, read_teacher, with_teacher
 from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
@@ -35,6 +35,12 @@ def teacher(ask) -> str:
 def job_of(run):
     paths = paths_of(record_path(run))
     return prepare(run, plan_for(run), paths, load_task(run.task), load_encoder(run.model))
+
+
+def logits_for(pupil):
+    """What `adapt` reads of the pupil's teacher."""
+    teacher = paths_of(pupil).teacher
+    return read_logits(read_teacher(pupil, teacher), teacher, load_task(pupil.task))
 
 
 def stars(folder: Path) -> str:
@@ -88,7 +94,7 @@ def test_finetune_leaves_its_logits_beside_the_record(ask, monkeypatch):
     monkeypatch.setattr(HOUSE, "score", remember)
     adaprune.adapt(run)
     assert paths_of(record_path(run)).logits == Path("out", "teachers", f"{run.name}.safetensors")
-    found = read_logits(ask(teacher=str(record_path(run))), load_task(run.task))
+    found = logits_for(ask(teacher=str(record_path(run))))
     expected = predict(caught["job"].model, job_of(run).sentences, "train", caught["job"].settings)
     np.testing.assert_array_equal(found.numpy(), expected)
     assert expected.shape == (9, 2)
@@ -120,7 +126,7 @@ def test_a_teacher_of_a_regression(ask, tmp_path):
     run = ask(method="finetune", task=task)
     adaprune.adapt(run)
     pupil = ask(task=task, teacher=str(record_path(run)))
-    logits = read_logits(pupil, load_task(task))
+    logits = logits_for(pupil)
     assert logits.shape[1] == 1
     assert adaprune.adapt(pupil)["weights_intact"]
 

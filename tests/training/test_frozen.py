@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.masks.layers import detach, maskable, set_masks
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training import trainer as module
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head, read
@@ -36,12 +36,13 @@ def job_of(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
         rows = "".join(f"{text},{0.5 * n - 1}\n" for n, text in enumerate(STARS))
         (tmp_path / "stars" / f"{split}.csv").write_text("text,label\n" + (rows * times).replace(",", f" {end},"))
     small = {"model": "tiny", "max_length": 16, "batch_size": 2, "epochs": 3, "method": "features",
-             "head_learning_rate": 2e-2, "precision": "fp32", "pooling": "mean"}  # fmt: skip
+             "head_learning_rate": 2e-2, "precision": "fp32"}  # fmt: skip
 
-    def make(folder="out", **fields):
+    def make(folder="out", pooling="mean", **fields):
         run = Run(**{"task": ten_sentences.name, **small, "results_dir": folder, **fields})
         paths = paths_of(record_path(run))
-        return prepare(run, plan_for(run), paths, load_task(run.task), load_encoder(run.model))
+        plan = replace(plan_for(run), pooling=pooling)
+        return prepare(run, plan, paths, load_task(run.task), load_encoder(run.model))
 
     return make
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizerFast, DistilBertModel, RobertaConfig, RobertaModel
 
-from adaprune.data import check_known, fitted
-from adaprune.training import load_encoder, local_files, local_revision
+from adaprune.data import check_known
+from adaprune.training import load_encoder, weights_in
+from adaprune.training.model_files import fitted
 from tests.tiny import COMMON, DISTIL, MADE, encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{index}" for index in range(55))]
@@ -95,12 +97,12 @@ def test_every_shard_is_hashed(tmp_path):
     assert len(shards) > 2
     lines = "".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in shards)
     before = f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
-    assert load_encoder(str(folder)).revision == local_revision(str(folder)) == before
+    assert load_encoder(str(folder)).revision == weights_in(folder) == before
     tensors = load_file(shards[-1])
     next(iter(tensors.values())).add_(1)
     save_file(tensors, shards[-1], metadata={"format": "pt"})
-    assert local_revision(str(folder)) != before
-    assert local_revision("user/model") is None
+    assert weights_in(folder) != before
+    assert weights_in(Path("user/model")) is None
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -116,7 +118,7 @@ def test_home_and_variables_in_the_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MODELS", str(tmp_path))
     save(encoder(), tmp_path / "m")
-    assert load_encoder("~/m").revision == load_encoder("$MODELS/m").revision == local_revision(str(tmp_path / "m"))
+    assert load_encoder("~/m").revision == load_encoder("$MODELS/m").revision == weights_in(tmp_path / "m")
     assert json.loads((tmp_path / "m" / "config.json").read_text())["model_type"] == "bert"
     with pytest.raises(ValueError, match=r"\$NOWHERE/m: there is no environment variable \$NOWHERE"):
         load_encoder("$NOWHERE/m")
@@ -167,12 +169,12 @@ def test_layers_that_are_left_over_are_named(tmp_path):
 
 def test_what_lies_beside_the_weights_is_known_by_what_it_says(tmp_path):
     folder = save(encoder(), tmp_path)
-    before = local_files(folder)
+    before = load_encoder(folder).files
     names = [one.split()[0] for one in before.split(", ")]
     assert names == ["config.json", "tokenizer.json", "tokenizer_config.json"]
     changed_config(tmp_path, transformers_version="9.9", dtype="float16")
     (tmp_path / "README.md").write_text("notes")
-    assert load_encoder(folder).files == local_files(folder) == before
+    assert load_encoder(folder).files == before
     changed_config(tmp_path, layer_norm_eps=1e-5)
-    assert [one for one in local_files(folder).split(", ") if one not in before][0].startswith("config.json ")
-    assert local_files("minilm") is None and local_files("user/model") is None
+    assert [one for one in load_encoder(folder).files.split(", ") if one not in before][0].startswith("config.json ")
+    assert load_encoder("minilm").files is None

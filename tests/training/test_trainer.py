@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from adaprune.adapt import prepare
 from adaprune.data.tasks import load_task
 from adaprune.deploy.mask_file import load_mask
 from adaprune.masks.layers import attach, maskable, thetas_of, threshold_of
@@ -25,6 +24,7 @@ from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record, table
 from adaprune.runs.run import Run
+from adaprune.training import prepare
 from adaprune.training.checkpoints import facts_of
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.job import Fit, Outcome
@@ -189,7 +189,8 @@ def test_a_method_that_this_process_does_not_know_is_read(killed):
 TWO = """
 import importlib, json, sys, pathlib, torch
 from adaprune import Run, load_encoder, load_task
-from adaprune.adapt import adapt, prepare
+from adaprune.adapt import adapt
+from adaprune.training import prepare
 from adaprune.training.encoders import tensor_hashes
 from adaprune.training.trainer import predict
 from accelerate import PartialState
