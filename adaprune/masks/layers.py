@@ -32,7 +32,7 @@ def _masked_for_now(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
     """`masked`, which the next call in the same thread overwrites.
 
     One buffer serves all matrices: allocated one by one between the activations, each would leave a hole that the C
-    library cannot fill, a fifth of a step's memory.
+    library can hardly fill.
     """
     if not (weight.is_cpu and weight.dtype == torch.float32):
         return masked(weight, theta, threshold)
@@ -54,8 +54,10 @@ def _origin(x: Tensor, eps: float | None) -> tuple[Tensor, Callable[[Tensor], Te
     if kind == "GeluBackward0":
         return maker._saved_self, partial(functional.gelu, approximate=maker._saved_approximate)
     if kind == "NativeLayerNormBackward0" and eps is not None:
-        shape, scale, shift = maker._saved_normalized_shape, maker._saved_weight, maker._saved_bias
-        return maker._saved_input, partial(functional.layer_norm, normalized_shape=shape, weight=scale, bias=shift, eps=eps)
+        affine = {"weight": maker._saved_weight, "bias": maker._saved_bias, "eps": eps}
+        return maker._saved_input, partial(
+            functional.layer_norm, normalized_shape=maker._saved_normalized_shape, **affine
+        )
     return x, None
 
 
