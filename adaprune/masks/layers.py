@@ -5,18 +5,13 @@ real-valued ``theta`` next to its untouched weight, and computes with w0 * 1[the
 """
 
 import re
-import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 SCOPES = ("encoder", "encoder+embeddings")
-
-
-_THREAD = threading.local()  # its ``room`` is what `_room` lends in one thread
 
 
 def masked(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
@@ -28,54 +23,22 @@ def masked(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
     return torch.ops.aten.threshold_backward(weight, theta, threshold)
 
 
-def _masked_for_now(weight: Tensor, theta: Tensor, threshold: float) -> Tensor:
-    """`masked`, which the next call in the same thread overwrites.
-
-    One buffer serves all matrices: allocated one by one between the activations, each would leave a hole that the C
-    library can hardly fill.
-    """
-    if not (weight.is_cpu and weight.dtype == torch.float32):
-        return masked(weight, theta, threshold)
-    room = getattr(_THREAD, "room", None)
-    if room is None or room.numel() < weight.numel():
-        with torch.inference_mode(False):
-            room = _THREAD.room = torch.empty(weight.numel())
-    kept = room[: weight.numel()].view(weight.shape)
-    return torch.ops.aten.threshold_backward.grad_input(weight, theta, threshold, grad_input=kept)
-
-
-def _origin(x: Tensor, eps: float | None) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-    """A tensor that autograd keeps anyway and how to compute x from it, to the last bit; x and None without one.
-
-    GELU's and LayerNorm's backward passes keep their input. LayerNorm's does not tell its ``eps``.
-    """
-    maker = x.grad_fn
-    kind = type(maker).__name__
-    if kind == "GeluBackward0":
-        return maker._saved_self, partial(functional.gelu, approximate=maker._saved_approximate)
-    if kind == "NativeLayerNormBackward0" and eps is not None:
-        affine = {"weight": maker._saved_weight, "bias": maker._saved_bias, "eps": eps}
-        return maker._saved_input, partial(
-            functional.layer_norm, normalized_shape=maker._saved_normalized_shape, **affine
-        )
-    return x, None
-
-
 class _MaskedProduct(torch.autograd.Function):
     """x -> x (w0 * m)^T + b. Recomputes w0 * m in backward instead of keeping a copy between the passes.
 
     Theta gets the gradient dL/dm = w0 * dL/d(w0 * m), straight through the step; AdaPrune multiplies it by the
-    surrogate slope (Eq. 4). x itself is kept only if backward cannot recompute it from what autograd keeps anyway.
+    surrogate slope (Eq. 4). If x = gelu(z), backward uses z instead of x, because autograd keeps z anyway.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, theta, bias, threshold, eps):
+    def forward(ctx, x, weight, theta, bias, threshold):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        origin, ctx.again = _origin(x, eps)
-        ctx.save_for_backward(origin, weight, theta)
+        before_gelu = getattr(x.grad_fn, "_saved_self", None) if "Gelu" in type(x.grad_fn).__name__ else None
+        ctx.gelu = None if before_gelu is None else x.grad_fn._saved_approximate
+        ctx.save_for_backward(x if ctx.gelu is None else before_gelu, weight, theta)
         ctx.threshold = threshold
-        kept = _masked_for_now(weight, theta, threshold).to(x.dtype)
+        kept = masked(weight, theta, threshold).to(x.dtype)
         product = functional.linear(x, kept, None if bias is None else bias.to(x.dtype))
         # DeBERTa's layers change it in place, which a view forbids; this is the same memory but no view
         return torch.ops.aten._unsafe_view(product, product.shape) if product._is_view() else product
@@ -85,12 +48,12 @@ class _MaskedProduct(torch.autograd.Function):
         x, weight, theta = ctx.saved_tensors
         to_input = to_theta = None
         if ctx.needs_input_grad[0]:
-            to_input = upstream @ _masked_for_now(weight, theta, ctx.threshold).to(upstream.dtype)
+            to_input = upstream @ masked(weight, theta, ctx.threshold).to(upstream.dtype)
         if ctx.needs_input_grad[2]:
-            x = ctx.again(x) if ctx.again else x
+            x = x if ctx.gelu is None else functional.gelu(x, approximate=ctx.gelu)
             product = upstream.reshape(-1, upstream.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
             to_theta = product.to(theta.dtype).mul_(weight)
-        return to_input, None, to_theta, None, None, None
+        return to_input, None, to_theta, None, None
 
 
 class _MaskedRows(torch.autograd.Function):
@@ -144,7 +107,7 @@ class MaskedLinear(Masked, nn.Linear):
         theta, threshold = self.compared()
         if self.weight.requires_grad:  # the weights are trained too, so autograd keeps all gradients
             return functional.linear(x, self.weight * _Step.apply(theta, threshold), self.bias)
-        return _MaskedProduct.apply(x, self.weight, theta, self.bias, threshold, self.eps)
+        return _MaskedProduct.apply(x, self.weight, theta, self.bias, threshold)
 
 
 class MaskedUnits(Masked, nn.Linear):
@@ -232,9 +195,6 @@ def attach(
         module.__class__ = MaskedUnits if theta.dim() == 1 else of_weights
         module.theta = nn.Parameter(theta.to(module.weight.device))
         module.recovery = recovery
-    norms = {module.eps for module in encoder.modules() if isinstance(module, nn.LayerNorm)}
-    for name in thetas:
-        modules[name].eps = next(iter(norms)) if len(norms) == 1 else None
     parameters = thetas_of(encoder)
     sharing = {name: name if per_matrix else _kind_of(modules[name]) for name in parameters}
     kinds = list(dict.fromkeys(sharing.values()))
@@ -255,7 +215,7 @@ def detach(encoder: nn.Module) -> nn.Module:
     for module in encoder.modules():
         if isinstance(module, Masked):
             module.__class__ = nn.Linear if isinstance(module, nn.Linear) else nn.Embedding
-            del module.theta, module.threshold, module.thresholds, module.recovery, module.eps
+            del module.theta, module.threshold, module.thresholds, module.recovery
     return encoder
 
 
