@@ -216,7 +216,7 @@ def _unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
         if now and before and before != now:
             changed.append(f"config.json or tokenizer of model {run.model!r} have changed ({before}; now {now})")
     with suppress(FileNotFoundError):
-        if (expanded(run.data_dir) / expanded(run.task)).exists():
+        if (expanded(run.data_dir or ".") / expanded(run.task)).exists():
             data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
             if made["data_fingerprint"] not in (None, data):
                 changed.append("the data have changed")
