@@ -31,7 +31,7 @@ class _Fields(click.Command):
 
 
 def _option(name: str, hidden: bool) -> click.Option:
-    """The option of a field: its type, its choices, its own words; not given, it is not passed on."""
+    """The option for a field, with its type, choices and description. If it is not given, it is not passed on."""
     field = Run.model_fields[name]
     kind = str if get_origin(field.annotation) is Literal or field.annotation not in (int, float, bool) else None
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
@@ -71,9 +71,9 @@ def adaprune() -> None:
 
 @adaprune.command(cls=_Fields, short_help="Adapt a model to DATA.")
 @click.argument("data")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("adapted"), show_default=True,
-              help="folder for mask.safetensors, card.json, README.md, and runs/, the records")  # fmt: skip
-def fit(data: str, out: Path, **fields: Any) -> None:
+@click.option("--out", default="adapted", show_default=True, metavar="PATH",
+              help="folder for mask.safetensors, card.json, README.md and the records (runs/)")  # fmt: skip
+def fit(data: str, out: str, **fields: Any) -> None:
     """Adapt a model to DATA: a .csv, .tsv, .jsonl or .parquet file with the columns text, (text_pair,) label; a folder
     with train.* and validation.*; or a task's name (sst2, ...).
 
@@ -86,23 +86,23 @@ def fit(data: str, out: Path, **fields: Any) -> None:
     given = {name: value for name, value in fields.items() if value is not None}
     adapted = package.fit(data, **given, results_dir=str(expanded(out) / "runs"))
     adapted.save_pretrained(out)
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):  # there it stands already, where a person reads both
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):  # a terminal has shown it on standard error
         click.echo(adapted.said)
-    click.echo(f"{out / 'mask.safetensors'}  {(expanded(out) / 'mask.safetensors').stat().st_size:,} bytes")
+    click.echo(f"{Path(out, 'mask.safetensors')}  {(expanded(out) / 'mask.safetensors').stat().st_size:,} bytes")
 
 
 @adaprune.command(short_help="Label texts.")
 @click.argument("model")
 @click.argument("texts", nargs=-1)
-@click.option("--file", "file", type=click.Path(path_type=Path),
-              help="a table's columns text, text_pair; of another file, one text per line")  # fmt: skip
+@click.option("--file", "file", metavar="PATH",
+              help="a table with the columns text, (text_pair); any other file: one text per line")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("--scores", is_flag=True, help="also give each label's probability")
 @click.option("--base", help="where the base model is, if not where the card says")
-def predict(model: str, texts: tuple[str, ...], file: Path | None, form: str, scores: bool, base: str | None) -> None:
+def predict(model: str, texts: tuple[str, ...], file: str | None, form: str, scores: bool, base: str | None) -> None:
     """Label TEXTS with MODEL, a folder of `adaprune fit`, a mask file, or a name of the zoo.
 
-    "-" reads texts from standard input, one a line; of a task on pairs a line has both, with a tab between.
+    "-" reads texts from standard input, one per line; for a task on pairs, a tab separates the two.
     """
     import pandas as pd
 
@@ -209,7 +209,7 @@ def zoo(csv: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command. Exits with 0; 1 where something cannot be done, in one sentence; 2 for a wrong option."""
+    """Runs the command. Exits with 0; with 1 and a sentence if something cannot be done; with 2 for a wrong option."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("once", UserWarning)  # a table is read more than once
@@ -226,12 +226,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_WRONG)
 
 
-def _texts(texts: tuple[str, ...], file: Path | None) -> dict[str, list[str]]:
+def _texts(texts: tuple[str, ...], file: str | None) -> dict[str, list[str]]:
     """The columns to label, from the arguments, a file, or standard input."""
     from adaprune.data.tables import read_lines
     from adaprune.given import in_columns, texts_to_label
 
-    if bool(texts) == bool(file):
+    if bool(texts) == (file is not None):
         raise click.UsageError("give texts, or --file FILE, or - for standard input; one of them")
     if file is not None:
         return texts_to_label(file)

@@ -1,4 +1,4 @@
-"""From a table of texts to a model in one call: `fit` runs what has to be run, and says what it brought."""
+"""From a table of texts to a model in one call: `fit` does every run that this takes and says what adapting gained."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from adaprune.methods import METHODS, probe_head
 from adaprune.runs import Run, find_record, paths_of, plan_for, read_answers, record_path, write_bytes
 from adaprune.training import card_of, load_encoder, prepare
 
-# What a probe or a teacher shares with the run that it stands beside; the rest are settings of the run's own method.
+# Fields that the probe and the teacher share with the run; the others are settings of the run's own method.
 SHARED = ("task", "seed", "model", "data_dir", "results_dir", "max_train_examples", "max_length", "precision",
           "checkpoint_steps")  # fmt: skip
 
 
 def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **fields: Any) -> Adapted:
-    """Adapts the model to ``data`` and gives it back ready to use.
+    """Adapts the model to ``data`` and returns it ready to use.
 
-    Besides the run asked for, the probe is run (seconds): a regression on the frozen model's sentence vectors, which
-    is what the model knows already. One line on standard error says what adapting brought over it. Finished runs are
-    found in ``results_dir`` and not run again; an interrupted one continues.
+    It also runs the probe (seconds): a regression on the frozen model's sentence vectors, which shows what the model
+    already knows. One line on standard error says what adapting gained over it. Runs that are finished in
+    ``results_dir`` are not repeated; an interrupted run continues.
 
     Args:
         data: a path or a task's name as `Run` takes it; a pandas frame or `datasets.Dataset` with the columns text,
-            (text_pair,) label; or two lists, texts and labels. What is no path is kept in ``results_dir``/data.
+            (text_pair,) label; or two lists, texts and labels. All but paths is stored in ``results_dir``/data.
         labels: the second list, where ``data`` is the first; texts may be pairs.
-        teacher: the record of a fine-tuned run of the same data, or "auto": find it in ``results_dir``, else train it
-            first, which takes about as long again.
+        teacher: the record of a fine-tuned run on the same data, or "auto": the one in ``results_dir``; if there is
+            none, it is trained first, which takes about as long again.
         fields: of `Run`, by name. ``method="probe"`` ships the probe: a mask that keeps everything, and a linear head.
 
     Raises:
-        ValueError: what cannot be meant, with the choices; a method that leaves nothing to ship.
-        TypeError: data of another kind.
+        ValueError: an impossible setting (the message names the choices), or a method that leaves nothing to ship.
+        TypeError: data of any other type.
         OSError: data, model or results folder cannot be reached.
     """
     if "task" in fields:
@@ -79,7 +79,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
 
 
 def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
-    """What ``Run.task`` is for this data: its path, or a file written once and named by what is in it."""
+    """The ``Run.task`` for this data: its path, or that of a file written once and named by its content."""
     if labels is None and isinstance(data, (str, Path)):
         return str(data)
     columns = columns_of(data, labels)
@@ -109,9 +109,9 @@ def _teacher(run: Run) -> str:
 
 
 def _verdict(run: Run, probe: Run) -> str:
-    """One line: the score, the majority class's and the probe's, and what adapting brought.
+    """One line: the score, the majority class's and the probe's, and what adapting gained.
 
-    Whether it brought anything is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
+    Whether this is a gain is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
     """
     metrics = [adapt(one)["metrics"] for one in (run, probe)]
     metric = metrics[0]["primary"]
@@ -133,16 +133,16 @@ def _verdict(run: Run, probe: Run) -> str:
         low, between = score - known, ""
     gain = f"{score - known:+.3f}{between}"
     if score <= known:
-        said = f"adapting brought nothing ({gain}): the probe is the better choice, method='probe' ships it"
+        said = f"adapting gained nothing ({gain}): the probe is the better choice, method='probe' ships it"
     elif low <= 0:
-        said = f"adapting brought {gain} over it, which so few rows cannot tell from nothing"
+        said = f"adapting gained {gain} over it; with so few rows this may be chance"
     else:
-        said = f"adapting brought {gain} over it"
+        said = f"adapting gained {gain} over it"
     return f"{begin}; a probe on the untouched model: {known:.3f}; {said}."
 
 
 def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
-    """The main metric on `data.resampled` samples of the held-out rows; made here of a user's own file's answers.
+    """The main metric on `data.resampled` samples of the held-out rows; of a user's own file, from its answers.
 
     Raises:
         FileNotFoundError: no answers beside the record.
@@ -158,8 +158,8 @@ def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
 def scores_beside(run: Run) -> dict[str, float]:
     """The main metric of a finished run, of the probe, and of the commonest label, on the same held-out rows.
 
-    The probe is read from ``results_dir``, or run in a folder that is thrown away: nothing is written. Where that would
-    take minutes, above 20,000 training rows, it is missing.
+    The probe is read from ``results_dir``, or run in a temporary folder. With more than 20,000 training rows that would
+    take minutes, so it is left out.
     """
     task = load_task(run.task, run.data_dir, run.max_train_examples)
     probe = Run(**{name: getattr(run, name) for name in SHARED}, method="probe", sparsity=0.0)
@@ -175,7 +175,7 @@ def scores_beside(run: Run) -> dict[str, float]:
 
 
 def commonest(task: Any) -> dict[str, float]:
-    """The metrics of always saying the majority class of the training rows, or their mean value."""
+    """The metrics of a constant answer: the majority class of the training rows or, in a regression, their mean."""
     labels, held = np.asarray(task.splits["train"]["label"]), task.splits["validation"]
     said = np.bincount(labels, minlength=task.num_labels) if task.labels else np.array([labels.mean()])
     return task.metrics(np.tile(said.astype(float), (len(held), 1)), held["label"])

@@ -104,7 +104,7 @@ def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str
     return {**rows, "label": [names[label] for label in rows["label"]] if names else rows["label"]}
 
 
-def texts_to_label(path: Path) -> dict[str, list[str]]:
+def texts_to_label(path: str | Path) -> dict[str, list[str]]:
     """The columns text and text_pair of a table, which needs no labels; for other files the lines, see `in_columns`.
 
     Raises:

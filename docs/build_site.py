@@ -2,9 +2,9 @@
 
     python docs/build_site.py [OUT]        OUT: default runs/html; `make site` runs the small notebooks first
 
-Every file stands where it stands in the repository, so that links stay; pages are .html in place of .md and .ipynb.
-A page's links are followed: what they name comes along. Nothing is fetched, and the pages fetch nothing. The pages of
-all notebooks are packed into notebooks.zip besides.
+Every file keeps its place in the repository, so that links keep working; .md and .ipynb become .html. Files that a
+page links to are included. Nothing is downloaded, neither here nor by the pages. notebooks.zip contains the pages of
+all notebooks.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ import adaprune
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_RUN = (
-    "*Shown without results: on the machine that built these pages this notebook has not been run as it stands. "
-    "Figures from the project's own runs: in the table of [the first page]({readme}).*"
+    "*Shown without results: this notebook was not run when these pages were built. For figures from the project's "
+    "own runs, see the table on [the first page]({readme}).*"
 )
 MATHS = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$]+?)(?<=\S)\$", re.DOTALL)
-FROM_NET = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # README's badges: on the site their words stand instead
-COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # what `make` leaves of a notebook under another name
+FROM_NET = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # README's badges: the site shows their texts instead
+COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # copies that `make` writes under another name
 
 
 def build(out: Path) -> list[Path]:
@@ -57,13 +57,13 @@ def build(out: Path) -> list[Path]:
     inside = (module.name for module in pkgutil.walk_packages(adaprune.__path__, "adaprune."))
     public = (
         name for name in inside if name != "adaprune.runs.schema"
-    )  # its classes stand on private ones, without a page
+    )  # its classes derive from private ones, which have no page
     pdoc.pdoc("adaprune", *public, "!adaprune.runs.schema", output_directory=out / "api")
     return done
 
 
 def html_exporter() -> HTMLExporter:
-    """What makes the site's pages out of notebooks."""
+    """The exporter that makes the site's pages from notebooks."""
     return HTMLExporter(template_file=str(ROOT / "docs/site/page.html.j2"))
 
 
@@ -80,7 +80,7 @@ def put(exporter: HTMLExporter, source: Path, out: Path) -> list[Path]:
 
 
 def pack(out: Path) -> Path:
-    """All notebooks as pages in one file, notebooks.zip, to hand on: each page stands alone."""
+    """Packs the pages of all notebooks into notebooks.zip, to pass on; each page is self-contained."""
     path = out / "notebooks.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for one in sorted((out / "notebooks").rglob("*.html")):
@@ -89,12 +89,12 @@ def pack(out: Path) -> Path:
 
 
 def is_page(source: Path) -> bool:
-    """Whether a source becomes a page of the site, rather than a file that comes along as it is."""
+    """Whether a source becomes a page of the site; any other file is copied unchanged."""
     return source.is_dir() or source.suffix in (".md", ".ipynb")
 
 
 def place(source: Path) -> Path:
-    """Where the page of a source stands, and where a file that is no page does."""
+    """The path of a source's page, or of the copied file."""
     if source.is_dir():
         return source / "index.html"
     if source.name == "README.md":
@@ -103,7 +103,7 @@ def place(source: Path) -> Path:
 
 
 def render(exporter: HTMLExporter, source: Path) -> str:
-    """The page of a notebook, a text or a folder, its links still those of the source."""
+    """The page of a notebook, a text or a folder; its links are still those of the source."""
     if source.suffix == ".ipynb":
         notebook = with_maths(executed(source))
     elif source == ROOT / "results":
@@ -119,12 +119,12 @@ def render(exporter: HTMLExporter, source: Path) -> str:
 
 
 def page(text: str) -> NotebookNode:
-    """A notebook of one text, so that every page has one look."""
+    """A notebook with a single text cell, so that all pages look alike."""
     return new_notebook(cells=[new_markdown_cell(text)])
 
 
 def executed(source: Path) -> NotebookNode:
-    """The newest copy of a notebook in runs/ that holds its very cells, or the notebook itself with a sentence."""
+    """The newest copy of a notebook in runs/ with exactly the same cells; without one, the notebook and a note."""
     notebook = nbformat.read(source, as_version=4)
     inside = source.relative_to(ROOT / "notebooks")
     names = [f"runs/site/{inside}", f"runs/{inside.name}", COPIES.get(source.stem, "")]
@@ -165,7 +165,7 @@ def with_links(html: str, source: Path) -> tuple[str, list[Path]]:
         readme = named / "README.md"
         named = readme if readme.is_file() else named
         if not named.is_relative_to(ROOT) or not named.exists():
-            return found[0]  # a page of the site itself, or a broken link, which the check tells
+            return found[0]  # a page of the site itself, or a broken link, which check_site.py reports
         linked.append(named)
         there = os.path.relpath(place(named), folder)
         return f'{attribute}="{quote(Path(there).as_posix())}{anchor or ""}"'

@@ -218,3 +218,14 @@ def test_options_have_the_types_of_fields():
 def test_python_m_is_the_command():
     done = subprocess.run([sys.executable, "-m", "adaprune", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, f"adaprune, version {adaprune.__version__}")
+
+
+@pytest.mark.parametrize("wrong", [
+    ("fit", "ten.csv", "--out", ""), ("predict", "", "a text"), ("predict", "tickets", "--file", " "),
+    ("inspect", ""), ("compare", ""),
+])  # fmt: skip
+def test_an_empty_path_is_not_this_folder(wrong, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, err = refused(capsys, *wrong)
+    assert code == 1 and err.startswith("adaprune: a path is empty, ") and "'.' is this folder" in err
+    assert not any(tmp_path.iterdir())

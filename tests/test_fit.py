@@ -163,8 +163,8 @@ def test_finished_runs_are_found_and_the_line_compares_with_the_probe(adapted, t
     ours, known = (one["metrics"]["validation"]["accuracy"] for one in (again.record, probe))
     assert said == again.said and "\n" not in said
     assert said.startswith(f"accuracy {ours:.3f} on 4 held-out rows; always the commonest label: 0.500; a probe on ")
-    assert f"untouched model: {known:.3f}; adapting brought" in said
-    nothing = "brought nothing" in said and "method='probe' ships it" in said
+    assert f"untouched model: {known:.3f}; adapting gained" in said
+    nothing = "gained nothing" in said and "method='probe' ships it" in said
     assert nothing == (ours <= known)
 
 
@@ -181,11 +181,11 @@ def test_the_interval_is_that_of_pairs_of_resamples(tmp_path, monkeypatch, setti
     monkeypatch.setattr(
         house, "read_answers", lambda path: (None, next(v for k, v in found.items() if k.stem == path.stem))
     )
-    assert house._verdict(run, probe).endswith("adapting brought +0.250 [+0.010, +0.390] over it.")
+    assert house._verdict(run, probe).endswith("adapting gained +0.250 [+0.010, +0.390] over it.")
     found[record_path(run)] = 0.4 + gains
-    assert "[-0.090, +0.290] over it, which so few rows cannot tell from nothing" in house._verdict(run, probe)
+    assert "[-0.090, +0.290] over it; with so few rows this may be chance" in house._verdict(run, probe)
     scores[run.name] = 0.5
-    assert "adapting brought nothing (+0.000 [" in house._verdict(run, probe)
+    assert "adapting gained nothing (+0.000 [" in house._verdict(run, probe)
 
 
 @pytest.mark.parametrize("kind", ["classes", "values"])

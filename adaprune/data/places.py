@@ -9,8 +9,10 @@ def expanded(path: str | os.PathLike) -> Path:
     """``path`` with ``~`` and environment variables expanded; a path that exists as written is unchanged.
 
     Raises:
-        ValueError: a variable that is not set, or ``~name`` of an unknown user.
+        ValueError: an empty text, a variable that is not set, or ``~name`` of an unknown user.
     """
+    if not str(path).strip():  # pathlib takes it for this folder
+        raise ValueError(f"a path is empty, {str(path)!r}: name a file or folder ('.' is this folder)")
     found = Path(path)
     if os.path.lexists(found):
         return found

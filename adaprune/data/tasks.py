@@ -204,7 +204,7 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
 
 def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
     """The rows of a GLUE task's labelled splits, from `data_dir` or else from the hub."""
-    names, folder = {"train": "train", "validation": "validation"}, expanded(data_dir) / task
+    names, folder = {"train": "train", "validation": "validation"}, expanded(data_dir or ".") / task
     if task == "mnli":
         names = {"train": "train", "validation": "validation_matched"}
         mismatched = "validation_mismatched"
