@@ -44,7 +44,7 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         where = f"row {number} (line {line})"
         try:
             run = Run(**common, **_values(columns, cells))
-            if expanded(run.teacher).is_file():  # otherwise it may be a row of this sweep
+            if run.teacher and expanded(run.teacher).is_file():  # otherwise it may be a row of this sweep
                 read_teacher(run, paths_of(run).teacher)
         except ValueError as error:
             wrong.append(f"{where}: {error}")
