@@ -237,7 +237,7 @@ def source_of(model: str) -> str:
     """What transformers loads ``model`` from: a path on this machine, or a hub id."""
     if model == MINILM:
         return _minilm_folder()
-    return str(place) if (place := expanded(model)).exists() else model
+    return str(place) if model and (place := expanded(model)).exists() else model
 
 
 def _minilm_folder() -> str:
