@@ -7,10 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from adaprune import load_encoder, load_mask, zoo
+from adaprune.masks import keep_top, maskable
 from adaprune.methods import METHODS
 from adaprune.report import contrasts
 from adaprune.report.comparison import retained, with_ways
 from adaprune.runs.records import table
+from adaprune.topology import jaccard
 from docs import build_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,6 +221,28 @@ def test_every_page_is_a_link_away():
 @pytest.mark.parametrize("command", ["make run", "make test", "adaprune fit", "make lab"])
 def test_the_commands_are_there(command):
     assert command in README
+
+
+def test_what_the_readme_says_beside_its_table_is_of_records_and_zoo():
+    """The figure's two shares; megabytes at 0.5 and 0.9; overlap with the magnitude mask; the losses of CoLA at 0.9."""
+    shares = re.findall(r"\*\*adaprune\*\*, 0\.[59] removed \|.*?\| ([\d.]+) \| [\d.]+ to", README)
+    assert re.findall(r"([\d.]+) with (?:half|a tenth)", README) == shares and len(shares) == 2
+    made = zoo()[lambda rows: rows["head_bytes"] < 10_000]
+    megabytes = [f"{made.loc[made['sparsity'] == at, 'bytes'].mean() / 1e6:.1f} MB" for at in (0.5, 0.9)]
+    assert f"{megabytes[0]} for MiniLM at half the weights, {megabytes[1]} at a tenth" in README
+    weights = {name: module.weight.detach().abs() for name, module in maskable(load_encoder("minilm").model).items()}
+    largest, halves = keep_top(weights, 0.5), [name for name, at in zoo()["sparsity"].items() if at == 0.5]
+    shared = [jaccard(load_mask(name).masks, largest).jaccard for name in halves]
+    assert f"({min(shared):.2f} to {max(shared):.2f} of the connections shared at 0.5 in the zoo)" in README
+    (path,) = (ROOT / "results" / "gain").glob("task~cola_method~adaprune_sparsity~0.9_seed~0_*.json")
+    curve = json.loads(path.read_text())["curve"]
+    held = [
+        point["selection_loss"]
+        for point in curve
+        if point["step"] > 0.4 * curve[-1]["step"] and "selection_loss" in point
+    ]
+    last = [point["loss"] for point in curve if "loss" in point][-1]
+    assert f"training loss falls to {last:.2f}, held-out loss rises from {held[0]:.2f} to {held[-1]:.2f}" in README
 
 
 def test_the_readme_is_short():
