@@ -17,6 +17,7 @@ from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of
 SETTING = ("model", "max_train_examples")  # scores compare only where these agree
 AXES = ("method", "sparsity", "seed")
 TAUGHT = "+ teacher"  # in the names of ways
+FIXED = [name for name, method in METHODS.items() if not method.trains]  # no setting names these
 READING = """\
 Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
 is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
@@ -44,7 +45,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
 
     def call(row: dict) -> str:
         own = {name: row[name] for name in most if not pd.isna(row[name]) and row[name] != most[name]}
-        own = own if _trains(row["method"]) else {}
+        own = {} if row["method"] in FIXED else own
         return " ".join([row["method"], *_phrases(own)])
 
     runs = runs.assign(way=[call(row) for row in runs.to_dict("records")])
@@ -53,17 +54,13 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
 
 def usual(runs: pd.DataFrame) -> dict[str, Any]:
     """Of each setting its default where a run that trains has it, else what most of them have, the first of equals."""
-    found, trained = {}, runs["method"].map(_trains)
+    found, trained = {}, ~runs["method"].isin(FIXED)
     runs = runs[trained] if trained.any() else runs
     for name in _settings(runs):
-        counts, default = runs[name].value_counts().sort_index(), default_of(name)
+        counts = runs[name].value_counts().sort_index()
+        default = default_of(name)
         found[name] = default if default in counts.index or counts.empty else counts.idxmax()
     return found
-
-
-def _trains(method: str) -> bool:
-    """Whether settings change what a method does: probe, majority class and zero shot read none."""
-    return method not in METHODS or bool(METHODS[method].reads)
 
 
 def shared(runs: pd.DataFrame) -> str:
@@ -187,9 +184,9 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
     for model, kept in retained(runs).groupby("model"):
         title = f"## {model}, share of fine-tuning's score kept, mean over {kept['tasks'].iloc[0]} tasks"
         lines += ["", title, "", *_shares(kept)]
-    (path := Path(path)).parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return path
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return Path(path)
 
 
 def _beside(found: pd.DataFrame) -> list[str]:

@@ -106,6 +106,11 @@ class Method:
         """The function's name."""
         return self.function.__name__
 
+    @property
+    def trains(self) -> bool:
+        """Whether any setting changes what it does; none does for the probe, the majority class and zero shot."""
+        return bool(self.reads)
+
 
 METHODS: dict[str, Method] = {}
 

@@ -128,7 +128,7 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
     made = record["environment"]
     # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
     then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
-    if run.kind.reads:  # it trains something, and records older than the rule of steps used the recipe's epochs
+    if run.kind.trains:  # records older than the rule of steps used the recipe's epochs
         then.setdefault("steps", 0)
     if plan.steps:  # then the epochs depend on the rows
         then.pop("epochs", None)
