@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from adaprune.runs.run import Run
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head
-from adaprune.training.job import Outcome, prepare
+from adaprune.training.job import Outcome, check_machine, prepare
 from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
@@ -404,6 +405,17 @@ def test_what_the_machine_lacks_is_told_at_once(ask, monkeypatch):
     with pytest.raises(ValueError, match=r"precision='fp16' needs a GPU: use precision='bf16'"):
         adaprune.adapt(ask(precision="fp16"))
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_run_in_bf16_warns_on_a_cpu_that_computes_it_slowly(fast, ask, monkeypatch):
+    monkeypatch.setattr("adaprune.training.job._computes_bf16", lambda: fast)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        check_machine(ask(precision="bf16"))
+        check_machine(ask(precision="fp32"))
+    assert [str(warning.message)[:30] for warning in heard] == [] if fast else ["precision='bf16' on this CPU, "]
 
 
 def test_a_sparsity_that_cannot_be_reached_is_refused_before_a_step(ask):

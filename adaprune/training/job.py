@@ -5,6 +5,7 @@ import logging
 import math
 import resource
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -146,11 +147,22 @@ def steps_in(examples: int, settings: Settings) -> int:
 
 
 def check_machine(run: Run) -> None:
-    """ValueError if the machine lacks a package or a GPU that the run needs."""
+    """ValueError if the machine lacks a package or a GPU that the run needs; a warning if it will be very slow."""
     if (package := run.kind.needs) and importlib.util.find_spec(package) is None:
         raise ValueError(f"method={run.method!r} needs the package {package}: pip install {package}")
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would silently be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
+    if run.precision == "bf16" and not torch.cuda.is_available() and not _computes_bf16():
+        warnings.warn(
+            "precision='bf16' on this CPU, which has no instructions for it: a step takes several times as long as "
+            "with 'fp32', which is the better choice here",
+            stacklevel=3,
+        )
+
+
+def _computes_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 fast, as far as torch can tell."""
+    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder) -> Job:
