@@ -18,7 +18,6 @@ METHODS = (
 VARIANTS = [
     *({"method": method, "recipe": recipe} for method in METHODS for recipe in ("tuned", "paper")),
     *({"initial_theta": kind} for kind in "constant normal uniform relative activation gradient".split()),
-    {"surrogate": "identity"},
     {"temperature": 0.1},
     {"reach": 0.8},
     {"allocation": "equal"},

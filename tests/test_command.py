@@ -190,6 +190,7 @@ WRONG = {
     ("fit", "no.csv", "--method", "mgic"): (2, "'mgic' is not one of"),
     ("fit", "no.csv", "--method", "finetune", "--out", "out"): (1, "method 'finetune' leaves neither"),
     ("predict", "nowhere/at/all", "a"): (1, "adaprune: nowhere/at/all is no folder with mask.safetensors"),
+    ("predict", "tickts", "a"): (1, "adaprune: tickts is no folder, no mask file, and none of the zoo's masks (cola, "),
     ("predict", "somewhere"): (2, "give texts, or --file FILE, or - for standard input"),
     ("compare", "nowhere"): (1, "adaprune: nowhere is not a folder"),
     ("fly",): (2, "No such command 'fly'"),

@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from adaprune.data import expanded
 from adaprune.deploy.mask import given
 from adaprune.deploy.mask_file import load_mask, save_mask
-from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo_file
+from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo, zoo_file
 from adaprune.training import MINILM, Encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors next to it
@@ -126,6 +126,10 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
     name = expanded(name)
     if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
         return ZOO / f"{name}.safetensors"
+    if not name.exists() and is_zoo_name(str(name)):  # the hub's names have a slash
+        raise FileNotFoundError(
+            f"{name} is no folder, no mask file, and none of the zoo's masks ({', '.join(zoo().index)})"
+        )
     if name.is_dir() or name.suffix == ".safetensors":
         path = name / "mask.safetensors" if name.is_dir() else name
         if not path.is_file():

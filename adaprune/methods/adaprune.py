@@ -65,5 +65,5 @@ def _of_units(
 
 ADAPRUNE = Method(
     adaprune, line="theta and head are learned together by Algorithm 1, the weights stay",
-    source="Gao, Colombo, Wang 2021", reads=(*LEARNED, "temperature", "pattern"), colour="#0072B2", marker="o",
+    source="Gao, Colombo, Wang 2021", reads=(*LEARNED, "pattern"), colour="#0072B2", marker="o",
 )  # fmt: skip

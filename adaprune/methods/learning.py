@@ -31,7 +31,7 @@ from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps
 
 # The fields of a run that every method ending in `learn` reads.
 LEARNED = (
-    "learning_rate", "head_learning_rate", "initial_theta", "penalty", "surrogate", "reach", "recovery", "allocation",
+    "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "reach", "recovery", "allocation",
     "keep",
 )  # fmt: skip
 # Settings of the methods that learn scores in another way than the paper, under both recipes. Their rates and rules are
@@ -201,7 +201,7 @@ def optimiser_for(
         if plan.scores:
             group |= {"shrink": plan.penalty / BERT_BASE, "ramp": ramp, "reflect": reflect}
         groups.append(group)
-    if plan.surrogate == "sigmoid" and not plan.scores:
+    if not plan.scores:
         return AdaPrune(groups, rule=plan.step_rule, temperature=plan.temperature)
     for group in groups:
         group["surrogate"] = plan.surrogate

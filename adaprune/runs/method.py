@@ -8,7 +8,7 @@ from typing import Any
 
 # The fields of a run that only some methods read; all methods read the others.
 SELECTIVE = (
-    "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "surrogate", "reach", "recovery",
+    "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "reach", "recovery",
     "allocation", "keep", "rank", "pattern",
 )  # fmt: skip
 

@@ -87,6 +87,8 @@ def plan_for(run: Run) -> Plan:
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
     if "epochs" in changed:
         plan = replace(plan, steps=0)
+    if "temperature" in changed and plan.surrogate == "identity":
+        plan = replace(plan, surrogate="sigmoid")
     if plan.allocation == "global":
         plan = replace(plan, allocation="")
     if "reach" in changed:

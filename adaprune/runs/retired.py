@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LAST = "3d91e7e"
-LATER = {"pooling": "1e9e2e3"}
+LATER = {"pooling": "1e9e2e3", "surrogate": "643ab95"}
 RETIRED: dict[str, Any] = {  # field -> its default
     "control": "",  # feedback loses to cubic; a fixed gamma is now `penalty` under recipe paper
     "step_rule": "",  # sgd and adam lose to adafactor
@@ -28,6 +28,7 @@ RETIRED: dict[str, Any] = {  # field -> its default
     "snapshots": 0,  # now `keep`
     "keep_theta": False,  # now `keep`
     "pooling": "",  # the recipe's: the checkpoint's own, or the paper's [CLS]; nobody asked for another
+    "surrogate": "",  # for scores, `temperature` asks for the sigmoid's slope
 }
 
 

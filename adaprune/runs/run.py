@@ -75,9 +75,8 @@ class Run(BaseModel):
     penalty: float = Field(
         0.0, ge=0, description="gamma per step (adaprune, recipe paper) or lambda (scores); 0: the recipe's"
     )
-    temperature: float = Field(0.0, ge=0, description="t_s, the surrogate's small temperature; 0: the recipe's")
-    surrogate: Literal["", "sigmoid", "identity"] = Field(
-        "", description="slope of adaprune's mask; empty: the recipe's"
+    temperature: float = Field(
+        0.0, ge=0, description="t_s of the mask's sigmoid slope; 0: the recipe's (scores: a slope of 1)"
     )
     reach: float = Field(
         0.0, ge=0, le=1, description="share of the steps by which the sparsity is reached; 0: the recipe's"

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import set_tqdm_hook
 
 from adaprune.data import expanded
 from adaprune.training.model_files import MINILM, file_hash, files_beside, fitted, remember, unreachable, weights_in
@@ -61,6 +62,8 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     """
     source = source_of(model)
     folder = Path(source)
+    # a bar for what takes a moment; downloads keep theirs
+    hook = set_tqdm_hook(lambda bar, given, named: bar(*given, **{**named, "disable": True}))
     try:
         found = weights_in(folder)
         config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
@@ -77,6 +80,8 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except Exception as error:  # whatever a config.json can name: transformers and tokenizers raise nothing narrower
         raise unreachable(model, folder, error) from error
+    finally:
+        set_tqdm_hook(hook)
     if hasattr(encoder, "decoder") or getattr(config, "is_decoder", False):
         raise ValueError(f"model {model!r} ({type(encoder).__name__}, family {config.model_type}) is not an encoder")
     _check_weights(encoder, report, model)

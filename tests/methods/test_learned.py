@@ -412,7 +412,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "snip", "surrogate": "sigmoid"}, "surrogate='sigmoid' would change nothing in method 'snip'"),
+        ({"method": "snip", "temperature": 2.0}, "temperature=2.0 would change nothing in method 'snip'"),
         ({"method": "edge_popup", "initial_theta": "normal"}, "'' .its own start. or 'magnitude', got 'normal'"),
         ({"method": "wanda", "initial_theta": "magnitude"}, "initial_theta='magnitude' would change nothing"),
         ({"method": "magnitude", "penalty": 1e-7}, "penalty=1e-07 would change nothing"),

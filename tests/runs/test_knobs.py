@@ -167,10 +167,9 @@ KNOBS = {
         (1e8, {"method": "soft_movement"}, "losses masks", "steps"),
         (1e8, {"method": "movement", "allocation": "global"}, "losses masks", "steps"),
     ],
-    "temperature": [(300.0, {}, "losses masks", "steps sparsities-last")],
-    "surrogate": [
-        ("identity", {"temperature": 300.0}, "losses masks", "steps"),
-        ("sigmoid", {"method": "smp"}, "losses masks", "steps"),
+    "temperature": [
+        (300.0, {}, "losses masks", "steps sparsities-last"),
+        (1.0, {"method": "smp"}, "losses masks", "steps"),
     ],
     "reach": [
         (1.0, {}, "sparsities losses masks", "steps"),
@@ -547,8 +546,6 @@ def trace(**fields):
 def changes(method, field):
     """A value of the field that is not the method's own, and settings of both runs."""
     plan, scores = plan_for(ask(method=method)), bool(METHODS[method].tuned.get("scores"))
-    if field == "surrogate" and not scores:
-        return "identity", {"temperature": 300.0}
     if field == "penalty" and not scores:
         return 2e-3, {"recipe": "paper"}
     if field == "allocation" and scores:  # shares by scores need scores that differ
@@ -561,7 +558,6 @@ def changes(method, field):
         "initial_theta": "magnitude" if scores else "normal",
         "penalty": 1e7,
         "temperature": 300.0,
-        "surrogate": "sigmoid",
         "reach": 0.8,
         "recovery": False,
         "allocation": "equal",

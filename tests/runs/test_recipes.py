@@ -98,10 +98,10 @@ def test_dropout_is_set_in_hidden_layers_only(ask):
 
 
 def test_identity_steps_along_the_plain_gradient(ask):
-    """With SGD: theta moves by lr * w dL/dw, sigmoid at t_s = 1 by a quarter of that and less."""
+    """With SGD: scores move by lr * w dL/dw; with a temperature of 1, so the sigmoid's slope, by a quarter of that."""
     moved = {}
-    for surrogate in ("identity", "sigmoid"):
-        job = job_of(ask(surrogate=surrogate, learning_rate=1.0), step_rule="sgd")
+    for temperature in (0.0, 1.0):
+        job = job_of(ask(method="movement", temperature=temperature, learning_rate=1.0))
         plan = job.plan
         weights = {name: module.weight for name, module in maskable(job.model.encoder).items()}
         thetas = attach(job.model.encoder, initial_theta(weights, "constant", torch.Generator()))
@@ -111,16 +111,14 @@ def test_identity_steps_along_the_plain_gradient(ask):
         job.model.eval()(**job.sentences.collate([train[i] for i in range(4)])).loss.backward()
         grads = {name: theta.grad.clone() for name, theta in thetas.items()}
         optimiser.step()
-        moved[surrogate] = torch.cat([(before[name] - thetas[name].detach()).flatten() for name in thetas])
-        assert float(threshold_of(job.model.encoder)) == 0 and not plan.scores
-    torch.testing.assert_close(
-        moved["identity"], torch.cat([g.flatten() for g in grads.values()]), atol=1e-8, rtol=1e-3
-    )
-    torch.testing.assert_close(moved["sigmoid"], moved["identity"] * 0.25, atol=2e-8, rtol=1e-3)
+        moved[temperature] = torch.cat([(before[name] - thetas[name].detach()).flatten() for name in thetas])
+        assert float(threshold_of(job.model.encoder)) == 0 and plan.scores
+    torch.testing.assert_close(moved[0.0], torch.cat([g.flatten() for g in grads.values()]), atol=1e-8, rtol=1e-3)
+    torch.testing.assert_close(moved[1.0], moved[0.0] * 0.25, atol=2e-8, rtol=1e-3)
 
 
 def test_what_a_run_asks_for_reaches_its_plan():
-    asked = {"reach": 0.3, "surrogate": "identity", "temperature": 3.0, "learning_rate": 0.1, "epochs": 7.0}
+    asked = {"reach": 0.3, "temperature": 3.0, "learning_rate": 0.1, "epochs": 7.0}
     plan = plan_for(Run(**asked))
     assert {name: getattr(plan, name) for name in asked} == asked
     assert plan_for(Run()) == TUNED and (TUNED.dropout, TUNED.pooling) == (0, "own")
@@ -174,7 +172,7 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
         PAPER if recipe == "paper" else TUNED
     )
     asked = {
-        "initial_theta": "uniform", "surrogate": "identity", "allocation": "equal", "recovery": False, "keep": "theta",
+        "initial_theta": "uniform", "allocation": "equal", "recovery": False, "keep": "theta",
         "rank": 2, "pattern": "units",
     }  # fmt: skip
     for name in SELECTIVE:
@@ -199,8 +197,8 @@ def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
 
 
 WRONG = [
-    ({"method": "smp", "temperature": 2.0}, r"temperature=2.0 would .* in method 'smp': .* \(adaprune\)"),
-    ({"method": "snip", "surrogate": "identity"}, r"surrogate='identity' would .* method 'snip': .* \(adaprune, mov"),
+    ({"method": "bernoulli", "temperature": 2.0}, r"temperature=2.0 would .* in method 'bernoulli': .* \(adaprune, mov"),
+    ({"method": "snip", "temperature": 2.0}, r"temperature=2.0 would .* method 'snip': .* \(adaprune, mov"),
     ({"penalty": 1e-7}, "penalty=1e-07 would .* recipe 'tuned', .* is the gamma of Algorithm 1, for recipe='paper'"),
     *(
         ({"method": method, name: value}, f"{name}={value!r} would change nothing in method '{method}'")

@@ -182,7 +182,6 @@ OTHER = {
     "sparsity": 0.75,
     "max_length": 64,
     "teacher": "results/t.json",
-    "surrogate": "identity",
     "reach": 0.5,
     "head": "linear",
     "pattern": "units",

@@ -17,6 +17,7 @@ from transformers import (
     T5Config,
     T5Model,
 )
+from transformers.utils import logging
 
 from adaprune.masks.layers import attach, maskable
 from adaprune.training import encoders
@@ -50,6 +51,19 @@ def test_a_local_folder_is_loaded_frozen_and_named_by_its_weights(folder):
     for ours, theirs in zip(found, expected, strict=True):  # another kernel of attention rounds otherwise
         torch.testing.assert_close(ours, theirs)
     assert loaded.tokenizer("word3 word4")["input_ids"] == [2, 8, 9, 3]
+
+
+def test_loading_draws_no_bar_and_leaves_others_theirs(folder, tmp_path, capfd):
+    mine = logging.set_tqdm_hook(lambda bar, given, named: bar(*given, **{**named, "desc": "mine"}))
+    try:
+        load_encoder(str(folder))
+        with pytest.raises(OSError):
+            load_encoder(str(tmp_path / "none"))
+        assert "Loading" not in capfd.readouterr().err
+        list(logging.tqdm([1]))
+        assert "mine" in capfd.readouterr().err
+    finally:
+        logging.set_tqdm_hook(mine)
 
 
 @pytest.mark.parametrize("family", MADE)
