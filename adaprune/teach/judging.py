@@ -34,19 +34,29 @@ def fault_of(function: Callable[..., Any], exercise: Exercise) -> str | None:
         inspect.signature(function).bind(*wanted)
     except TypeError:
         return f"{name} is called with {_counted(wanted)}, in this order; yours does not accept that."
-    for number, case in enumerate(exercise.cases):
+    for case in exercise.cases:
         given = copies(case)
         try:
             found = function(*given)
         except Exception as error:  # a reader's code may raise anything
             return f"{called(name, wanted, case)} stopped with {type(error).__name__}: {error}."
         if found is None:
-            return None if number == 0 else f"{called(name, wanted, case)} returned nothing: is a return missing?"
+            told = f"{called(name, wanted, case)} returned nothing: is a return missing?"
+            return None if _is_empty(function) else told
         if changed := [arg for arg, old, new in zip(wanted, case, given, strict=True) if not _untouched(old, new)]:
             return f"{name} changed its argument {changed[0]}. Work on a copy: {changed[0]}.clone()."
         if told := _wrong(found, exercise, case):
             return told if exercise.judge else _slip(function, exercise) or f"{called(name, wanted, case)} {told}"
     return ""
+
+
+def _is_empty(function: Callable[..., Any]) -> bool:
+    """Whether a function that returns None has no more code than one of three dots."""
+
+    def dots(): ...
+
+    code = getattr(function, "__code__", dots.__code__)
+    return len(code.co_code) <= len(dots.__code__.co_code)
 
 
 def same(value: Any, right: Any, within: float = 1e-6) -> bool:

@@ -107,6 +107,7 @@ def test_a_wrong_type_gets_a_sentence(name, value):
         (lambda scores, k: scores[99], "keep_largest(scores=[0.2, 0.9, 0.5], k=1) stopped with IndexError: index 99"),
         (lambda scores, k: scores, "returned [0.2, 0.9, 0.5]. The right value is [False, True, False]"),
         (lambda scores, k: solutions.keep_largest(scores, k) if k == 1 else None, "returned nothing: is a return"),
+        (lambda scores, k: print("almost"), "k=1) returned nothing: is a return missing?"),
         (lambda scores, k: solutions.keep_largest(scores.mul_(2), k), "changed its argument scores. Work on a copy"),
         (lambda scores, k: True, "returned True. It should return 3 numbers, such as [False, True, False]."),
         (lambda scores, k: "kept", "returned text, 'kept'. It should return 3 numbers."),
