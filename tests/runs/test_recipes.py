@@ -197,7 +197,7 @@ def test_where_weights_are_trained_batches_and_dropout_are_fine_tunings(method):
 
 
 WRONG = [
-    ({"method": "bernoulli", "temperature": 2.0}, r"temperature=2.0 would .* in method 'bernoulli': .* \(adaprune, mov"),
+    ({"method": "bernoulli", "temperature": 2.0}, r"temperature=2.0 would .* method 'bernoulli': .* \(adaprune, mov"),
     ({"method": "snip", "temperature": 2.0}, r"temperature=2.0 would .* method 'snip': .* \(adaprune, mov"),
     ({"penalty": 1e-7}, "penalty=1e-07 would .* recipe 'tuned', .* is the gamma of Algorithm 1, for recipe='paper'"),
     *(
