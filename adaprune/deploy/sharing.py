@@ -124,12 +124,12 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
         FileNotFoundError: there is no such file.
     """
     name = expanded(name)
-    if not name.exists() and (ZOO / f"{name}.safetensors").is_file():
-        return ZOO / f"{name}.safetensors"
     if not name.exists() and is_zoo_name(str(name)):  # the hub's names have a slash
-        raise FileNotFoundError(
-            f"{name} is no folder, no mask file, and none of the zoo's masks ({', '.join(zoo().index)})"
-        )
+        if str(name) not in (names := zoo().index):
+            raise FileNotFoundError(
+                f"{name} is no folder, no mask file, and none of the zoo's masks ({', '.join(names)})"
+            )
+        return ZOO / f"{name}.safetensors"
     if name.is_dir() or name.suffix == ".safetensors":
         path = name / "mask.safetensors" if name.is_dir() else name
         if not path.is_file():

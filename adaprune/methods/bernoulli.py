@@ -66,6 +66,7 @@ def bernoulli(job: Job) -> Outcome:
     return learn(job, start(job, thetas), attach=attach_sampled)
 
 
+# No temperature: the slope has to be that of the sigmoid that masks are drawn with.
 _SETTINGS = {**SCORES, "learning_rate": 5e-2, "surrogate": "sampled", "fixed": True}
 BERNOULLI = Method(
     bernoulli, line="masks drawn with learned probabilities", source="Zhou et al. 2019", tuned=_SETTINGS,

@@ -29,7 +29,7 @@ from adaprune.methods.scores import Scores
 from adaprune.runs import METHODS, Plan
 from adaprune.training import AdaptedModel, Job, Outcome, fit, last_whole, steps_in, write_tensors
 
-# The fields of a run that every method ending in `learn` reads.
+# The fields of a run that methods ending in `learn` read.
 LEARNED = (
     "learning_rate", "head_learning_rate", "initial_theta", "penalty", "temperature", "reach", "recovery", "allocation",
     "keep",
@@ -201,7 +201,7 @@ def optimiser_for(
         if plan.scores:
             group |= {"shrink": plan.penalty / BERT_BASE, "ramp": ramp, "reflect": reflect}
         groups.append(group)
-    if not plan.scores:
+    if plan.surrogate == "sigmoid" and not plan.scores:
         return AdaPrune(groups, rule=plan.step_rule, temperature=plan.temperature)
     for group in groups:
         group["surrogate"] = plan.surrogate

@@ -87,7 +87,7 @@ def plan_for(run: Run) -> Plan:
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
     if "epochs" in changed:
         plan = replace(plan, steps=0)
-    if "temperature" in changed and plan.surrogate == "identity":
+    if "temperature" in changed and plan.surrogate == "identity":  # scores have a slope of 1 unless one is asked for
         plan = replace(plan, surrogate="sigmoid")
     if plan.allocation == "global":
         plan = replace(plan, allocation="")

@@ -62,7 +62,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     """
     source = source_of(model)
     folder = Path(source)
-    # a bar for what takes a moment; downloads keep theirs
+    # loading takes a moment and needs no bar; downloads keep theirs
     hook = set_tqdm_hook(lambda bar, given, named: bar(*given, **{**named, "disable": True}))
     try:
         found = weights_in(folder)
