@@ -141,15 +141,14 @@ def test_flips_of_other_weights_are_refused():
             decode_flips(read_flips(said, data, [size.shape]), {"w": other})
 
 
-# ---- how long
+# ---- how many bytes
 
 
-def test_a_model_of_bert_base_is_near_its_bound_and_read_in_time():
-    """The bars: 1.05 of the bound of its own bins, 4 s to encode, 1.5 s to decode on one core (of the processor)."""
+def test_a_layer_of_bert_base_is_near_its_bound():
+    """The bar: 1.05 of the bound of its own bins. The bars in seconds are in benchmarks/mask_size.py --check."""
     row = measured("one of twelve layers", *_a_layer())
     assert row["version 2"] <= 1.05 * row["bound"]
     assert row["version 2"] < 0.3 * row["bits"]
-    assert 12 * row["encode_seconds"] < 4 * 2 and 12 * row["decode_seconds"] < 1.5 * 2  # this machine may be busy
 
 
 def _a_layer() -> tuple[dict, dict]:
