@@ -29,7 +29,6 @@ from adaprune.deploy import (
     front_matter,
     load_mask,
     push,
-    serve_in_pipelines,
     set_runtime,
 )
 from adaprune.given import is_pair, number_of, rows_to_judge, texts_of
@@ -74,6 +73,8 @@ class Adapted(nn.Module):
         self.config.id2label = dict(enumerate(self.labels)) or {0: "score"}
         self.config.label2id = {label: number for number, label in self.config.id2label.items()}
         self.config.problem_type = "single_label_classification" if self.labels else "regression"
+        from adaprune.pipelines import serve_in_pipelines
+
         serve_in_pipelines()
 
     config = property(lambda self: self.model.config)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 
@@ -37,7 +37,7 @@ def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
         columns["label"] = labels
     else:
         columns = _columns(data, ("text", "label"))
-    if isinstance(data, datasets.Dataset) and isinstance(kind := data.features["label"], datasets.ClassLabel):
+    if _is_dataset(data) and hasattr(kind := data.features["label"], "int2str"):  # numbered class names
         columns["label"] = [None if n is None or n < 0 else kind.int2str(n) for n in columns["label"]]
     columns = {name: [_plain(value) for value in columns[name]] for name in COLUMNS if name in columns}
     check_texts(columns, "data")
@@ -54,7 +54,7 @@ def texts_of(data: Any) -> list:
         ValueError: a table without the column text.
         TypeError: any other kind of data.
     """
-    if isinstance(data, (pd.DataFrame, datasets.Dataset)):
+    if isinstance(data, pd.DataFrame) or _is_dataset(data):
         columns = _columns(data, ("text",))
         pairs = zip(columns["text"], columns["text_pair"], strict=True) if "text_pair" in columns else None
         return list(pairs or columns["text"])
@@ -66,9 +66,15 @@ def texts_of(data: Any) -> list:
     return list(data)
 
 
+def _is_dataset(data: Any) -> bool:
+    """Whether it is a `datasets.Dataset`: not if nobody has loaded that library, which takes a second."""
+    library = sys.modules.get("datasets")
+    return library is not None and isinstance(data, library.Dataset)
+
+
 def _columns(data: Any, needed: tuple[str, ...]) -> dict[str, list]:
     """The columns of a table that we read: text, text_pair and label."""
-    if isinstance(data, datasets.Dataset):
+    if _is_dataset(data):
         names = data.column_names
     elif isinstance(data, pd.DataFrame):
         names = data.columns.tolist()

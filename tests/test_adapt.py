@@ -24,11 +24,12 @@ from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.run import Run
+from adaprune.training import predict
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head
 from adaprune.training.job import Outcome, check_machine, prepare
-from adaprune.training.trainer import predict
+from adaprune.training.trainer import PruningTrainer
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -299,7 +300,7 @@ def test_checkpoints_hold_only_what_is_trained(ask, monkeypatch):
 
 
 def test_no_checkpoints_where_none_are_asked(ask, monkeypatch):
-    monkeypatch.setattr(adaprune.training.trainer._Trainer, "_save_checkpoint", lambda *args: pytest.fail("saved"))
+    monkeypatch.setattr(PruningTrainer, "_save_checkpoint", lambda *args: pytest.fail("saved"))
     adaprune.adapt(ask(checkpoint_steps=0, method="features"))
 
 

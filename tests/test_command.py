@@ -216,9 +216,16 @@ def test_options_have_the_types_of_fields():
             assert type(value) is field.annotation
 
 
-def test_python_m_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "adaprune", "--version"], capture_output=True, text=True)
+SLOW_TO_LOAD = "datasets sklearn scipy.stats matplotlib networkx transformers.modeling_utils".split()
+
+
+def test_python_m_is_the_command_and_loads_only_what_it_uses():
+    command = [sys.executable, "-X", "importtime", "-m", "adaprune", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, f"adaprune, version {adaprune.__version__}")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"adaprune.command", "torch"} <= loaded
+    assert [name for name in SLOW_TO_LOAD if name in loaded] == []
 
 
 @pytest.mark.parametrize("wrong", [

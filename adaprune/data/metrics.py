@@ -2,12 +2,10 @@
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
+import scipy  # loads its parts when they are used
 import torch
-from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
 def score(names: tuple[str, ...], predictions, labels, num_labels: int) -> dict[str, float]:
@@ -33,7 +31,7 @@ def score(names: tuple[str, ...], predictions, labels, num_labels: int) -> dict[
         answers = answers.argmax(axis=1)
     else:  # float32 sums lose digits over a few thousand rows
         answers, labels = answers[:, 0].astype(np.float64), labels.astype(np.float64)
-    return {name: float(_METRICS[name](labels, answers)) for name in names}
+    return {name: float(_metric(name, labels, answers)) for name in names}
 
 
 def _correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -41,20 +39,29 @@ def _correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndar
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     with warnings.catch_warnings():  # scipy warns about nearly constant input, which a new head gives
-        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
         result = coefficient(labels, predictions)
     return float(np.nan_to_num(getattr(result, "statistic", result)))  # scipy wraps it, scikit-learn does not
 
 
-# Each takes the true labels and the answers, in this order.
-_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy_score,
-    "f1": partial(f1_score, zero_division=0),
-    "f1_macro": partial(f1_score, average="macro", zero_division=0),
-    "matthews_correlation": partial(_correlation, matthews_corrcoef),
-    "pearson": partial(_correlation, stats.pearsonr),
-    "spearman": partial(_correlation, stats.spearmanr),
-}
+def _metric(name: str, labels: np.ndarray, answers: np.ndarray) -> float:
+    """One metric, of the true labels and the answers."""
+    from sklearn import metrics  # seconds, which a process that scores nothing need not wait
+
+    match name:
+        case "accuracy":
+            return metrics.accuracy_score(labels, answers)
+        case "f1":
+            return metrics.f1_score(labels, answers, zero_division=0)
+        case "f1_macro":
+            return metrics.f1_score(labels, answers, average="macro", zero_division=0)
+        case "matthews_correlation":
+            return _correlation(metrics.matthews_corrcoef, labels, answers)
+        case "pearson":
+            return _correlation(scipy.stats.pearsonr, labels, answers)
+        case "spearman":
+            return _correlation(scipy.stats.spearmanr, labels, answers)
+    raise KeyError(name)
 
 
 def _to_numpy(values) -> np.ndarray:

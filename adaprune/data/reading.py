@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from adaprune.data.tasks import TaskData
 from adaprune.data.tokenizers import unknown_share
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ENOUGH = 10_000  # rows of a split, evenly spaced, for measuring lengths
 

@@ -4,23 +4,27 @@
 from train, to choose epochs and hyper-parameters) and `validation` (the dev split, which is only reported).
 """
 
+from __future__ import annotations
+
 import difflib
 import hashlib
 import json
 import os
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import datasets
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from adaprune.data.datafiles import SPLIT_SEED, hold_out, read_own, select
 from adaprune.data.metrics import score
 from adaprune.data.movie_reviews import CLEAR_RATING, fetch_movie_reviews
 from adaprune.data.places import expanded
 from adaprune.data.tables import SUFFIXES, Rows, read_parquet
+
+if TYPE_CHECKING:  # both take seconds to load, and only training needs them
+    import datasets
+    from transformers import PreTrainedTokenizerBase
 
 HUB_ID = "nyu-mll/glue"
 VALIDATION_FRACTION = 0.1  # for tasks without a validation split
@@ -159,6 +163,8 @@ def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_
     Texts are cut at `max_length` tokens in total (for pairs, the longer text first). Nothing is padded here; batches
     are padded later. The result is kept in memory, without a cache file.
     """
+    import datasets
+
     texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
@@ -216,6 +222,8 @@ def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
         tables = {split: read_parquet(file, columns) for split, file in files.items()}
         places = {split: str(file) for split, file in files.items()}
     else:
+        import datasets
+
         try:
             hub = datasets.load_dataset(HUB_ID, task)
         except Exception as error:  # the remedy is the same for every error of the hub's client
@@ -261,6 +269,8 @@ def _read_movies(task: str) -> tuple[dict[str, Rows], list[str], tuple[str, ...]
 
 
 def _to_dataset(rows: Rows, has_classes: bool) -> datasets.Dataset:
+    import datasets
+
     features = {name: datasets.Value("string") for name in rows if name != "label"}
     features["label"] = datasets.Value("int64" if has_classes else "float32")
     return datasets.Dataset.from_dict({name: rows[name] for name in features}, datasets.Features(features))

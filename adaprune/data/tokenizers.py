@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import datasets
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
 
 LOOKED_AT = 2000  # training rows in which unknown tokens are counted
 MANY, MOST = 0.3, 0.9  # shares of unknown tokens: a warning, a refusal

@@ -7,10 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from adaprune.data import tokenize
@@ -111,6 +107,11 @@ def text_vectors(job: Job, split: str) -> list[np.ndarray]:
 
 def _fit(rows: np.ndarray, labels: np.ndarray, strength: float, classes: bool):
     """Standardisation and regression as one pipeline."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     regression = LogisticRegression(C=strength, max_iter=500) if classes else Ridge(alpha=1 / strength)
     with warnings.catch_warnings():  # more digits would not change any answer
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -23,6 +23,7 @@ from adaprune.training.encoders import (
     tensor_hash,
     tensor_hashes,
 )
+from adaprune.training.fitting import bar, fit, predict, score
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
 from adaprune.training.job import (
@@ -41,7 +42,5 @@ from adaprune.training.job import (
     steps_in,
 )
 from adaprune.training.model_files import MINILM, place_of, weights_in
-from adaprune.training.progress import bar
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
-from adaprune.training.trainer import fit, predict, score
 from adaprune.training.weights import fit_added, fit_weights, put_zeros

@@ -1,5 +1,7 @@
 """Pre-trained encoders: loading one, frozen, and identifying it exactly."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
@@ -10,17 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers  # loads its parts when they are used, which takes seconds
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForTextEncoding,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 from transformers.utils.logging import set_tqdm_hook
 
 from adaprune.data import expanded
@@ -39,8 +34,8 @@ class Encoder:
     `files_beside` a local model's weights.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
     id: str
     revision: str
     licence: str = "unknown"
@@ -66,18 +61,19 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     hook = set_tqdm_hook(lambda bar, given, named: bar(*given, **{**named, "disable": True}))
     try:
         found = weights_in(folder)
-        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         for name in ("attention_probs_dropout_prob", "attention_dropout"):  # families use different names
             if hasattr(config, name):
                 setattr(config, name, 0.0)
         # a checkpoint of a model with a decoder can hold only the encoder (T5EncoderModel)
         alone = any(name.endswith("EncoderModel") for name in config.architectures or ())
-        encoder, report = (AutoModelForTextEncoding if alone else AutoModel).from_pretrained(
+        kind = transformers.AutoModelForTextEncoding if alone else transformers.AutoModel
+        encoder, report = kind.from_pretrained(
             source, config=config, revision=revision or "main", dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
             attn_implementation="sdpa" if torch.accelerator.is_available() else "eager",
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except Exception as error:  # whatever a config.json can name: transformers and tokenizers raise nothing narrower
         raise unreachable(model, folder, error) from error
     finally:

@@ -8,9 +8,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from adaprune.training.fitting import fit, predict
 from adaprune.training.heads import AdaptationHead, loss_of, pooled
 from adaprune.training.job import Fit, Job, Sentences, Settings
-from adaprune.training.trainer import fit, predict
 
 
 class _Reader(nn.Module):

@@ -1,5 +1,7 @@
 """What a run passes to a method, and what it gets back; how the one is made, and the other is read."""
 
+from __future__ import annotations
+
 import importlib.util
 import logging
 import math
@@ -10,19 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
+import transformers  # loads its parts when they are used
 from accelerate import PartialState
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, set_seed
 
 from adaprune.data import TaskData, check_known, public, tokenize
 from adaprune.masks import EMBED, component_of, maskable
 from adaprune.runs import Paths, Plan, Run, epochs_of
 from adaprune.training.encoders import Encoder, most_tokens, set_dropout, tensor_hashes
 from adaprune.training.heads import AdaptedModel
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Sentences:
     """A task's tokenised splits, how to pad them, and how to score predictions."""
 
     splits: dict[str, datasets.Dataset]
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: transformers.PreTrainedTokenizerBase
     metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]]
     primary: str
 
@@ -51,7 +56,7 @@ class Sentences:
         """A padded batch of tensors."""
         names = [*self.tokenizer.model_input_names, "labels", "teacher_logits"]
         kept = [{name: row[name] for name in names if name in row} for row in rows]
-        return DataCollatorWithPadding(self.tokenizer)(kept)
+        return transformers.DataCollatorWithPadding(self.tokenizer)(kept)
 
     def seen(self, vocabulary: int) -> Tensor:
         """Which rows of a word-embedding table of this size occur in training: boolean, (vocabulary,)."""
@@ -178,7 +183,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
         )
     if plan.dropout >= 0:
         set_dropout(encoder.model, plan.dropout)
-    set_seed(run.seed)
+    transformers.set_seed(run.seed)
     pooling = encoder.pooling if plan.pooling == "own" else plan.pooling
     model = AdaptedModel.for_task(encoder.model, task.num_labels, plan.head, pooling)
     if not task.labels:  # start a regression at the mean label, not at 0

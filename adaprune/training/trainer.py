@@ -1,7 +1,8 @@
-"""Training and evaluation: a thin layer over transformers.Trainer for what it does not do.
+"""The trainer: transformers.Trainer, and what it does not do.
 
-A step may update theta inside backward; a threshold moves after each step; batches are grouped by length in an order
-that a resumed run repeats; checkpoints hold only what is trained; a loss that is not finite stops the run.
+A threshold moves after each step; batches are grouped by length in an order that a resumed run repeats; checkpoints
+hold only what is trained; a loss that is not finite stops the run; one bar shows it all. Only `fitting` imports this
+module, and only where it is used, as transformers.Trainer takes seconds to load.
 """
 
 from __future__ import annotations
@@ -12,88 +13,23 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from adaprune.data import GroupedByLength
-from adaprune.masks import AdaPrune, SparsityControl, slanted_triangular, thetas_of, threshold_of, warmup_linear
+from adaprune.masks import slanted_triangular, thetas_of, threshold_of, warmup_linear
 from adaprune.training.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
-from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings, steps_in
-from adaprune.training.progress import show_progress
+from adaprune.training.fitting import bar
+from adaprune.training.job import Sentences, Settings, steps_in
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
-POINTS = 40  # of the learning curve
 LOOKS = 20  # evaluations on the selection split; more would pick the luckiest state on a small split
 AT_TARGET = 0.005  # a state can be the best one only if its sparsity is this close to the target
 
 
-def fit(
-    model: nn.Module,
-    sentences: Sentences,
-    optimiser: torch.optim.Optimizer,
-    settings: Settings,
-    control: SparsityControl | None = None,
-) -> Fit:
-    """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
-
-    The selection split is scored after each epoch or, if there are many, about `LOOKS` times. At the end, the state
-    with the best primary metric on it is restored (the last one, if several are equal). If the model is being pruned,
-    only states within 0.005 of the target sparsity compete. Theta is updated inside backward if that gives the same
-    result: with one process and without fp16 loss scaling.
-
-    Raises:
-        FloatingPointError: the loss is not finite; the message names the step and the last good checkpoint.
-        ValueError: a damaged checkpoint.
-        OSError: a checkpoint cannot be written.
-    """
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    steps = steps_in(len(sentences.splits["train"]), settings)
-    arguments = _arguments(settings, logging_steps=max(1, steps // POINTS))
-    trainer = _Trainer(model, arguments, sentences, optimiser, settings, control)
-    in_backward = arguments.world_size == 1 and not arguments.fp16
-    handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
-    with trainer.accelerator.main_process_first():  # only it removes what a kill left behind
-        start = last_whole(settings.folder)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
-    for handle in handles:
-        handle.remove()
-    trainer.restore_best()
-    return Fit(
-        curve=trainer.curve(),
-        steps=trainer.state.global_step,
-        seconds=trainer.elapsed(),
-        examples=trainer.state.global_step * arguments.train_batch_size * arguments.world_size,
-    )
-
-
-def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settings) -> np.ndarray:
-    """Logits (rows, outputs) for a split, in its row order; batches contain texts of similar length."""
-    data = sentences.splits[split]
-    order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
-    trainer = show_progress(Trainer(model, _arguments(settings), data_collator=sentences.collate))
-    sorted_logits = trainer.predict(data.select(order)).predictions
-    logits = np.empty_like(sorted_logits)
-    logits[order] = sorted_logits
-    return logits
-
-
-def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
-    """The record's metrics, and the logits on the dev split, which is used here for the first time."""
-    answer = outcome.answer or (lambda split: predict(job.model, job.sentences, split, job.settings))
-    task, validation = job.task, {}
-    dev = [name for name in task.splits if name.startswith("validation")]
-    logits = {split: answer(split) for split in [*dev, "selection"]}
-    for split in dev:
-        validation |= task.metrics(logits[split], task.splits[split]["label"], split)
-    selection = task.metrics(logits["selection"], task.splits["selection"]["label"])
-    return {"validation": validation, "selection": selection, "primary": task.primary}, logits[dev[0]]
-
-
-def _arguments(settings: Settings, **more) -> TrainingArguments:
+def arguments_of(settings: Settings, **more) -> TrainingArguments:
     """TrainingArguments for ``settings``; half precision if requested, or if the device has it.
 
     bf16 without CUDA runs on the CPU. Several GPUs are used only through ``accelerate launch``, never through
@@ -129,7 +65,7 @@ def _arguments(settings: Settings, **more) -> TrainingArguments:
 class _EachStep(TrainerCallback):
     """Moves the threshold after each step, tells the sampler the epoch, and continues an interrupted run."""
 
-    def __init__(self, trainer: _Trainer):
+    def __init__(self, trainer: PruningTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -152,7 +88,7 @@ class _EachStep(TrainerCallback):
         control.should_evaluate = over or (epoch % every == 0 and math.isclose(state.epoch, epoch, abs_tol=1e-9))
 
 
-class _Trainer(Trainer):
+class PruningTrainer(Trainer):
     """transformers.Trainer with a sparsity control, small checkpoints and a memory of the best state."""
 
     def __init__(self, model, arguments, sentences: Sentences, optimiser, settings: Settings, pruning):
@@ -277,3 +213,35 @@ class _Trainer(Trainer):
             facts = load_trained(self.model, self.best_file)
             levels = [float.fromhex(level) for level in facts["threshold"].split()]
             self.threshold().view(-1).copy_(torch.tensor(levels, dtype=torch.float64))
+
+
+def show_progress(trainer: Trainer) -> Trainer:
+    """Gives ``trainer`` a bar instead of transformers' own display; its arguments must set ``disable_tqdm``."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Bars())
+    return trainer
+
+
+class _Bars(ProgressCallback):
+    """A bar for training, and a temporary one for each evaluation; only the main process shows them."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = bar(total=state.max_steps, initial=self.current_step, desc="training", unit="step")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None:
+            kept = {"loss": "loss", "sparsity": "sparsity", "eval_loss": "selection loss"}
+            self.shown |= {label: f"{logs[name]:.3f}" for name, label in kept.items() if name in logs}
+            self.training_bar.set_postfix(self.shown, refresh=False)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if state.is_world_process_zero:
+            if self.prediction_bar is None:
+                self.prediction_bar = bar(total=len(eval_dataloader), desc="evaluating", unit="batch", leave=False)
+            self.prediction_bar.update()

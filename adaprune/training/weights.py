@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import SparsityControl
+from adaprune.training.fitting import fit
 from adaprune.training.job import Fit, Job
-from adaprune.training.trainer import fit
 
 
 def fit_weights(job: Job, held: Mapping[str, Tensor] | None = None, control: SparsityControl | None = None) -> Fit:

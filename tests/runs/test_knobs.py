@@ -31,10 +31,9 @@ from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record
 from adaprune.runs.run import RESULT_NEUTRAL, Run
-from adaprune.training import prepare, trainer
+from adaprune.training import predict, prepare, trainer
 from adaprune.training.encoders import load_encoder
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher
-from adaprune.training.trainer import predict
 
 WORDS = "a film the cast is i laughed and cried see it twice cold flat long".split()
 STEPS = 10  # of a run below: 18 training rows are left of 20, five batches of four in each of two epochs
@@ -349,7 +348,8 @@ def test_the_head_moves_in_proportion_to_its_learning_rate():
 
 def test_a_pupil_comes_nearer_to_its_teacher(monkeypatch):
     """Of a teacher who is of another opinion than the labels; half of the loss is his."""
-    monkeypatch.setattr(trainer._Trainer, "restore_best", lambda self: None)  # the best by the labels is an early one
+    # the best by the labels is an early one
+    monkeypatch.setattr(trainer.PruningTrainer, "restore_best", lambda self: None)
     opinion = torch.from_numpy(np.where(np.arange(18)[:, None] % 3 == 0, [2.0, -2.0], [-2.0, 2.0])).float()
     distances = []
     for teaching in (None, opinion):

@@ -12,11 +12,10 @@ import adaprune
 from adaprune.data.tasks import load_task
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
-from adaprune.training import prepare
+from adaprune.training import predict, prepare
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
 from adaprune.training.teachers import read_logits, read_teacher, with_teacher
-from adaprune.training.trainer import predict
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 

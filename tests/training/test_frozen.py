@@ -12,13 +12,12 @@ from adaprune.masks.layers import detach, maskable, set_masks
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.run import Run
-from adaprune.training import prepare
+from adaprune.training import fit, predict, prepare
 from adaprune.training import trainer as module
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.job import Sentences
 from adaprune.training.teachers import with_teacher
-from adaprune.training.trainer import fit, predict
 
 STARS = ("a fine film", "dull and long", "funny", "flat", "the cast is superb and I laughed and I cried", "skip it")
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from adaprune.training.progress import _Bars
+from adaprune.training.trainer import _Bars
 
 
 def test_training_bar_shows_step_loss_sparsity_and_selection(capsys):

@@ -24,11 +24,11 @@ from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record, table
 from adaprune.runs.run import Run
-from adaprune.training import prepare
+from adaprune.training import fit, predict, prepare, score, steps_in
 from adaprune.training.checkpoints import facts_of
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.job import Fit, Outcome
-from adaprune.training.trainer import _arguments, _Trainer, fit, predict, score, steps_in
+from adaprune.training.trainer import PruningTrainer, arguments_of
 
 HERE = Path(__file__).parent
 # Offline, one thread, and the package found from wherever the tests are started.
@@ -190,9 +190,9 @@ TWO = """
 import importlib, json, sys, pathlib, torch
 from adaprune import Run, load_encoder, load_task
 from adaprune.adapt import adapt
-from adaprune.training import prepare
+from adaprune.training import fit, predict, prepare, score, steps_in
 from adaprune.training.encoders import tensor_hashes
-from adaprune.training.trainer import predict
+from adaprune.training import predict
 from accelerate import PartialState
 run = Run(**json.loads(sys.argv[1]))
 house = importlib.import_module('adaprune.adapt')
@@ -300,7 +300,7 @@ def test_of_many_epochs_about_twenty_are_scored(fields, epochs, every):
 def test_order_of_batches_depends_on_seed_and_epoch_alone(fields):
     job = job_of(fields, method="features")
     optimiser = torch.optim.AdamW(job.model.head.parameters(), lr=1e-3)
-    trainer = _Trainer(job.model, _arguments(job.settings), job.sentences, optimiser, job.settings, None)
+    trainer = PruningTrainer(job.model, arguments_of(job.settings), job.sentences, optimiser, job.settings, None)
     sampler = trainer._get_train_sampler()
     torch.manual_seed(1)
     first = list(sampler)
@@ -316,14 +316,16 @@ def test_the_best_state_is_put_back(fields, monkeypatch):
     job = job_of(fields, method="features", epochs=4)
     scores = iter([0.2, 0.9, 0.9, 0.1])  # of equal ones the later
     kept = []
-    real = _Trainer.evaluate
+    real = PruningTrainer.evaluate
 
     def evaluate_and_remember(self, *args, **kwargs):
         kept.append(tensor_hashes(self.model))
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(_Trainer, "evaluate", evaluate_and_remember)
-    monkeypatch.setattr(_Trainer, "_metrics", lambda self, prediction: {"accuracy": next(scores), "f1_macro": 0.0})
+    monkeypatch.setattr(PruningTrainer, "evaluate", evaluate_and_remember)
+    monkeypatch.setattr(
+        PruningTrainer, "_metrics", lambda self, prediction: {"accuracy": next(scores), "f1_macro": 0.0}
+    )
     optimiser = torch.optim.AdamW(job.model.head.parameters(), lr=1e-2)
     fit(job.model, job.sentences, optimiser, job.settings)
     assert len(set(map(str, kept))) == 4
@@ -336,7 +338,9 @@ def test_only_states_at_the_target_sparsity_compete(fields, monkeypatch):
     optimiser, _ = pruning_of(job)
     control = SparsityControl("cubic", 0.5, end=15)
     scores = iter([1.0, 0.8, 0.7])
-    monkeypatch.setattr(_Trainer, "_metrics", lambda self, prediction: {"accuracy": next(scores), "f1_macro": 0.0})
+    monkeypatch.setattr(
+        PruningTrainer, "_metrics", lambda self, prediction: {"accuracy": next(scores), "f1_macro": 0.0}
+    )
     fit(job.model, job.sentences, optimiser, job.settings, control)
     assert facts_of(job.settings.folder / "best.safetensors")["step"] == "15"
 
@@ -360,4 +364,4 @@ def test_evaluating_changes_nothing(fields):
 
 
 def test_several_gpus_are_not_used_behind_our_back(fields):
-    assert _arguments(job_of(fields).settings).n_gpu <= 1
+    assert arguments_of(job_of(fields).settings).n_gpu <= 1

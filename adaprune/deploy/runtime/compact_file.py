@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from adaprune.deploy.runtime.compact_layers import (
     FAMILIES,
@@ -124,20 +124,20 @@ def _model(said: dict[str, Any]) -> AdaptedModel:
     """A model of the sizes described, without memory for its weights; ValueError where they do not go together."""
     if said["config"]["model_type"] not in FAMILIES:
         raise ValueError(f"its family is {said['config']['model_type']!r}")
-    config = AutoConfig.for_model(**said["config"])
+    config = transformers.AutoConfig.for_model(**said["config"])
     if len(said["layers"]) != config.num_hidden_layers:
         raise ValueError(f"it describes {len(said['layers'])} layers of {config.num_hidden_layers}")
     pattern = copy.deepcopy(config)
     pattern.num_hidden_layers = 1
     with torch.device("meta"):
-        base = AutoModel.from_config(pattern)
+        base = transformers.AutoModel.from_config(pattern)
         head = AdaptationHead(config.num_hidden_layers, config.hidden_size, **said["head"])
     original = originals(base)[0]
     base.config = config
     return AdaptedModel(CompactEncoder(base, [_layer(one, original, config) for one in said["layers"]]), head)
 
 
-def _layer(said: dict[str, Any], original: Original, config: PretrainedConfig) -> CompactLayer:
+def _layer(said: dict[str, Any], original: Original, config: transformers.PretrainedConfig) -> CompactLayer:
     width, neurons, most = config.hidden_size, said["neurons"], config.hidden_size // config.num_attention_heads
     heads = [Head(*head) for head in said["heads"]]
     numbers = [head.number for head in heads]

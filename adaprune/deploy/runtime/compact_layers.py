@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from adaprune.deploy.runtime.sparse import BLOCK, PlacedLinear
@@ -119,7 +119,7 @@ class CompactEncoder(nn.Module):
 
     def __init__(self, base: nn.Module, layers: Sequence[CompactLayer]):
         super().__init__()
-        self.config: PretrainedConfig = base.config
+        self.config: transformers.PretrainedConfig = base.config
         self.embeddings = base.embeddings
         self.project = getattr(base, "embeddings_project", None)
         self.positions = base.encoder if base.config.model_type == "mpnet" else None
