@@ -57,6 +57,8 @@ class Adapted(nn.Module):
     can_generate = staticmethod(lambda: False)
 
     def __init__(self, mask: Mask, base: Encoder, mask_path: Path, record: dict | None = None, said: str = ""):
+        from adaprune.pipelines import serve_in_pipelines  # not above: it takes `import adaprune` seconds
+
         super().__init__()
         self.tokenizer, self.base, self.card = base.tokenizer, base, mask.card
         self.mask_path, self.record, self.said = Path(mask_path), record, said
@@ -73,8 +75,6 @@ class Adapted(nn.Module):
         self.config.id2label = dict(enumerate(self.labels)) or {0: "score"}
         self.config.label2id = {label: number for number, label in self.config.id2label.items()}
         self.config.problem_type = "single_label_classification" if self.labels else "regression"
-        from adaprune.pipelines import serve_in_pipelines
-
         serve_in_pipelines()
 
     config = property(lambda self: self.model.config)

@@ -23,7 +23,7 @@ from adaprune.training.encoders import (
     tensor_hash,
     tensor_hashes,
 )
-from adaprune.training.fitting import bar, fit, predict, score
+from adaprune.training.fitting import fit, predict, score
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
 from adaprune.training.job import (
@@ -33,6 +33,7 @@ from adaprune.training.job import (
     Sentences,
     Settings,
     add_fits,
+    bar,
     batches_in,
     card_of,
     check_machine,

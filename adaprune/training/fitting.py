@@ -6,13 +6,9 @@ train nothing.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from adaprune.masks import AdaPrune, SparsityControl
 from adaprune.training.checkpoints import last_whole
@@ -30,10 +26,10 @@ def fit(
 ) -> Fit:
     """Trains ``model`` in place, continuing from the last checkpoint in ``settings.folder`` if there is one.
 
-    The selection split is scored after each epoch or, if there are many, about 20 times. At the end, the state
-    with the best primary metric on it is restored (the last one, if several are equal). If the model is being pruned,
-    only states within 0.005 of the target sparsity compete. Theta is updated inside backward if that gives the same
-    result: with one process and without fp16 loss scaling.
+    The selection split is scored after each epoch or, if there are many, about 20 times (``LOOKS`` of the trainer). At
+    the end, the state with the best primary metric on it is restored (the last one, if several are equal). If the model
+    is being pruned, only states within 0.005 of the target sparsity compete. Theta is updated inside backward if that
+    gives the same result: with one process and without fp16 loss scaling.
 
     Raises:
         FloatingPointError: the loss is not finite; the message names the step and the last good checkpoint.
@@ -85,8 +81,3 @@ def score(job: Job, outcome: Outcome) -> tuple[dict, np.ndarray]:
         validation |= task.metrics(logits[split], task.splits[split]["label"], split)
     selection = task.metrics(logits["selection"], task.splits["selection"]["label"])
     return {"validation": validation, "selection": selection, "primary": task.primary}, logits[dev[0]]
-
-
-def bar(iterable: Iterable | None = None, **settings) -> tqdm:
-    """A bar on one line. Outside a terminal each refresh is a new line, so there it refreshes every 5 seconds."""
-    return tqdm(iterable, position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)

@@ -8,7 +8,7 @@ import math
 import resource
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 import transformers  # loads its parts when they are used
 from accelerate import PartialState
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from adaprune.data import TaskData, check_known, public, tokenize
 from adaprune.masks import EMBED, component_of, maskable
@@ -271,3 +272,8 @@ def card_of(job: Job, encoder: Encoder, metrics: dict) -> dict:
         "licence": encoder.licence,  # the base model's, which also applies to its mask
         "versions": {name: version(name) for name in ("adaprune", "torch", "transformers", "safetensors")},
     }
+
+
+def bar(iterable: Iterable | None = None, **settings) -> tqdm:
+    """A bar on one line. Outside a terminal each refresh is a new line, so there it refreshes every 5 seconds."""
+    return tqdm(iterable, position=0, mininterval=0.1 if sys.stderr.isatty() else 5.0, **settings)

@@ -21,8 +21,7 @@ from transformers.trainer_utils import EvalPrediction
 from adaprune.data import GroupedByLength
 from adaprune.masks import slanted_triangular, thetas_of, threshold_of, warmup_linear
 from adaprune.training.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
-from adaprune.training.fitting import bar
-from adaprune.training.job import Sentences, Settings, steps_in
+from adaprune.training.job import Sentences, Settings, bar, steps_in
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 LOOKS = 20  # evaluations on the selection split; more would pick the luckiest state on a small split

@@ -190,9 +190,8 @@ TWO = """
 import importlib, json, sys, pathlib, torch
 from adaprune import Run, load_encoder, load_task
 from adaprune.adapt import adapt
-from adaprune.training import fit, predict, prepare, score, steps_in
+from adaprune.training import predict, prepare
 from adaprune.training.encoders import tensor_hashes
-from adaprune.training import predict
 from accelerate import PartialState
 run = Run(**json.loads(sys.argv[1]))
 house = importlib.import_module('adaprune.adapt')
