@@ -35,8 +35,8 @@ from adaprune.training import (
     check_unchanged,
     cost_of,
     is_intact,
+    lessons_of,
     load_encoder,
-    predict,
     prepare,
     read_logits,
     read_teacher,
@@ -109,7 +109,7 @@ def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
     # evaluate
     masks, intact, plan = outcome.masks, is_intact(job, base), asdict(job.plan)
     metrics, answers = score(job, outcome)
-    lessons = predict(job.model, job.sentences, "train", job.settings) if run.method == "finetune" else None
+    lessons = lessons_of(job) if run.method == "finetune" else None
     cost, card = cost_of(job, outcome, intact), card_of(job, encoder, metrics)
     record = {
         "run": run.model_dump(),

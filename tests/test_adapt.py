@@ -52,13 +52,13 @@ def left_behind(run: Run) -> list[str]:
 
 def nan_at(monkeypatch, call: int) -> None:
     """Makes the loss not a number at the n-th batch."""
-    real, calls = adaprune.training.heads.task_loss, []
+    real, calls = adaprune.training.heads.task_losses, []
 
     def spoilt(logits, labels):
         calls.append(1)
         return real(logits, labels) * (float("nan") if len(calls) == call else 1)
 
-    monkeypatch.setattr(adaprune.training.heads, "task_loss", spoilt)
+    monkeypatch.setattr(adaprune.training.heads, "task_losses", spoilt)
 
 
 # ---------------------------------------------------------------- what comes out

@@ -26,6 +26,9 @@ class Plan:
     (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
     sentence's vector: "cls", "mean", or "own", the checkpoint's way. ``head`` is "mlp" or "linear".
 
+    ``copies`` is True if a pupil learns from corrupted copies of its rows too (`training.teachers`), which only a
+    teacher can label.
+
     ``scores`` is True for methods that learn scores in another way; there ``penalty`` is the lambda of the penalty on
     mean sigmoid(scores). ``fixed`` is True if the sparsity holds from the first step on, unless the run sets ``reach``.
     ``weight_learning_rate`` is the rate of weights trained together with the scores; 0 if they are frozen.
@@ -48,6 +51,7 @@ class Plan:
     dropout: float = -1.0
     pooling: str = "cls"
     head: str = "mlp"
+    copies: bool = False
     scores: bool = False
     fixed: bool = False
     weight_learning_rate: float = 0.0

@@ -49,6 +49,7 @@ TUNED = Plan(
     dropout=0.0,
     pooling="own",
     head="linear",
+    copies=True,
 )
 
 # Settings of methods that train weights, beside TUNED: smaller batches bring them nothing (results/recipe_study), and
@@ -85,6 +86,7 @@ def plan_for(run: Run) -> Plan:
                 "whole heads and FFN neurons, the same share of each"
             )
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
+    plan = replace(plan, copies=plan.copies and bool(run.teacher))
     if "epochs" in changed:
         plan = replace(plan, steps=0)
     if "temperature" in changed and plan.surrogate == "identity":  # scores have a slope of 1 unless one is asked for

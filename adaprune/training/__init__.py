@@ -43,5 +43,5 @@ from adaprune.training.job import (
     steps_in,
 )
 from adaprune.training.model_files import MINILM, place_of, weights_in
-from adaprune.training.teachers import read_logits, read_teacher, with_teacher, write_logits
+from adaprune.training.teachers import lessons_of, read_logits, read_teacher, with_teacher, write_logits
 from adaprune.training.weights import fit_added, fit_weights, put_zeros

@@ -69,8 +69,9 @@ def fit_head(job: Job) -> Fit:
     Nothing below the head changes, so each sentence goes through the encoder only once, not once per epoch.
     """
     start, model, splits, vectors = time.monotonic(), job.model, {}, []
-    for name in ("train", "selection"):
-        rows = job.sentences.splits[name]
+    for name in ("train", "copies", "selection"):
+        if (rows := job.sentences.splits.get(name)) is None:
+            continue
         before = sum(map(len, vectors))
         places = list(range(before, before + len(rows)))
         splits[name] = rows.add_column("place", places, new_fingerprint=f"{rows._fingerprint}-read")

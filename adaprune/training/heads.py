@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -98,7 +99,7 @@ class AdaptedModel(nn.Module):
     ) -> SequenceClassifierOutput:
         """Logits of shape (batch, outputs), and the mean loss if ``labels`` (batch,) are given.
 
-        With ``teacher_logits`` (batch, outputs) the loss is the mean of the task's and of ``distillation_loss``.
+        With ``teacher_logits`` (batch, outputs) half of the loss is ``distillation_losses``, see ``loss_of``.
         """
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
         logits = self.head(states[1:], inputs.get("attention_mask"))
@@ -106,30 +107,44 @@ class AdaptedModel(nn.Module):
 
 
 def loss_of(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None = None) -> Tensor | None:
-    """The task's loss, or its mean with ``distillation_loss`` if there is a teacher; None without labels."""
-    loss = None if labels is None else task_loss(logits, labels)
-    if loss is not None and teacher_logits is not None:
-        loss = 0.5 * loss + 0.5 * distillation_loss(logits, teacher_logits)
-    return loss
+    """The mean loss of a batch: of each row the task's or, with a teacher, half of it and half of the teacher's.
+
+    A row whose label is missing (``missing_label``) learns from its teacher alone. None without labels.
+    """
+    if labels is None:
+        return None
+    losses = task_losses(logits, labels)
+    if teacher_logits is not None:
+        missing = labels.isnan() if labels.is_floating_point() else labels == missing_label(1 < logits.shape[-1])
+        half = torch.where(missing, 0.0, 0.5)
+        losses = half * losses + (1 - half) * distillation_losses(logits, teacher_logits)
+    return losses.mean()
 
 
-def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error for one output, cross-entropy for more, computed in float32."""
+def missing_label(classes: bool) -> float:
+    """What stands for a label that a row does not have: -100 among classes, NaN among numbers."""
+    return -100 if classes else math.nan
+
+
+def task_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Squared error for one output, cross-entropy for more, of each row (batch,), in float32; 0 without a label."""
     logits = logits.float()
-    if logits.shape[-1] == 1:
-        return nn.functional.mse_loss(logits.squeeze(-1), labels.float())
-    return nn.functional.cross_entropy(logits, labels)
+    if logits.shape[-1] > 1:
+        return nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=missing_label(classes=True))
+    labels = labels.float()
+    found = logits.squeeze(-1)
+    return (found - torch.where(labels.isnan(), found.detach(), labels)) ** 2
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """How far the logits are from a teacher's, both (batch, outputs), in float32 (Hinton et al. 2015).
+def distillation_losses(logits: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """How far the logits of each row are from a teacher's, both (batch, outputs), in float32 (Hinton et al. 2015).
 
-        T^2 KL(softmax(t / T) || softmax(z / T)),   the mean over the batch
+        T^2 KL(softmax(t / T) || softmax(z / T)),   shape (batch,)
 
-    With one output, a regression, it is the mean of (z - t)^2.
+    With one output, a regression, it is (z - t)^2.
     """
     logits, teacher = logits.float(), teacher.float()
     if logits.shape[-1] == 1:
-        return nn.functional.mse_loss(logits, teacher)
+        return (logits - teacher).squeeze(-1) ** 2
     student, target = ((values / temperature).log_softmax(-1) for values in (logits, teacher))
-    return temperature**2 * nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
+    return temperature**2 * nn.functional.kl_div(student, target, reduction="none", log_target=True).sum(-1)

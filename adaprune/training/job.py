@@ -46,7 +46,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sentences:
-    """A task's tokenised splits, how to pad them, and how to score predictions."""
+    """A task's tokenised splits, how to pad them, and how to score predictions.
+
+    Beside the task's own splits there is ``copies`` if a teacher teaches on them (`teachers.with_teacher`).
+    """
 
     splits: dict[str, datasets.Dataset]
     tokenizer: transformers.PreTrainedTokenizerBase
@@ -58,6 +61,14 @@ class Sentences:
         names = [*self.tokenizer.model_input_names, "labels", "teacher_logits"]
         kept = [{name: row[name] for name in names if name in row} for row in rows]
         return transformers.DataCollatorWithPadding(self.tokenizer)(kept)
+
+    def taught(self) -> datasets.Dataset:
+        """The training rows, and after them their copies, if there are any."""
+        if "copies" not in self.splits:
+            return self.splits["train"]
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([self.splits["train"], self.splits["copies"]])
 
     def seen(self, vocabulary: int) -> Tensor:
         """Which rows of a word-embedding table of this size occur in training: boolean, (vocabulary,)."""

@@ -1,22 +1,73 @@
-"""A fine-tuned teacher's logits on the training rows, which students learn from, as records hold no weights."""
+"""What a fine-tuned teacher says of the training rows and of corrupted copies of them, which pupils learn from.
 
+Records hold no weights, so a teacher leaves its logits. The copies are made again from the texts by whoever needs them.
+"""
+
+from __future__ import annotations
+
+import random
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adaprune.data import TaskData, expanded
+from adaprune.data import TaskData, expanded, tokenize
 from adaprune.runs import Paths, Run, read_record
 from adaprune.training.checkpoints import reading, write_tensors
+from adaprune.training.fitting import predict
+from adaprune.training.heads import missing_label
 from adaprune.training.job import Job
+
+if TYPE_CHECKING:
+    import datasets
+
+CORRUPTED = 0.15  # share of the words that a copy has from elsewhere
+MOST_COPIES = 4  # of each row
+MOST_COPIED = 40_000  # copies of all rows together, a bound on the teacher's cost; at least one of each row
+
+
+def copies_in(rows: int) -> int:
+    """How many copies there are of each of ``rows`` training rows."""
+    return max(1, min(MOST_COPIES, MOST_COPIED // rows))
+
+
+def corrupted(rows: datasets.Dataset) -> datasets.Dataset:
+    """Copies of training rows without labels: first copies of all rows, then second ones, and so on.
+
+    Of the words of each text (between blanks) 15 % are replaced by words drawn from all words of the same column. Only
+    the rows decide which, not the seed of a run: teacher and pupil have the same copies, whatever their models.
+    """
+    from datasets import Dataset
+
+    draw, times = random.Random(0), copies_in(len(rows))
+    columns = {}
+    for name in ("text", "text_pair"):
+        if name in rows.column_names:
+            texts = [text.split() for text in rows[name]]
+            words = list(chain.from_iterable(texts)) or [""]
+            columns[name] = [
+                " ".join(draw.choice(words) if draw.random() < CORRUPTED else word for word in text)
+                for text in texts * times
+            ]
+    classes = rows.features["label"].dtype.startswith("int")
+    columns["label"] = [missing_label(classes)] * (len(rows) * times)
+    return Dataset.from_dict(columns, features=rows.features)
+
+
+def lessons_of(job: Job) -> np.ndarray:
+    """The logits of the job's trained model on its training rows and, after them, on their copies."""
+    sentences = _with_copies(job).sentences
+    return np.concatenate([predict(job.model, sentences, split, job.settings) for split in ("train", "copies")])
 
 
 def write_logits(path: Path, logits: np.ndarray, task: TaskData) -> None:
-    """Writes a teacher's logits (rows, outputs) to its ``Paths.logits``, completely or not at all.
+    """Writes a teacher's `lessons_of` to its ``Paths.logits``, completely or not at all.
 
-    The file has one float32 tensor ``logits``, in the order of the training split, and the task's fingerprint.
+    The file has one float32 tensor ``logits`` (rows and copies, outputs), and the task's fingerprint.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
     write_tensors(path, {"logits": tensor}, data=task.fingerprint)
@@ -48,7 +99,7 @@ def read_teacher(run: Run, teacher: Paths | None) -> dict | None:
 
 
 def read_logits(record: dict, teacher: Paths, task: TaskData) -> Tensor:
-    """The logits (training rows, outputs) of the ``teacher`` with this record.
+    """The logits (training rows and copies, outputs) of the ``teacher`` with this record.
 
     Raises:
         ValueError: the teacher has other data, or its logits are damaged.
@@ -61,16 +112,32 @@ def read_logits(record: dict, teacher: Paths, task: TaskData) -> Tensor:
         raise FileNotFoundError(f"{file} is missing: delete {teacher.record} and run the teacher again")
     with reading(file, f"delete it and {teacher.record}, run the teacher again") as stored:
         logits, origin = stored.get_tensor("logits"), (stored.metadata() or {}).get("data")
-    expected = (len(task.splits["train"]), task.num_labels)
+    rows = len(task.splits["train"])
+    expected = (rows * (1 + copies_in(rows)), task.num_labels)
     if origin != task.fingerprint or tuple(logits.shape) != expected:
         raise ValueError(f"{file} is not of {teacher.record}'s data, or not of shape {expected}: run the teacher again")
     return logits
 
 
 def with_teacher(job: Job, logits: Tensor | None) -> Job:
-    """The job with a teacher's ``logits`` added to its training rows; unchanged without a teacher."""
+    """The job with a teacher's ``logits`` on its training rows and, if its plan says so, their copies.
+
+    Unchanged without a teacher.
+    """
     if logits is None:
         return job
-    train = job.sentences.splits["train"]
-    train = train.add_column("teacher_logits", logits.tolist(), new_fingerprint=f"{train._fingerprint}-taught")
-    return replace(job, sentences=replace(job.sentences, splits={**job.sentences.splits, "train": train}))
+    job = _with_copies(job) if job.plan.copies else job
+    splits, rows = dict(job.sentences.splits), len(job.sentences.splits["train"])
+    for name, values in (("train", logits[:rows]), ("copies", logits[rows:])):
+        if name in splits:
+            split = splits[name]
+            splits[name] = split.add_column(
+                "teacher_logits", values.tolist(), new_fingerprint=f"{split._fingerprint}-taught"
+            )
+    return replace(job, sentences=replace(job.sentences, splits=splits))
+
+
+def _with_copies(job: Job) -> Job:
+    """The job with the copies of its training rows as a split of their own."""
+    copies = tokenize(corrupted(job.task.splits["train"]), job.sentences.tokenizer, job.run.max_length)
+    return replace(job, sentences=replace(job.sentences, splits={**job.sentences.splits, "copies": copies}))

@@ -96,7 +96,7 @@ class PruningTrainer(Trainer):
             model,
             arguments,
             data_collator=sentences.collate,
-            train_dataset=sentences.splits["train"],
+            train_dataset=sentences.taught(),
             eval_dataset=sentences.splits["selection"],
             compute_metrics=self._metrics,
             optimizers=(optimiser, LambdaLR(optimiser, schedule)),
@@ -114,7 +114,8 @@ class PruningTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        self.sampler = GroupedByLength(lengths, self.args.train_batch_size, self.args.seed)
+        rows = len(self.sentences.splits["train"])
+        self.sampler = GroupedByLength(lengths, self.args.train_batch_size, self.args.seed, rows)
         return self.sampler
 
     def _get_eval_sampler(self, eval_dataset):

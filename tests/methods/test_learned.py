@@ -388,7 +388,7 @@ def test_what_is_pruned_can_be_made_to_stay_so(ask, method):
 
 @pytest.mark.parametrize("method", ["soft_movement", "movement_finetune", "smp", "edge_popup", "bernoulli"])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch):
-    real, calls = adaprune.training.heads.task_loss, []
+    real, calls = adaprune.training.heads.task_losses, []
 
     def spoilt(logits, labels):
         calls.append(1)
@@ -396,7 +396,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(ask, method, monkeypatch)
 
     run = ask(method=method, checkpoint_steps=1, sparsity=0.8)
     with monkeypatch.context() as patch:
-        patch.setattr(adaprune.training.heads, "task_loss", spoilt)
+        patch.setattr(adaprune.training.heads, "task_losses", spoilt)
         with pytest.raises(FloatingPointError, match="checkpoint-[1-9]"):
             adaprune.adapt(run)
     again, undisturbed = adaprune.adapt(run), adaprune.adapt(run.model_copy(update={"results_dir": "other"}))

@@ -2,20 +2,22 @@
 
 import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
 import adaprune
-from adaprune.data.tasks import load_task
+from adaprune.data.tasks import load_task, tokenize
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
 from adaprune.training import predict, prepare
 from adaprune.training.encoders import load_encoder
-from adaprune.training.heads import AdaptedModel, distillation_loss, task_loss
-from adaprune.training.teachers import read_logits, read_teacher, with_teacher
+from adaprune.training.heads import AdaptedModel, distillation_losses, missing_label, task_losses
+from adaprune.training.teachers import copies_in, corrupted, read_logits, read_teacher, with_teacher
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -60,12 +62,9 @@ def test_distillation_by_hand():
     """With T = 2 the teacher says 3 : 1 and the pupil 1 : 1."""
     teacher, pupil = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
     expected = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
-    assert float(distillation_loss(pupil, teacher)) == pytest.approx(expected, rel=1e-6)
-    assert float(distillation_loss(teacher, teacher)) == pytest.approx(0, abs=1e-7)
-    # the mean over a batch
-    both = distillation_loss(torch.cat([pupil, teacher]), torch.cat([teacher, teacher]))
-    assert float(both) == pytest.approx(expected / 2, rel=1e-6)
-    assert float(distillation_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]]))) == 2.0
+    both = distillation_losses(torch.cat([pupil, teacher]), torch.cat([teacher, teacher]))
+    assert both.tolist() == pytest.approx([expected, 0.0], rel=1e-6, abs=1e-7)
+    assert distillation_losses(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])).tolist() == [4.0, 0.0]
 
 
 def test_the_loss_is_half_the_labels_and_half_the_teachers(ask):
@@ -73,9 +72,49 @@ def test_the_loss_is_half_the_labels_and_half_the_teachers(ask):
     batch = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
     labels, logits = torch.tensor([0, 1]), torch.tensor([[2.0, -1.0], [0.5, 0.7]])
     output = model(**batch, labels=labels, teacher_logits=logits)
-    expected = 0.5 * task_loss(output.logits, labels) + 0.5 * distillation_loss(output.logits, logits)
-    assert float(output.loss) == pytest.approx(float(expected), rel=1e-6)
-    assert float(model(**batch, labels=labels).loss) == pytest.approx(float(task_loss(output.logits, labels)))
+    of_labels, of_teacher = task_losses(output.logits, labels), distillation_losses(output.logits, logits)
+    assert float(output.loss) == pytest.approx(float((of_labels + of_teacher).mean()) / 2, rel=1e-6)
+    assert float(model(**batch, labels=labels).loss) == pytest.approx(float(of_labels.mean()))
+
+
+# ---------------------------------------------------------------- corrupted copies
+
+
+def test_there_are_up_to_four_copies_of_a_row_and_at_least_one():
+    assert [copies_in(rows) for rows in (1, 10_000, 13_333, 20_000, 20_001, 400_000)] == [4, 4, 3, 2, 1, 1]
+
+
+def test_copies_have_most_words_in_their_place_and_the_rest_from_other_rows():
+    texts = [" ".join(f"w{row}_{place}" for place in range(20)) for row in range(200)]
+    pairs = [text.upper() for text in texts]
+    rows = datasets.Dataset.from_dict({"text": texts, "text_pair": pairs, "label": [0, 1] * 100})
+    copies = corrupted(rows)
+    assert copies.column_names == rows.column_names and len(copies) == 4 * 200
+    assert set(copies["label"]) == {missing_label(classes=True)}
+    for name, known in (("text", texts), ("text_pair", pairs)):
+        words = {word for text in known for word in text.split()}
+        found = [text.split() for text in copies[name]]
+        assert {word for text in found for word in text} <= words
+        same = [
+            a == b for text, old in zip(found, known * 4, strict=True) for a, b in zip(text, old.split(), strict=True)
+        ]
+        assert np.mean(same) == pytest.approx(0.85, abs=0.01)
+    assert len({copies["text"][turn * 200] for turn in range(4)}) == 4
+    assert corrupted(rows).to_dict() == copies.to_dict()  # whoever makes them
+
+
+def test_copies_of_empty_texts_and_of_numbers():
+    rows = datasets.Dataset.from_dict({"text": ["", "  ", "one"], "label": [0.5, 1.0, 2.0]})
+    copies = corrupted(rows)
+    assert copies["text"] == ["", "", "one"] * 4 and np.isnan(copies["label"]).all()
+
+
+def test_the_paper_has_no_copies_and_neither_has_a_run_without_a_teacher(ask, teacher):
+    assert plan_for(ask(teacher=teacher)).copies
+    assert not plan_for(ask()).copies
+    paper = ask(teacher=teacher, recipe="paper")
+    job = with_teacher(job_of(paper), torch.arange(90.0).view(45, 2))
+    assert len(job.sentences.taught()) == 9 and "copies" not in job.sentences.splits
 
 
 # ---------------------------------------------------------------- teachers
@@ -94,9 +133,13 @@ def test_finetune_leaves_its_logits_beside_the_record(ask, monkeypatch):
     adaprune.adapt(run)
     assert paths_of(record_path(run)).logits == Path("out", "teachers", f"{run.name}.safetensors")
     found = logits_for(ask(teacher=str(record_path(run))))
-    expected = predict(caught["job"].model, job_of(run).sentences, "train", caught["job"].settings)
-    np.testing.assert_array_equal(found.numpy(), expected)
-    assert expected.shape == (9, 2)
+    job, task = job_of(run), load_task(run.task)
+    splits = {"train": task.splits["train"], "copies": corrupted(task.splits["train"])}
+    splits = {name: tokenize(rows, job.sentences.tokenizer, run.max_length) for name, rows in splits.items()}
+    sentences = replace(job.sentences, splits=splits)
+    expected = [predict(caught["job"].model, sentences, split, caught["job"].settings) for split in splits]
+    assert [len(logits) for logits in expected] == [9, 36]
+    np.testing.assert_array_equal(found.numpy(), np.concatenate(expected))
 
 
 def test_other_methods_leave_no_logits(ask):
@@ -133,14 +176,19 @@ def test_a_teacher_of_a_regression(ask, tmp_path):
 def test_a_teachers_row_is_its_sentences(ask, teacher):
     """The logits stay with their row through selection and batches."""
     job, rows = job_of(ask(teacher=teacher)), [7, 0, 4, 3]
-    logits = torch.arange(18.0).view(9, 2)
+    logits = torch.arange(90.0).view(45, 2)
     sentences = with_teacher(job, logits).sentences
     chosen = sentences.splits["train"].select(rows)
     assert torch.equal(sentences.collate([chosen[i] for i in range(len(rows))])["teacher_logits"], logits[rows])
     words = job.sentences.splits["train"]["input_ids"]
     assert [list(ids) for ids in chosen["input_ids"]] == [list(words[row]) for row in rows]
     assert "teacher_logits" not in job.sentences.splits["train"].column_names
-    assert {name for name, split in sentences.splits.items() if "teacher_logits" in split.column_names} == {"train"}
+    taught = {name for name, split in sentences.splits.items() if "teacher_logits" in split.column_names}
+    assert taught == {"train", "copies"}
+    everything = sentences.taught()
+    assert torch.equal(torch.tensor(everything["teacher_logits"]), logits)
+    batch = sentences.collate([everything[row] for row in (3, 9 + 3)])
+    assert batch["labels"].tolist() == [job.sentences.splits["train"]["labels"][3], -100]
     assert with_teacher(job, None) is job
 
 

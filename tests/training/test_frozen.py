@@ -17,7 +17,7 @@ from adaprune.training import trainer as module
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.job import Sentences
-from adaprune.training.teachers import with_teacher
+from adaprune.training.teachers import copies_in, with_teacher
 
 STARS = ("a fine film", "dull and long", "funny", "flat", "the cast is superb and I laughed and I cried", "skip it")
 
@@ -53,10 +53,11 @@ def through_the_whole_model(job):
     return fit(job.model, job.sentences, optimiser, job.settings)
 
 
-def teacher_of(job):
-    """Logits of another opinion for each training row."""
+def taught(job):
+    """The job with a teacher of another opinion about each training row and each copy of it."""
     rows = len(job.task.splits["train"])
-    return torch.randn(rows, job.task.num_labels, generator=torch.Generator().manual_seed(5))
+    opinion = torch.randn(rows * (1 + copies_in(rows)), job.task.num_labels, generator=torch.Generator().manual_seed(5))
+    return with_teacher(replace(job, plan=replace(job.plan, copies=True)), opinion)
 
 
 def random_masks(encoder, seed=0):
@@ -88,7 +89,7 @@ def test_the_head_is_that_of_the_whole_model(job_of, task, head, masked, pooling
         job = job_of(folder, pooling=pooling, head=head, **({"task": task} if task else {}))
         if masked:
             set_masks(job.model.encoder, random_masks(job.model.encoder))
-        jobs.append(with_teacher(job, teacher_of(job)) if is_pupil else job)
+        jobs.append(taught(job) if is_pupil else job)
     quick, slow = jobs
     assert_same_head(quick, slow, atol=0)
     fresh = {name: tensor.clone() for name, tensor in quick.model.head.state_dict().items()}
@@ -106,7 +107,7 @@ def test_the_head_is_that_of_the_whole_model(job_of, task, head, masked, pooling
 def test_a_teacher_and_the_pooling_both_matter(job_of):
     """Else equal heads would prove nothing."""
     plain, other, pupil = job_of("a"), job_of("b", pooling="cls"), job_of("c")
-    for job in (plain, other, with_teacher(pupil, teacher_of(pupil))):
+    for job in (plain, other, taught(pupil)):
         fit_head(job)
     weights = [job.model.head.output.weight for job in (plain, other, pupil)]
     assert (weights[0] - weights[1]).abs().max() > 1e-3 and (weights[0] - weights[2]).abs().max() > 1e-3
@@ -253,7 +254,7 @@ def test_reading_is_without_dropout_and_leaves_nothing_to_train(job_of):
 def test_a_teachers_logits_beside_the_rows_do_not_reach_the_encoder(job_of):
     job = job_of()
     plain = read(job.model.encoder, "mean", job.sentences, "train", job.settings)
-    pupil = with_teacher(job, teacher_of(job))
+    pupil = taught(job)
     assert "teacher_logits" in pupil.sentences.splits["train"].column_names
     np.testing.assert_array_equal(read(job.model.encoder, "mean", pupil.sentences, "train", job.settings), plain)
 

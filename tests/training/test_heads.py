@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from adaprune.masks.layers import attach, maskable, set_masks
-from adaprune.training.heads import AdaptationHead, AdaptedModel, task_loss
+from adaprune.training.heads import (
+    AdaptationHead,
+    AdaptedModel,
+    distillation_losses,
+    loss_of,
+    missing_label,
+    task_losses,
+)
 from tests.tiny import FAMILIES, batch, encoder
 
 
@@ -92,23 +99,42 @@ def test_padding_does_not_change_the_logits():
 
 def test_losses_by_hand():
     # Squared errors 1 and 4; cross-entropy of even odds is ln 2.
-    assert float(task_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([2.0, 4.0]))) == 2.5
-    assert float(task_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]))) == pytest.approx(math.log(2))
+    values, labels = torch.tensor([[1.0], [2.0]]), torch.tensor([2.0, 4.0])
+    assert task_losses(values, labels).tolist() == [1.0, 4.0]
+    assert float(loss_of(values, labels)) == 2.5
+    assert task_losses(torch.zeros(3, 2), torch.tensor([0, 1, 1])).tolist() == pytest.approx([math.log(2)] * 3)
+    assert loss_of(values, None) is None
 
 
 def test_regression_takes_whole_numbers_and_does_not_broadcast():
     # (batch, 1) against (batch,) would give a (batch, batch) matrix of errors.
     logits = torch.tensor([[1.0], [2.0], [3.0]])
-    assert float(task_loss(logits, torch.tensor([1, 2, 3]))) == 0.0
-    assert float(task_loss(logits[:1], torch.tensor([3.0]))) == 4.0
+    assert task_losses(logits, torch.tensor([1, 2, 3])).tolist() == [0.0, 0.0, 0.0]
+    assert task_losses(logits[:1], torch.tensor([3.0])).tolist() == [4.0]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_row_without_a_label_learns_from_its_teacher_alone(outputs):
+    logits = torch.randn(2, outputs, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    teacher = torch.ones(2, outputs).cumsum(1)
+    known = 0.5 if outputs == 1 else 2
+    labels = torch.tensor([known, missing_label(classes=outputs > 1)])
+    losses = [loss_of(logits[[row]], labels[[row]], teacher[[row]]) for row in (0, 1)]
+    of_labels, of_teacher = task_losses(logits, labels), distillation_losses(logits, teacher)
+    assert losses[0].item() == pytest.approx((of_labels[0] + of_teacher[0]).item() / 2)
+    assert losses[1].item() == pytest.approx(of_teacher[1].item())
+    both = loss_of(logits, labels, teacher)
+    assert both.item() == pytest.approx((losses[0] + losses[1]).item() / 2)
+    both.backward()  # through no NaN
+    assert torch.isfinite(logits.grad).all() and (logits.grad != 0).all()
 
 
 def test_loss_is_computed_in_float32():
     logits = torch.tensor([[300.0], [1.0]], dtype=torch.float16, requires_grad=True)
-    loss = task_loss(logits, torch.tensor([0.0, 0.0]))  # 90,000 overflows float16
+    loss = loss_of(logits, torch.tensor([0.0, 0.0]))  # 90,000 overflows float16
     assert loss.dtype == torch.float32 and float(loss.detach()) == pytest.approx(45_000.5)
     odds = torch.tensor([[3.0, 0.0]], dtype=torch.bfloat16)
-    entropy = task_loss(odds, torch.tensor([0]))
+    entropy = loss_of(odds, torch.tensor([0]))
     assert entropy.dtype == torch.float32 and float(entropy) == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5)
 
 
