@@ -250,6 +250,8 @@ def test_wrong_arguments_are_named(here):
         apply_mask(loaded.model, "out/m.safetensors")
     with pytest.raises(TypeError, match=r"model must be .* got str: give load_encoder"):
         apply_mask("tiny", mask)
+    with pytest.raises(TypeError, match="base must be an encoder .* got Encoder: give its .model"):
+        load_mask(mask_path(run_of()), base=loaded)
     with pytest.raises(ValueError, match="is in float16, masks belong to tensors in float32"):
         save_mask("half.safetensors", mask.masks, mask.head, {"labels": ["a", "b"]}, loaded.model.half())
 

@@ -20,15 +20,7 @@ from adaprune.deploy.flips import Flips, decode_flips
 from adaprune.deploy.runtime import check_runtime, set_runtime
 from adaprune.masks import count_kept, maskable, thetas_of
 from adaprune.runs import read_record
-from adaprune.training import (
-    MINILM,
-    AdaptationHead,
-    AdaptedModel,
-    load_encoder,
-    place_of,
-    tensor_hash,
-    weights_in,
-)
+from adaprune.training import MINILM, AdaptationHead, AdaptedModel, load_encoder, place_of, tensor_hash, weights_in
 
 OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # keys that only `save_mask` writes into a card
 
@@ -70,8 +62,10 @@ class Mask:
         """Decodes ``masks`` from the weights of ``base``, after checking that it is the right one; returns the mask.
 
         Raises:
+            TypeError: ``base`` is not a module (an `Encoder` has it as ``.model``).
             ValueError: another base (names the tensor), or a file that does not fit it.
         """
+        _check_module(base, "base")
         check_base(base, self)
         if isinstance(self._masks, Differences):
             self._masks = _found(self._masks, self.card, base)
@@ -140,6 +134,13 @@ def _asked(record: Path, name: str) -> str | None:
         return None
 
 
+def _check_module(model: object, name: str) -> None:
+    """TypeError, with what to give instead, if ``model`` is not a torch module."""
+    if not isinstance(model, nn.Module):
+        hint = "give its .model" if hasattr(model, "model") else "give load_encoder(...).model"
+        raise TypeError(f"{name} must be an encoder (a torch module), got {type(model).__name__}: {hint}")
+
+
 def check_base(encoder: nn.Module, mask: Mask) -> None:
     """ValueError, with the difference, if ``encoder`` is not the base that the mask was made for."""
     card, state = mask.card, encoder.state_dict()
@@ -197,9 +198,7 @@ def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedM
         ValueError: another base (names the tensor), one that a MaskedEncoder serves or with masked layers attached, a
             mask or head that does not fit, or a runtime that does not exist or not for the model's dtype or device.
     """
-    if not isinstance(model, nn.Module):
-        hint = "give its .model" if hasattr(model, "model") else "give load_encoder(...).model"
-        raise TypeError(f"model must be an encoder (a torch module), got {type(model).__name__}: {hint}")
+    _check_module(model, "model")
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be what load_mask(path) returns, got {type(mask).__name__} {mask!r:.100}")
     encoder = model.encoder if isinstance(model, AdaptedModel) else model

@@ -110,6 +110,7 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
             the model themselves; otherwise the one that the card names is loaded when ``masks`` is used, see `Mask`.
 
     Raises:
+        TypeError: ``base`` is not a module (an `Encoder` has it as ``.model``).
         ValueError, OSError: a damaged or foreign file, or another file's card next to it; no such file; a missing or
             different reference. Names the file.
         ValueError: ``base`` is another model (names the tensor), or the zoo has no such name (lists those it has).
