@@ -121,8 +121,9 @@ def test_the_list_of_tried_settings_says_what_the_records_say():
     assert shown == pytest.approx(found, abs=5.1e-4)
 
 
-def test_the_list_of_trials_says_what_the_records_say():
-    folder = ROOT / "results" / "recipe_trials"
+@pytest.mark.parametrize("name", ["recipe_trials", "trials_0.9"])
+def test_the_list_of_trials_says_what_the_records_say(name):
+    folder = ROOT / "results" / name
     lines = re.findall(r"^\| (\w+) \| (\w+).* \| ([\d.]+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
     found = [(row.task, row.method, f"{row.selection_score:.3f}") for row in table(folder).itertuples()]
     assert sorted(lines) == sorted(found)
