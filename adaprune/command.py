@@ -26,7 +26,7 @@ class _Fields(click.Command):
         self.params += [_option(name, hidden=name not in FIRST) for name in names]
         self.params.append(
             click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all,
-                         help="Show every option and leave.")
+                         help="Show every option and exit.")
         )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def fit(data: str, out: str, **fields: Any) -> None:
 @click.option("--scores", is_flag=True, help="also give each label's probability")
 @click.option("--base", help="where the base model is, if not where the card says")
 def predict(model: str, texts: tuple[str, ...], file: str | None, form: str, scores: bool, base: str | None) -> None:
-    """Label TEXTS with MODEL, a folder of `adaprune fit`, a mask file, or a name of the zoo.
+    """Label TEXTS with MODEL: a folder written by `adaprune fit`, a mask file, or a name from the zoo.
 
     "-" reads texts from standard input, one per line; for a task on pairs, a tab separates the two.
     """
@@ -137,18 +137,18 @@ def evaluate(model: str, data: str, base: str | None, data_dir: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--base", help="where the base model is, if not where the card says")
 def export(model: str, file: Path, base: str | None) -> None:
-    """Write MODEL as the ONNX file FILE, without the heads, units and neurons that its mask leaves on no path."""
+    """Write MODEL as the ONNX file FILE, leaving out heads, units and neurons that its mask has cut off."""
     from adaprune.adapted import Adapted
 
     path = Adapted.from_pretrained(model, base).export(file)
     click.echo(f"{path}  {path.stat().st_size:,} bytes")
 
 
-@adaprune.command(short_help="Say what a mask file is.")
+@adaprune.command(short_help="Describe a mask file.")
 @click.argument("file")
 @click.option("--json", "whole", is_flag=True, help="the whole card, as JSON")
 def inspect(file: str, whole: bool) -> None:
-    """Say what FILE is: a mask's base model, size, score and card. Takes a folder or a name of the zoo, too."""
+    """Describe FILE: a mask's base model, size, score and card. FILE can also be a folder or a name from the zoo."""
     from adaprune.deploy import find_mask, load_mask
 
     path = find_mask(file)
@@ -232,7 +232,7 @@ def _texts(texts: tuple[str, ...], file: str | None) -> dict[str, list[str]]:
     from adaprune.given import in_columns, texts_to_label
 
     if bool(texts) == (file is not None):
-        raise click.UsageError("give texts, or --file FILE, or - for standard input; one of them")
+        raise click.UsageError("give texts, or --file FILE, or - for standard input: exactly one of the three")
     if file is not None:
         return texts_to_label(file)
     if texts == ("-",):

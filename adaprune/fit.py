@@ -39,7 +39,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
 
     Args:
         data: a path or a task's name as `Run` takes it; a pandas frame or `datasets.Dataset` with the columns text,
-            (text_pair,) label; or two lists, texts and labels. All but paths is stored in ``results_dir``/data.
+            (text_pair,) label; or two lists, texts and labels. Anything but a path is stored in ``results_dir``/data.
         labels: the second list, where ``data`` is the first; texts may be pairs.
         teacher: the record of a fine-tuned run on the same data, or "auto": the one in ``results_dir``; if there is
             none, it is trained first, which takes about as long again.
@@ -51,7 +51,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
         OSError: data, model or results folder cannot be reached.
     """
     if "task" in fields:
-        raise ValueError("task is what data says: give fit(data), where data is a path or a task's name")
+        raise ValueError("data names the task: call fit(data) without task=; data can be a path or a task's name")
     run = Run(task="a table", **fields)  # refuses unknown names and wrong values before anything is written
     if not (run.method == "probe" or (run.kind.mask and run.kind.weights_intact)):
         ships = [name for name, kind in METHODS.items() if name == "probe" or (kind.mask and kind.weights_intact)]
@@ -142,7 +142,7 @@ def _verdict(run: Run, probe: Run) -> str:
 
 
 def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
-    """The main metric on `data.resampled` samples of the held-out rows; of a user's own file, from its answers.
+    """The main metric on `data.resampled` samples of the held-out rows; for a user's own file, from its answers.
 
     Raises:
         FileNotFoundError: no answers beside the record.

@@ -1,4 +1,4 @@
-"""Builds the static site: README as its front page, what it links to, notebooks as they ran, all records, docstrings.
+"""Builds the static site: README as front page, all pages it links to, executed notebooks, all records, docstrings.
 
     python docs/build_site.py [OUT]        OUT: default runs/html; `make site` runs the small notebooks first
 
@@ -140,11 +140,16 @@ def executed(source: Path) -> NotebookNode:
 
 
 def with_maths(notebook: NotebookNode) -> NotebookNode:
-    """The notebook, its formulas turned from LaTeX into MathML, which browsers draw without any script."""
+    """The notebook, its formulas turned from LaTeX into MathML, which browsers draw without any script.
+
+    A formula on a line of its own is in an element that scrolls where the screen is narrower.
+    """
 
     def drawn(found: re.Match) -> str:
         code, block, inline = found.groups()
-        return code or convert((block or inline).strip(), display="block" if block else "inline")
+        if block:
+            return f'<span class="formula">{convert(block.strip(), display="block")}</span>'
+        return code or convert(inline.strip(), display="inline")
 
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

@@ -37,7 +37,7 @@ def build(out: Path, reveal: str = "") -> int:
     if reveal:
         if not Path(reveal, "dist", "reveal.js").is_file():
             raise SystemExit(
-                f"{reveal} has no dist/reveal.js: unpack what `npm pack reveal.js@4` gives, name that folder"
+                f"{reveal} has no dist/reveal.js: unpack the archive of `npm pack reveal.js@4` and name its folder"
             )
         exporter.reveal_url_prefix = Path(os.path.relpath(reveal, out.parent)).as_posix()
     out.parent.mkdir(parents=True, exist_ok=True)

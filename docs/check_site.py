@@ -1,7 +1,7 @@
-"""Checks a built site: `python docs/check_site.py OUT` tells each broken link and each fetch from the net, and fails.
+"""Checks a built site: `python docs/check_site.py OUT` lists broken links and loads from the net, and then fails.
 
 A link is broken if its file is missing, or the anchor after #. Links to other sites are not followed,
-but a page that loads something from one (script, style, picture) does not work without a network, and is told.
+but a page that loads something from one (script, style, picture) does not work without a network, so it is listed.
 """
 
 import sys

@@ -319,7 +319,7 @@ def test_the_commonest_label_is_right_as_often_as_it_occurs(tiny_runs_dir):
 
 WRONG = {
     "method='finetune'": "method 'finetune' leaves neither: use adapt",
-    "task='sst2'": "task is what data says",
+    "task='sst2'": "data names the task",
     "sparsty=0.5": "unknown parameter 'sparsty': did you mean 'sparsity'?",
     "sparsity=1.5": r"sparsity must lie in \[0, 1\), got 1.5",
 }

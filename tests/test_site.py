@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_pictures_from_the_net_become_their_words(monkeypatch, tmp_path):
     (tmp_path / "README.md").write_text("# a\n\n[![paper](https://example.org/x.svg)](b.md) ![own](figures/c.svg)")
     exporter = mock.Mock(from_notebook_node=lambda notebook, resources: (notebook.cells[0].source, resources))
     assert build_site.render(exporter, tmp_path / "README.md").endswith("[paper](b.md) ![own](figures/c.svg)")
+
+
+def test_a_formula_on_its_own_line_can_scroll_and_code_is_left_alone():
+    for needed in ("pdoc", "nbconvert", "latex2mathml"):
+        pytest.importorskip(needed, reason="needs the extra adaprune[site]")
+    build_site = load("build_site")
+    notebook = build_site.page("With $a_1$:\n\n$$ a + b $$\n\n`$c$`")
+    text, block, code = build_site.with_maths(notebook).cells[0].source.split("\n\n")
+    assert text.startswith("With <math") and 'display="inline"' in text
+    assert re.fullmatch(r'<span class="formula"><math .*display="block".*</math></span>', block) and code == "`$c$`"
+    style = (ROOT / "docs" / "site" / "page.html.j2").read_text()
+    assert re.search(r"\.formula \{[^}]*overflow: auto hidden", style)
 
 
 def test_the_command_fails_on_a_broken_link(site, tmp_path):

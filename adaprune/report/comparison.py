@@ -35,8 +35,8 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of `records.table` with ``way``, what a method is called beside the others, and each run once.
 
     A way is the method and, if it trains, those of its settings that are not the `usual` ones. A method without mask
-    has neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. Of a run that
-    several folders hold the last one counts, by the folder's name, as in `contrasts.contrast`.
+    has neither sparsity nor scope (both missing), so such a run at another sparsity is the same run. If several folders
+    hold a run, the one in the last folder by name counts, as in `contrasts.contrast`.
     """
     masked = records["mask_sparsity"].notna()
     runs = records.assign(**{name: records[name].where(masked) for name in ("sparsity", "scope")})
@@ -53,7 +53,7 @@ def with_ways(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def usual(runs: pd.DataFrame) -> dict[str, Any]:
-    """Of each setting its default where a run that trains has it, else what most of them have, the first of equals."""
+    """The usual value of each setting: its default if any run that trains has it, else the most frequent value."""
     found, trained = {}, ~runs["method"].isin(FIXED)
     runs = runs[trained] if trained.any() else runs
     for name in _settings(runs):
@@ -64,7 +64,7 @@ def usual(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def shared(runs: pd.DataFrame) -> str:
-    """The settings of all runs whose way names no other, where they are not the defaults, as a phrase."""
+    """The usual settings that are not defaults, as a phrase; they hold for runs whose way names no other value."""
     own = {k: v for k, v in usual(runs).items() if v != default_of(k)}
     return ", ".join(_phrases(own)) or "default settings"
 
@@ -84,7 +84,7 @@ def curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_methods(points: pd.DataFrame, methods: Collection[str]) -> pd.DataFrame:
-    """The `curves` of these methods, each in one way: that with the most runs, now called by the method's name."""
+    """The `curves` of these methods, one way per method: the way with the most runs, renamed to the method's name."""
     some = points[points["method"].isin(methods)]
     keys = [name for name in (*SETTING, "task", "method") if name in some]
     runs = some.groupby([*keys, "way"])["seeds"].sum().reset_index().sort_values("seeds", kind="stable")
@@ -93,7 +93,7 @@ def of_methods(points: pd.DataFrame, methods: Collection[str]) -> pd.DataFrame:
 
 
 def budget(epochs: pd.Series, seeds: pd.Series) -> str:
-    """The epochs and numbers of seeds of what a panel shows, as least and most.
+    """The range of epochs, and of seeds per point, in a panel.
 
     >>> budget(pd.Series([3.0, 2.0]), pd.Series([1, 1]))
     'epochs: 2 to 3; seeds per point: 1'
@@ -109,9 +109,9 @@ def retained(runs: pd.DataFrame) -> pd.DataFrame:
 
         retention = mean over tasks of  mean over seeds of score / mean over seeds of fine-tuning's score
 
-    Ways are named within a task, as all runs on one may have a setting of their own (fewer epochs on more rows). Only
-    ways with a run on every task count, and only models that have each task with one number of training rows, and
-    fine-tuned. The interval is over seeds, as in `curves`; fine-tuning's own spread is in its own line.
+    Ways are named within a task, because all runs on a task may share a setting (fewer epochs on more rows). Only ways
+    with a run on every task count, and only models with a fine-tuned run and a single number of training rows for each
+    task. The interval is over seeds, as in `curves`; fine-tuning's own spread is in its own line.
 
     Returns:
         Columns ``model``, ``way``, ``method``, ``sparsity``, ``mean``, ``low``, ``high``, ``worst`` (the lowest
@@ -134,7 +134,7 @@ def retained(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The runs that stand side by side, with a title: one setting, one sparsity, and the methods without mask."""
+    """The runs to compare with each other, with a title: of one setting and sparsity, plus methods without a mask."""
     for (model, rows), part in runs.groupby(list(SETTING)):
         title = f"{model}, {f'first {rows:,}' if rows else 'all'} training rows"
         unmasked = part["sparsity"].isna()
@@ -148,7 +148,7 @@ def against_adaprune(part: pd.DataFrame) -> pd.DataFrame:
     """Every other weights-intact way of a section against adaprune: ``difference``, ``pairs``, ``p``, ``p_holm``.
 
     Seeds that both have are the pairs; difference = the way's mean - adaprune's over them. Empty where the section has
-    no adaprune; where it has several, the one without further settings is meant, or the first by name.
+    no adaprune; if it has several, they are compared with the one without further settings, or the first by name.
     """
     columns = ["task", "way", "difference", "pairs", "p"]
     ours = sorted(part.loc[part["method"] == "adaprune", "way"].unique())
@@ -202,21 +202,21 @@ def _beside(found: pd.DataFrame) -> list[str]:
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:
-    """The fields of `Run`, and those it has had, that make ways out of a method; the teacher last."""
+    """The fields of `Run`, present and past, that tell a method's ways apart; the teacher last."""
     fields = [*Run.model_fields, *(name for name in RETIRED if name in runs)]
     others = [name for name in fields if name not in {"task", "teacher", *AXES, *SETTING, *RESULT_NEUTRAL}]
     return [*others, "teacher"]
 
 
 def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
-    """A teacher's settings without folder, task and seed, by which pupils of one way differ; `TAUGHT`: one per task."""
+    """Each teacher's settings without folder, task and seed; just `TAUGHT` if no task has two kinds of teacher."""
     settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
     taught = settings[settings != ""]
     return settings.where(settings == "", TAUGHT) if (taught.groupby(tasks).nunique() <= 1).all() else settings
 
 
 def _ranked(part: pd.DataFrame) -> list[tuple[str, str]]:
-    """Ways with what a table calls them: weights intact first, the best mean over tasks at the top."""
+    """Ways and their names in a table: those with weights intact first, the best mean over tasks at the top."""
     means = part.groupby(["way", "task"])["score"].mean().groupby("way").mean()
     first = part.groupby("way")[["weights_intact", "noise"]].first()
     intact, noise = first["weights_intact"], first["noise"]

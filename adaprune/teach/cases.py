@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adaprune.masks import cubic_sparsity, keep_top, surrogate_gradient
-from adaprune.teach.judging import Exercise, show
+from adaprune.teach.judging import Exercise, numbers_in, show
 from adaprune.teach.theory import bound
 from adaprune.topology import connected_components, jaccard
 
@@ -93,7 +93,7 @@ def trap(mask: Tensor) -> float:
 
 def judge_best(found: Tensor, loss: Callable[[Tensor], float], d: int) -> str:
     """Accepts any mask that no other mask beats."""
-    entries = torch.as_tensor(found)
+    entries = numbers_in(found)
     if entries.shape != (d,) or not set(entries.double().tolist()) <= {0.0, 1.0}:
         return f"best_mask has to return {d} numbers, each 0 or 1; yours returned {show(found)}."
     others = [torch.tensor(mask, dtype=torch.float64) for mask in itertools.product((0, 1), repeat=d)]
@@ -132,7 +132,8 @@ PAIRS = tuple(torch.rand(2, 20, 3, dtype=torch.float64, generator=torch.Generato
 
 def judge_rate(found: float, T: int, G: float, C: float) -> str:
     """Accepts any c whose bound is within 0.1 % of the lowest."""
-    c = float(found)
+    given = numbers_in(found)
+    c = float(given) if given.ndim == 0 else math.nan
     if not 0 < c < math.inf:
         return f"best_rate has to return a positive number; yours returned {show(found)}."
     lowest = min(float(bound(T, rate, G, C)) for rate in np.geomspace(1e-6, 1e6, 24001))
@@ -286,7 +287,7 @@ MASKS = {
     ),
     "parts": Exercise(
         parts,
-        ((RING,), (HUBS,), (torch.eye(4, dtype=torch.bool),), (A,), (A.new_zeros(2, 3),)),
+        ((torch.eye(4, dtype=torch.bool),), (A,), (A.new_zeros(2, 3),), (RING,), (HUBS,)),
         {
             "You leave out units without lines. Each is a part of its own.":
                 lambda m: parts(m) - int((~m.any(0)).sum() + (~m.any(1)).sum()),

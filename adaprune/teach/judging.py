@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_SHOWN, MOST_LETTERS = 24, 300  # of a tensor with more numbers, a message shows the shape; longer texts are cut
+
 
 class Exercise(NamedTuple):
     """A function for the reader to write.
@@ -39,12 +41,13 @@ def fault_of(function: Callable[..., Any], exercise: Exercise) -> str | None:
         try:
             found = function(*given)
         except Exception as error:  # a reader's code may raise anything
-            return f"{called(name, wanted, case)} stopped with {type(error).__name__}: {error}."
+            return f"{called(name, wanted, case)} stopped with {type(error).__name__}: {_short(error)}."
         if found is None:
             told = f"{called(name, wanted, case)} returned nothing: is a return missing?"
             return None if _is_empty(function) else told
         if changed := [arg for arg, old, new in zip(wanted, case, given, strict=True) if not _untouched(old, new)]:
-            return f"{name} changed its argument {changed[0]}. Work on a copy: {changed[0]}.clone()."
+            own = "clone" if isinstance(case[wanted.index(changed[0])], Tensor) else "copy"
+            return f"{name} changed its argument {changed[0]}. Work on a copy: {changed[0]}.{own}()."
         if told := _wrong(found, exercise, case):
             return told if exercise.judge else _slip(function, exercise) or f"{called(name, wanted, case)} {told}"
     return ""
@@ -76,6 +79,14 @@ def as_array(value: Any) -> np.ndarray:
     return np.asarray(value, dtype=float)
 
 
+def numbers_in(value: Any) -> Tensor:
+    """`as_array` as a tensor, which is empty for anything that is not numbers."""
+    try:
+        return torch.from_numpy(as_array(value))
+    except (TypeError, ValueError):
+        return torch.empty(0)
+
+
 def show(value: Any, digits: int = 4) -> str:
     """A value as a reader would write it, with numbers rounded.
 
@@ -92,9 +103,26 @@ def show(value: Any, digits: int = 4) -> str:
 
 
 def called(name: str, parameters: list[str], case: tuple[Any, ...]) -> str:
-    """A call with its arguments, to start a sentence with."""
-    shown = ", ".join(f"{parameter}={show(value)}" for parameter, value in zip(parameters, case, strict=True))
+    """A call with its arguments, to start a sentence with; of a large tensor only the shape.
+
+    >>> called("flips", ["mask", "base"], (torch.tensor([True]), torch.zeros(20, 3)))
+    'flips(mask=[True], base=<tensor of shape (20, 3)>)'
+    """
+    shown = ", ".join(f"{parameter}={_brief(value)}" for parameter, value in zip(parameters, case, strict=True))
     return f"{name}({shown})"
+
+
+def _brief(value: Any) -> str:
+    """A value as `show` has it, cut after a few lines; of a large tensor only the shape."""
+    if isinstance(value, (Tensor, np.ndarray)) and np.prod(value.shape) > MOST_SHOWN:
+        return f"<tensor of shape {tuple(value.shape)}>"
+    text = show(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error's text, without a full stop; torch's texts can have several."""
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
 
 
 def copies(case: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -108,15 +136,16 @@ def _wrong(found: Any, exercise: Exercise, case: tuple[Any, ...]) -> str:
         try:
             return exercise.judge(found, *copies(case))
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            return f"Your function returned {show(found)}, which cannot be used: {error}."
+            return f"Your function returned {_brief(found)}, which cannot be used: {_short(error)}."
     right = exercise.answer(*copies(case))
     wanted = as_array(right)
     try:
         shape = as_array(found).shape
     except (TypeError, ValueError):
-        return f"returned {_kind(found)}, {show(found)}. It should return {_form(wanted)}."
+        return f"returned {_kind(found)}, {_brief(found)}. It should return {_form(right)}."
     if shape != wanted.shape:
-        return f"returned {show(found)}. It should return {_form(wanted)}, such as {show(right)}."
+        example = f", such as {show(right)}" if wanted.size else ""
+        return f"returned {_brief(found)}. It should return {_form(right)}{example}."
     return "" if same(found, right) else f"returned {show(found)}. The right value is {show(right)}."
 
 
@@ -139,12 +168,20 @@ def _counted(names: list[str]) -> str:
     return f"{len(names)} argument{'s' if len(names) > 1 else ''} ({', '.join(names)})"
 
 
-def _form(wanted: np.ndarray) -> str:
-    if wanted.ndim == 0:
+def _form(right: Any) -> str:
+    """What to return, by the right value: how many numbers, or entries that are True or False."""
+    shape, mask = as_array(right).shape, isinstance(right, Tensor) and right.dtype == torch.bool
+    if not shape:
         return "one number"
-    return f"{wanted.shape[0]} numbers" if wanted.ndim == 1 else f"numbers of shape {wanted.shape}"
+    if len(shape) > 1:
+        return f"{'a mask' if mask else 'numbers'} of shape {shape}"
+    if mask:
+        return f"{shape[0]} entries, each True or False"
+    return {0: "an empty list", 1: "a list of one number"}.get(shape[0], f"{shape[0]} numbers")
 
 
 def _kind(value: Any) -> str:
     kind = type(value).__name__
-    return {"str": "text", "dict": "a dictionary", "set": "a set"}.get(kind, f"a {kind}")
+    article = "an" if kind[0] in "aeiouAEIOU" else "a"
+    names = {"str": "text", "dict": "a dictionary", "list": "a list that is not an array of numbers"}
+    return names.get(kind, f"{article} {kind}")

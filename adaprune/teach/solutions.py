@@ -79,7 +79,7 @@ def jaccard_and_chance(one, other):
 
 
 def working(into, out):
-    """Lines into neurons that have an output, and out of neurons that have an input."""
+    """Counts lines into neurons with an output and lines out of neurons with an input."""
     hears = into.any(1)
     speaks = out.any(0)
     return int(into[speaks].sum() + out[:, hears].sum())
@@ -111,9 +111,8 @@ def paired_difference(runs, one, other):
     """The mean difference over pairs of task and seed that both methods have."""
     score = {(task, seed, method): s for task, seed, method, s in runs}
     pairs = {(task, seed) for task, seed, _, _ in runs}
-    found = [
-        score[*pair, one] - score[*pair, other] for pair in pairs if (*pair, one) in score and (*pair, other) in score
-    ]
+    both = [pair for pair in pairs if {(*pair, one), (*pair, other)} <= score.keys()]
+    found = [score[*pair, one] - score[*pair, other] for pair in both]
     return sum(found) / len(found)
 
 
@@ -132,7 +131,8 @@ def nearest_mean(vectors, labels, new):
 
 def share_of_gain(scores, floors, tuned):
     """The sum of gains over the sum of rooms, for tasks that have room."""
-    tasks = [row for row in zip(scores, floors, tuned, strict=True) if row[2] - row[1] >= 0.03]
+    rows = zip(scores, floors, tuned, strict=True)
+    tasks = [row for row in rows if row[2] - row[1] >= 0.03]
     gained = sum(score - floor for score, floor, _ in tasks)
     return gained / sum(best - floor for _, floor, best in tasks)
 

@@ -109,14 +109,42 @@ def test_a_wrong_type_gets_a_sentence(name, value):
         (lambda scores, k: solutions.keep_largest(scores, k) if k == 1 else None, "returned nothing: is a return"),
         (lambda scores, k: print("almost"), "k=1) returned nothing: is a return missing?"),
         (lambda scores, k: solutions.keep_largest(scores.mul_(2), k), "changed its argument scores. Work on a copy"),
-        (lambda scores, k: True, "returned True. It should return 3 numbers, such as [False, True, False]."),
-        (lambda scores, k: "kept", "returned text, 'kept'. It should return 3 numbers."),
+        (lambda scores, k: True, "returned True. It should return 3 entries, each True or False, such as [False,"),
+        (lambda scores, k: "kept", "returned text, 'kept'. It should return 3 entries, each True or False."),
     ],
 )  # fmt: skip
 def test_what_else_can_go_wrong(function, said):
     with pytest.raises(AssertionError) as caught:
         check(named("keep_largest", function))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "said"),
+    [
+        ("majority_score", lambda train, dev: train.append(1) or 0.5, "Work on a copy: train.copy()."),
+        ("to_gaps", lambda mask, base: [[1, 2], [3]], "returned a list that is not an array of numbers, [[1, 2], [3]]"),
+        ("to_gaps", lambda mask, base: solutions.to_gaps(mask, base) or 0, "It should return an empty list."),
+        ("nearest_mean", lambda vectors, labels, new: 1, "vectors=<tensor of shape (20, 3)>, labels=[0, 1, 0, 1"),
+        ("bumps", lambda loss, one, other: one @ other, "one=<tensor of shape (20, 3)>, other=<tensor of shape (20,"),
+        ("least_bits", lambda weights, flips: {number: "flip" for number in range(99)}, "25: 'flip…. It should"),
+        ("best_mask", lambda loss, d: "all", "best_mask has to return 3 numbers, each 0 or 1; yours returned 'all'."),
+        ("keep_largest", lambda scores, k: [], "returned []. It should return 3 entries, each True or False, such as"),
+        ("best_rate", lambda T, G, C: [1, 2], "best_rate has to return a positive number; yours returned [1, 2]."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_briefly(name, function, said):
+    with pytest.raises(AssertionError) as caught:
+        check(named(name, function))
+    assert said in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_of_a_long_error_the_first_line_is_told():
+    def keep_largest(scores, k):
+        raise RuntimeError("the first line.\nand a second")
+
+    with pytest.raises(AssertionError, match=r"stopped with RuntimeError: the first line\.$"):
+        check(keep_largest)
 
 
 def test_best_mask_and_best_rate_say_what_is_better():
