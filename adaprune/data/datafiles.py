@@ -6,11 +6,11 @@ Every format ends up as the same value, `Rows`: a dict of equally long lists. No
 import itertools
 import math
 import re
-import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for name in [name for name in ("text", "text_pair") if name in table]:
         for row, text in enumerate(table[name], 1):
             where = f"{place}: row {row}, column {name!r}: "
-            if text is None or (isinstance(text, str) and not _visible(text).strip()):
+            if text is None or (isinstance(text, str) and all(c.isspace() or category(c) == "Cf" for c in text)):
                 raise ValueError(f"{where}the text is empty; write one or delete the row")
             if not isinstance(text, str):
                 raise ValueError(f"{where}{text!r:.80} is not a string; put it in quotes")
@@ -94,11 +94,6 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for row, values in enumerate(zip(*(table[name] for name in sorted(names)), strict=True), 1):
         if len(names) > 1 and {str(value).strip().lower() for value in values} == names:
             raise ValueError(f"{place}: row {row} repeats the names of the columns; delete it")
-
-
-def _visible(text: str) -> str:
-    """The text without the characters of Unicode's category Cf, which show nothing."""
-    return text if text.isprintable() else "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -246,7 +241,8 @@ def _say_doubles(tables: dict[str, Rows], names: list, files: dict[str, Path]) -
     train, validation = tables["train"], tables.get("validation")
     alike = defaultdict(list)
     for name in names:
-        alike[unicodedata.normalize("NFKC", _visible(str(name))).casefold()].append(str(name))
+        seen = "".join(c for c in str(name) if category(c) != "Cf")  # which shows nothing
+        alike[normalize("NFKC", seen).casefold()].append(str(name))
     if doubles := [labels for labels in alike.values() if len(labels) > 1]:
         shown = " and ".join(map(ascii, doubles[0]))
         warnings.warn(f"{files['train']}: the labels {shown} count as {len(doubles[0])} classes", stacklevel=3)
