@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,9 @@ class Adapted(nn.Module):
         from adaprune.pipelines import serve_in_pipelines  # not above: it takes `import adaprune` seconds
 
         super().__init__()
+        for given, kind, maker in ((mask, Mask, "load_mask"), (base, Encoder, "load_encoder")):
+            if not isinstance(given, kind):
+                raise TypeError(f"Adapted needs what {maker} returns, got {type(given).__name__}")
         self.tokenizer, self.base, self.card = base.tokenizer, base, mask.card
         self.mask_path, self.record, self.said = Path(mask_path), record, said
         self.labels: list[str] = mask.card["labels"]
@@ -154,6 +158,13 @@ class Adapted(nn.Module):
             ValueError: a label that the model does not know, or invalid data.
             FileNotFoundError: no such file.
         """
+        file = expanded(data) if isinstance(data, (str, Path)) else None
+        if file and file.is_file() and file.name == Path(self.card.get("task", "")).name:
+            warnings.warn(
+                f"{data} has the name of the file that this model was fitted to: on rows that it has learned, scores "
+                "are too good (its card has those on held-out rows)",
+                stacklevel=2,
+            )
         rows = rows_to_judge(data, labels, data_dir)
         truth = [number_of(label, self.labels, row) for row, label in enumerate(rows["label"], 1)]
         names = ("text", "text_pair") if "text_pair" in rows else ("text",)

@@ -107,10 +107,15 @@ def predict(model: str, texts: tuple[str, ...], file: str | None, form: str, sco
     import pandas as pd
 
     from adaprune.adapted import Adapted
+    from adaprune.data.tables import SUFFIXES
 
-    columns = _texts(texts, file)
+    columns, adapted = _texts(texts, file), Adapted.from_pretrained(model, base)
+    if len(adapted.columns) > len(columns) and Path(file or "").suffix.lower() not in SUFFIXES:
+        row, text = next((row, text) for row, text in enumerate(columns["text"], 1) if text.count("\t") != 1)
+        tabs = text.count("\t") or "no"
+        raise ValueError(f"text {row} has {tabs} tabs: this task reads pairs, a tab between the two, got {text[:80]!r}")
     rows = list(zip(*columns.values(), strict=True)) if len(columns) == 2 else columns["text"]
-    labels, found = Adapted.from_pretrained(model, base).predict(rows, return_scores=True)
+    labels, found = adapted.predict(rows, return_scores=True)
     table = pd.DataFrame({**columns, "label": pd.Series(labels, dtype=object)})
     if scores:
         table = table.join(pd.DataFrame(found, index=table.index).add_prefix("p_"))
@@ -222,7 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("stopped: call again to continue", err=True)
         sys.exit(EXIT_STOPPED)
     except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        click.echo(f"adaprune: {error}", err=True)
+        fits = (arguments or sys.argv[1:])[:1] == ["fit"]  # whose results_dir is a folder in --out
+        click.echo(f"adaprune: {str(error).replace('results_dir', '--out') if fits else error}", err=True)
         sys.exit(EXIT_WRONG)
 
 

@@ -29,6 +29,8 @@ from adaprune.training import card_of, load_encoder, prepare
 SHARED = ("task", "seed", "model", "data_dir", "results_dir", "max_train_examples", "max_length", "precision",
           "checkpoint_steps")  # fmt: skip
 
+FEWEST = 6  # held-out rows that can show a gain: to be better on all of 5 is chance in one of 16 cases
+
 
 def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **fields: Any) -> Adapted:
     """Adapts the model to ``data`` and returns it ready to use.
@@ -52,6 +54,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
     """
     if "task" in fields:
         raise ValueError("data names the task: call fit(data) without task=; data can be a path or a task's name")
+    fields = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
     run = Run(task="a table", **fields)  # refuses unknown names and wrong values before anything is written
     if not (run.method == "probe" or (run.kind.mask and run.kind.weights_intact)):
         ships = [name for name, kind in METHODS.items() if name == "probe" or (kind.mask and kind.weights_intact)]
@@ -59,12 +62,14 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
             f"fit returns a mask or a probe on an untouched model, and method {run.method!r} leaves neither: use "
             f"adapt(Run(...)) for its score, or one of {', '.join(ships)}"
         )
+    if teacher and not run.kind.trains:
+        raise ValueError(f"teacher={str(teacher)!r} would change nothing in method {run.method!r}: leave it out")
+    plan_for(run)  # refuses what the method does not read, before a teacher or the probe is run
     run = run.model_copy(update={"task": _task(data, labels, run.results_dir)})
     shared = {name: getattr(run, name) for name in SHARED}
     if teacher == "auto":
         teacher = _teacher(Run(**shared, epochs=run.epochs, method="finetune", sparsity=0.0))
-    run = run.model_copy(update={"teacher": teacher})
-    plan_for(run)  # refuses what the method does not read, before the probe is run
+    run = run.model_copy(update={"teacher": str(teacher)})
     record = adapt(run)
     probe = run if run.method == "probe" else Run(**shared, method="probe", sparsity=0.0)
     said = _verdict(run, probe)
@@ -122,7 +127,8 @@ def _verdict(run: Run, probe: Run) -> str:
     if lacking := [label for number, label in enumerate(task.labels) if number not in set(held)]:
         rows += f", none of them {' or '.join(lacking[:3])}"
     constant = "the commonest label" if task.labels else "the mean"
-    begin = f"{metric} {score:.3f} on {rows}; always {constant}: {commonest(task)[metric]:.3f}"
+    floor = commonest(task)[metric]
+    begin = f"{metric} {score:.3f} on {rows}; always {constant}: {floor:.3f}"
     if run.method == "probe":
         return f"{begin}. This is the probe: nothing was adapted."
     try:
@@ -134,10 +140,12 @@ def _verdict(run: Run, probe: Run) -> str:
     gain = f"{score - known:+.3f}{between}"
     if score <= known:
         said = f"adapting gained nothing ({gain}): the probe is the better choice, method='probe' ships it"
-    elif low <= 0:
+    elif low <= 0 or len(held) < FEWEST:
         said = f"adapting gained {gain} over it; with so few rows this may be chance"
     else:
         said = f"adapting gained {gain} over it"
+    if max(score, known) < floor:
+        said += f"; neither is better than always {constant}"
     return f"{begin}; a probe on the untouched model: {known:.3f}; {said}."
 
 

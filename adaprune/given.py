@@ -12,7 +12,7 @@ import pandas as pd
 
 from adaprune.data import GLUE, expanded, load_task
 from adaprune.data.datafiles import check_texts, kind_of_labels, read_own, read_rows
-from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines
+from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines, shown
 
 
 def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
@@ -29,6 +29,9 @@ def columns_of(data: Any, labels: Sequence | None = None) -> dict[str, list]:
             raise TypeError(
                 f"data is one text or path, {str(data)[:80]!r}, beside labels: give a list of texts, or no labels"
             )
+        for name, values in (("data", data), ("labels", labels)):
+            if isinstance(values, (str, dict, set, frozenset)):
+                raise TypeError(f"{name} is a {type(values).__name__}, which has no order of rows: give a list")
         texts, labels = _listed(data), _listed(labels)
         if len(texts) != len(labels):
             raise ValueError(f"{len(texts)} texts and {len(labels)} labels: give a label for each text")
@@ -86,7 +89,7 @@ def _columns(data: Any, needed: tuple[str, ...]) -> dict[str, list]:
     for name in needed:
         if names.count(name) != 1:
             wrong = f"has the column {name!r} twice" if name in names else f"lacks the column {name!r}"
-            raise ValueError(f"data {wrong} (it has: {', '.join(map(str, names))}): rename one")
+            raise ValueError(f"data {wrong} (it has: {', '.join(shown(str(name)) for name in names)}): rename one")
     return {name: list(data[name]) for name in COLUMNS if names.count(name) == 1}
 
 

@@ -56,6 +56,19 @@ def test_fit_leaves_three_files_and_the_records(folder, tiny_runs_dir, capsys):
     assert "training:" not in err
 
 
+def test_a_table_that_has_changed_is_refused_in_the_words_of_the_command(tiny_runs_dir, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text((tiny_runs_dir / "ten" / "train.csv").read_text())
+    asked = ("fit", tmp_path / "t.csv", *fit_of(tiny_runs_dir)[2:], "--method", "probe", "--out", tmp_path / "out")
+    said(capsys, *asked)
+    (tmp_path / "t.csv").write_text((tiny_runs_dir / "ten" / "train.csv").read_text() + "a cold film,bad\n")
+    out, err = said(capsys, "evaluate", tmp_path / "out", tmp_path / "t.csv")
+    assert (
+        "accuracy" in json.loads(out) and "t.csv has the name of the file that this model was fitted to: on rows" in err
+    )
+    code, err = refused(capsys, *asked)
+    assert code == 1 and err.endswith(".json: the data have changed: choose another --out, or delete the record\n")
+
+
 def test_fit_leaves_what_is_anothers(tiny_runs_dir, tmp_path, capsys):
     (tmp_path / "README.md").write_text("my notes")
     code, err = refused(capsys, *fit_of(tiny_runs_dir), "--out", tmp_path)
@@ -149,6 +162,32 @@ def test_evaluate_inspect_and_compare_say_what_the_files_say(folder, tiny_runs_d
     assert len(out.splitlines()) == 3 and " adaprune " in out and " probe " in out
     out, _ = said(capsys, "compare", folder / "runs", "--csv")
     assert pd.read_csv(io.StringIO(out))["method"].tolist() == ["adaprune", "probe"]
+
+
+def test_pairs_have_a_tab_between(tiny_runs_dir, tmp_path, capsys, monkeypatch):
+    """The text that has none is named, not the first."""
+    out = tmp_path / "out"
+    said(capsys, "fit", tiny_runs_dir / "pairs", *fit_of(tiny_runs_dir)[2:], "--method", "probe", "--out", out)
+    one, two = "a fine film\ta dull film", "skip it\tsee it twice"
+    found, _ = said(capsys, "predict", out, one, two)
+    answers = adaprune.Adapted.from_pretrained(out).predict([tuple(one.split("\t")), tuple(two.split("\t"))])
+    assert pd.read_csv(io.StringIO(found))["label"].tolist() == answers
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{one}\nskip it\n{two}\n".encode())))
+    for asked, wrong in ((("-",), "text 2 has no tabs"), ((one, two + "\t"), "text 2 has 2 tabs")):
+        code, err = refused(capsys, "predict", out, *asked)
+        assert code == 1 and f"adaprune: {wrong}: this task reads pairs, a tab between the two, got 'skip it" in err
+    (tmp_path / "t.csv").write_text("text\na fine film\n")
+    code, err = refused(capsys, "predict", out, "--file", tmp_path / "t.csv")
+    assert code == 1 and "row 1: this task reads a pair of texts (text, text_pair), got 'a fine film'" in err
+
+
+def test_a_file_that_is_no_mask_is_named(folder, tiny_runs_dir, capsys):
+    for file in (folder / "card.json", tiny_runs_dir / "ten" / "train.csv"):
+        code, err = refused(capsys, "inspect", file)
+        assert (
+            code == 1
+            and err == f"adaprune: {file} is no mask file: give the folder that holds mask.safetensors, or that file\n"
+        )
 
 
 def test_export_writes_the_file_or_says_what_is_missing(folder, tmp_path, capsys, monkeypatch):

@@ -181,11 +181,17 @@ def test_the_interval_is_that_of_pairs_of_resamples(tmp_path, monkeypatch, setti
     monkeypatch.setattr(
         house, "read_answers", lambda path: (None, next(v for k, v in found.items() if k.stem == path.stem))
     )
+    few = "adapting gained +0.250 [+0.010, +0.390] over it; with so few rows this may be chance."
+    assert house._verdict(run, probe).endswith(few)  # four: of so few, samples say nothing
+    monkeypatch.setattr(house, "FEWEST", 4)
     assert house._verdict(run, probe).endswith("adapting gained +0.250 [+0.010, +0.390] over it.")
     found[record_path(run)] = 0.4 + gains
     assert "[-0.090, +0.290] over it; with so few rows this may be chance" in house._verdict(run, probe)
     scores[run.name] = 0.5
     assert "adapting gained nothing (+0.000 [" in house._verdict(run, probe)
+    assert "neither" not in house._verdict(run, probe)  # of the four rows, the commonest label has 0.5, too
+    scores.update({run.name: 0.4, probe.name: 0.3})
+    assert house._verdict(run, probe).endswith("; neither is better than always the commonest label.")
 
 
 @pytest.mark.parametrize("kind", ["classes", "values"])
@@ -309,6 +315,10 @@ def test_tables_of_every_kind_are_one_table():
             columns_of(other)
     with pytest.raises(TypeError, match="data is one text or path, 'a.csv', beside labels: give a list"):
         columns_of("a.csv", ["x"])
+    for texts, labels, kind in (({"a", "b"}, ["x", "y"], "data is a set"), (["a", "b"], "xy", "labels is a str"),
+                                (["a", "b"], {"x": 0, "y": 1}, "labels is a dict")):  # fmt: skip
+        with pytest.raises(TypeError, match=f"{kind}, which has no order of rows: give a list"):
+            columns_of(texts, labels)
     assert [number_of("b", ["a", "b"], 1), number_of(3, ["3", "4"], 1), number_of(2, [], 1)] == [1, 0, 2.0]
 
 
@@ -321,6 +331,7 @@ WRONG = {
     "method='finetune'": "method 'finetune' leaves neither: use adapt",
     "task='sst2'": "data names the task",
     "sparsty=0.5": "unknown parameter 'sparsty': did you mean 'sparsity'?",
+    "method='probe', sparsity=0.0, teacher='auto'": "teacher='auto' would change nothing in method 'probe'",
     "sparsity=1.5": r"sparsity must lie in \[0, 1\), got 1.5",
 }
 
@@ -331,6 +342,13 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(given, tmp_p
     with pytest.raises(ValueError, match=WRONG[given]):
         adaprune.fit(["a", "b"], ["x", "y"], **fields)
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_may_be_paths(tiny_runs_dir, settings):
+    """And a finished run is found again by them."""
+    fields = {**settings, "model": Path(settings["model"]), "results_dir": Path(settings["results_dir"])}
+    shipped = adaprune.fit(tiny_runs_dir / "ten", method="probe", **fields)
+    assert shipped.record["run"]["model"] == settings["model"]
 
 
 def test_texts_that_are_none_are_named_by_their_row(adapted):

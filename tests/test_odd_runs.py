@@ -156,6 +156,9 @@ def test_json_that_is_no_record_is_skipped_with_one_line(here):
     with pytest.warns(UserWarning, match="out: skipped files that are not records: .* and 2 more") as said:
         assert len(table("out")) == 1
     assert len(said) == 1
+    (here / "out" / "e.json").write_bytes(b"")
+    with pytest.warns(UserWarning, match="out: skipped files that are not records: .* and 3 more"):
+        assert len(table("out")) == 1
     record_path(run_of()).write_text("{}")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="is not a record"):
         table("out")
@@ -252,6 +255,30 @@ def test_wrong_arguments_are_named(here):
         apply_mask("tiny", mask)
     with pytest.raises(TypeError, match="base must be an encoder .* got Encoder: give its .model"):
         load_mask(mask_path(run_of()), base=loaded)
+    with pytest.raises(TypeError, match="base must be what load_encoder returns, got BertModel"):
+        adaprune.MaskedEncoder(loaded.model)
+    with pytest.raises(TypeError, match="a path or name must be text, got '3' .int"):
+        adaprune.MaskedEncoder(loaded).add_task("x", 3)
+    with pytest.raises(TypeError, match="Adapted needs what load_mask returns, got str"):
+        adaprune.Adapted("m.safetensors", loaded, "m.safetensors")
+    with pytest.raises(TypeError, match="Adapted needs what load_encoder returns, got BertModel"):
+        adaprune.Adapted(mask, loaded.model, "m.safetensors")
+    with pytest.raises(TypeError, match="model must be what apply_mask or compact returns, got BertModel"):
+        adaprune.set_runtime(loaded.model, "sparse")
+    with pytest.raises(
+        TypeError, match=r"encoder must be a torch module, got Encoder: give load_encoder\(\.\.\.\)\.model"
+    ):
+        save_mask("m.safetensors", mask.masks, mask.head, {"labels": ["a", "b"]}, loaded)
+    for labels in ([0, 1], ["a"], ["a", "b", "c"]):
+        with pytest.raises(ValueError, match="card: labels must be texts, one for each of the head's 2 outputs, got"):
+            save_mask("m.safetensors", mask.masks, mask.head, {"labels": labels}, loaded.model)
+    damaged = {name: tensor * torch.nan for name, tensor in mask.head.items()}
+    with pytest.raises(ValueError, match="the head's tensors are not those .* holds NaN or infinity"):
+        save_mask("m.safetensors", mask.masks, damaged, {"labels": ["a", "b"]}, loaded.model)
+    assert not Path("m.safetensors").exists()
+    assert load_encoder(Path("tiny")).id == "tiny"
+    with pytest.raises(OSError, match="model 'none' cannot be loaded: there is no such folder"):
+        load_encoder(Path("none"))
     with pytest.raises(ValueError, match="is in float16, masks belong to tensors in float32"):
         save_mask("half.safetensors", mask.masks, mask.head, {"labels": ["a", "b"]}, loaded.model.half())
 

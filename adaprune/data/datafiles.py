@@ -6,11 +6,11 @@ Every format ends up as the same value, `Rows`: a dict of equally long lists. No
 import itertools
 import math
 import re
-import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -22,7 +22,12 @@ NAMES = {"train": {"train", "training"}, "validation": {"validation", "valid", "
 FEW, MANY = 20, 50  # so few whole numbers written as floats may be classes; so many classes may be amounts
 LARGEST = 1e18  # of a regression's labels, whose squares float32 has to hold
 
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_GROUPED = re.compile(
+    r"[+\u2212-]?(\d+,\d+|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+([.,]\d+)?)", re.ASCII
+)  # 0,5 and 1.234,50
+_AMOUNT = re.compile(r"[+\u2212-]?[$€£]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? ?[%$€£]?", re.ASCII)
+SEPARATING = ",'\u2019 \u00a0\u202f\u2212"  # and a minus sign that is no hyphen
+NO_LABEL = {"nan", "<na>", "#n/a"}  # what pandas and spreadsheets write for nothing
 _KINDS = {bool: "boolean", int: "integer", float: "float", str: "word"}
 
 
@@ -80,11 +85,15 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for name in [name for name in ("text", "text_pair") if name in table]:
         for row, text in enumerate(table[name], 1):
             where = f"{place}: row {row}, column {name!r}: "
-            if text is None or (isinstance(text, str) and not text.strip()):
+            if text is None or (isinstance(text, str) and all(c.isspace() or category(c) == "Cf" for c in text)):
                 raise ValueError(f"{where}the text is empty; write one or delete the row")
             if not isinstance(text, str):
                 raise ValueError(f"{where}{text!r:.80} is not a string; put it in quotes")
             refuse_surrogates(text, where)
+    names = {name for name in COLUMNS if name in table}
+    for row, values in enumerate(zip(*(table[name] for name in sorted(names)), strict=True), 1):
+        if len(names) > 1 and {str(value).strip().lower() for value in values} == names:
+            raise ValueError(f"{place}: row {row} repeats the names of the columns; delete it")
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -177,7 +186,7 @@ def kind_of_labels(labels: list, place: str | Path) -> str:
             raise ValueError(f"{where}the label is infinite; write a finite number or delete the row")
         if isinstance(label, str):
             refuse_surrogates(label, where)
-            if label.lower() == "nan":
+            if label.lower() in NO_LABEL:
                 raise ValueError(f"{where}{label!r} stands for no label; write one, delete the row or rename the class")
         first.setdefault(_KINDS[type(label)], row)
     _refuse_unfit_numbers(labels, place)
@@ -190,12 +199,13 @@ def kind_of_labels(labels: list, place: str | Path) -> str:
 
 
 def _refuse_unfit_numbers(labels: list, place: str | Path) -> None:
-    """ValueError where all words are numbers with a decimal comma, or an amount is more than float32 can square."""
+    """ValueError where all words are numbers as people write them, or an amount is more than float32 can square."""
     words = {row: label for row, label in enumerate(labels, 1) if isinstance(label, str)}
-    if words and all(_DECIMAL_COMMA.fullmatch(word) or word.lstrip("+-").isdigit() for word in words.values()):
-        if row := next((row for row, word in words.items() if "," in word), None):
+    if words and all(_GROUPED.fullmatch(word) or _AMOUNT.fullmatch(word) for word in words.values()):
+        if row := next((row for row, word in words.items() if {*word.rstrip(" %$€£")} & {*SEPARATING}), None):
+            mark = "comma" if "," in words[row] else "sign"
             raise ValueError(
-                f"{place}: row {row}, column 'label': {words[row]!r} is a number with a comma; "
+                f"{place}: row {row}, column 'label': {words[row]!r} is a number with a {mark}; "
                 "write 0.5 for a half and 1000 for a thousand"
             )
     for row, label in enumerate(labels, 1):
@@ -216,10 +226,12 @@ def _say_kind(labels: list, kind: str, path: Path) -> None:
             "for classes write them without it",
             stacklevel=2,
         )
-    if kind == "integer" and len(distinct) > MANY:
+    words = kind == "word" and all(map(_AMOUNT.fullmatch, distinct)) and not all(map(str.isdigit, distinct))
+    if words or (kind == "integer" and len(distinct) > MANY):
+        how = "as numbers, without quotes or signs" if words else "with a decimal point"
         warnings.warn(
-            f"{path}: the labels {shown} are taken as {len(distinct)} classes; for amounts (a regression) write them "
-            "with a decimal point",
+            f"{path}: the labels {shown} are taken as {len(distinct)} classes; for amounts (a regression) "
+            f"write them {how}",
             stacklevel=2,
         )
 
@@ -229,7 +241,8 @@ def _say_doubles(tables: dict[str, Rows], names: list, files: dict[str, Path]) -
     train, validation = tables["train"], tables.get("validation")
     alike = defaultdict(list)
     for name in names:
-        alike[unicodedata.normalize("NFKC", str(name)).casefold()].append(str(name))
+        seen = "".join(c for c in str(name) if category(c) != "Cf")  # which shows nothing
+        alike[normalize("NFKC", seen).casefold()].append(str(name))
     if doubles := [labels for labels in alike.values() if len(labels) > 1]:
         shown = " and ".join(map(ascii, doubles[0]))
         warnings.warn(f"{files['train']}: the labels {shown} count as {len(doubles[0])} classes", stacklevel=3)

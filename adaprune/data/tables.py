@@ -93,8 +93,13 @@ def _require(columns: tuple[str, ...], names: Sequence[str], path: Path) -> None
     """ValueError where one of ``columns`` is not among a file's ``names``."""
     for column in columns:
         if column not in names:
-            found = ", ".join(name if name.isprintable() else ascii(name) for name in names) or "none"
+            found = ", ".join(shown(name) for name in names) or "none"
             raise ValueError(f"{path}: lacks the column {column!r} (it has: {found}); rename or add one")
+
+
+def shown(name: str) -> str:
+    """A column's name in a message, in quotes where something of it cannot be seen."""
+    return name if name.isprintable() and name == name.strip() else ascii(name)
 
 
 def _refuse_twins(names: Sequence[str], path: Path) -> None:
@@ -145,13 +150,14 @@ def _read_delimited(path: Path, needed: tuple[str, ...]) -> Rows:
     header = [name.strip() for name in header]
     _refuse_twins(header, path)
     _require(needed, header, path)
+    known = sorted(name.lower() for name in header)
     for number, (lines, row) in enumerate(body, 1):
         if len(row) != len(header):
             raise ValueError(
                 f"{path}: row {number} has {len(row)} fields, the header has {len(header)}; "
                 f"put fields that hold the separator in double quotes (line {lines[0]})"
             )
-        if [field.strip() for field in row] == header:
+        if sorted(field.strip().lower() for field in row) == known:
             raise ValueError(f"{path}: line {lines[0]} repeats the header; delete it")
     place = header.index("label") if "label" in header else None
     _refuse_swallowed(text, body, place, delimiter, path)

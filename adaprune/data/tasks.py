@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -131,8 +132,10 @@ def _first(train: Rows, count: int, task: str) -> Rows:
     if not 0 < count < rows:
         return train
     first = {column: values[:count] for column, values in train.items()}
-    is_sorted = labels in (sorted(labels), sorted(labels, reverse=True))
-    lacks = not isinstance(labels[0], float) and set(first["label"]) != set(labels)
+    classes = not isinstance(labels[0], float)
+    changes = sum(one != other for one, other in pairwise(labels))
+    is_sorted = labels in (sorted(labels), sorted(labels, reverse=True)) or (classes and changes < len(set(labels)))
+    lacks = classes and set(first["label"]) != set(labels)
     if task in KNOWN_TASKS or not (is_sorted or lacks):
         return first
     drawn = set(np.random.RandomState(SPLIT_SEED).permutation(rows)[:count].tolist())

@@ -241,8 +241,8 @@ def fitting_head(encoder: nn.Module, mask: Mask) -> AdaptationHead:
 def head_of(tensors: Mapping[str, Tensor], card: Mapping) -> AdaptationHead:
     """The head with copies of these tensors; ValueError if they are not those of an AdaptationHead in float32."""
     try:
-        if any(tensor.dtype != torch.float32 or not tensor.numel() for tensor in tensors.values()):
-            raise ValueError("not all are float32, or one is empty")
+        if any(t.dtype != torch.float32 or not t.numel() or not t.isfinite().all() for t in tensors.values()):
+            raise ValueError("not all are float32, or one is empty or holds NaN or infinity")
         outputs, width = tensors["output.weight"].shape
         with torch.device("meta"):  # draws no random numbers
             kind = "mlp" if "hidden.weight" in tensors else "linear"

@@ -83,6 +83,11 @@ def save_mask(
         raise FileExistsError(f"{beside} is no mask's card, yet would be replaced by one: move it, or rename the mask")
     if path.is_file() and not _may_be_mask(path):
         raise FileExistsError(f"{path} holds tensors, but no mask, and would be replaced: move it, or rename the mask")
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder must be a torch module, got {type(encoder).__name__}: give load_encoder(...).model")
+    outputs, labels = len(head.get("output.weight", ())), card["labels"]
+    if outputs and (outputs != (len(labels) or 1) or not all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"card: labels must be texts, one for each of the head's {outputs} outputs, got {labels}")
     check_precision(encoder)
     check_masks(masks, encoder)
     base = tensor_hashes(encoder)

@@ -42,11 +42,14 @@ class MaskedEncoder(nn.Module):
         runtime: ``dense``, or ``sparse`` (see `set_runtime`); switching to a task that is not kept then takes longer.
 
     Raises:
+        TypeError: ``base`` is not from `load_encoder`.
         ValueError: an invalid ``keep`` or ``runtime``, or a base on a device that the sparse runtime does not support.
     """
 
     def __init__(self, base: Encoder, keep: int = 1, runtime: str = "dense"):
         super().__init__()
+        if not isinstance(base, Encoder):
+            raise TypeError(f"base must be what load_encoder returns, got {type(base).__name__}")
         if type(keep) is not int or keep < 0:
             raise ValueError(f"keep is a number of tasks, 0 and more, got {keep!r}")
         if runtime not in ("dense", "sparse") or (runtime == "sparse" and not keep):

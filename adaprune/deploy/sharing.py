@@ -100,6 +100,8 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         return path
+    if name.is_file():  # the hub need not be asked
+        raise FileNotFoundError(f"{name} is no mask file: give the folder that holds mask.safetensors, or that file")
     try:
         return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
     except (OSError, ValueError, hub_errors.HFValidationError) as error:

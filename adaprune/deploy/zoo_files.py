@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from adaprune.data import expanded
 from adaprune.runs import Run
 from adaprune.training import MINILM
 
@@ -31,7 +32,7 @@ def zoo(folder: str | Path = "") -> pd.DataFrame:
     Args:
         folder: another folder, as `adaprune.make_zoo` fills it; empty: the package's own.
     """
-    paths = sorted(Path(folder or ZOO).glob("*.safetensors"), key=lambda path: path.stem)
+    paths = sorted(expanded(folder or ZOO).glob("*.safetensors"), key=lambda path: path.stem)
     rows = {path.stem: _row(path) for path in paths}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from adaprune.data import expanded
 from adaprune.methods import METHODS
 from adaprune.report.names import written
 from adaprune.report.published import beside_paper
@@ -184,9 +185,10 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
     for model, kept in retained(runs).groupby("model"):
         title = f"## {model}, share of fine-tuning's score kept, mean over {kept['tasks'].iloc[0]} tasks"
         lines += ["", title, "", *_shares(kept)]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return Path(path)
+    path = expanded(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return path
 
 
 def _beside(found: pd.DataFrame) -> list[str]:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from adaprune.data import expanded
 from adaprune.masks import COMPONENTS
 from adaprune.methods import METHODS
 from adaprune.report.names import Source, written
@@ -212,7 +213,8 @@ def save(fig: Figure, name: str, folder: str | Path, made_from: Source | None) -
     """
     if not name or Path(name).name != name or "." in name:
         raise ValueError(f"name must be a plain file name without suffix, got {name!r}")
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder = expanded(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(folder, f"{name}.{suffix}") for suffix in FORMATS]
     metadata = {suffix: dict(said) for suffix, said in _METADATA.items()}
     if made_from:

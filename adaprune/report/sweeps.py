@@ -28,7 +28,7 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         FileNotFoundError: no such table.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(expanded(path), encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             filled = [(lines.line_num, cells) for cells in lines if any(cell.strip() for cell in cells)]
     except UnicodeDecodeError as error:

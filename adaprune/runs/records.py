@@ -197,7 +197,7 @@ def _is_record(path: Path) -> bool:
     try:
         return {"schema_version", "run", "metrics"} <= json.loads(text).keys()
     except (ValueError, AttributeError, RecursionError):
-        return text.startswith(beginning := '{\n "schema_version"') or beginning.startswith(text)
+        return text.startswith(beginning := '{\n "schema_version"') or bool(text) and beginning.startswith(text)
 
 
 def _validated(record: dict[str, Any], where: str) -> Record:

@@ -1,7 +1,7 @@
 """What a mask looks like: counts by block, remaining paths, graphs, spectra, and the overlap of two masks.
 
 Take from here `report` (one mask), `jaccard` and `kept_by` (several), and the modules `graphs` and `overlap`.
-Imports `masks`, and from `training` the progress bar and the reading of tensors.
+Imports `data`, `masks`, and from `training` the progress bar and the reading of tensors.
 """
 
 from adaprune.topology import graphs, overlap

@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 from torch import Tensor
 
+from adaprune.data import expanded
 from adaprune.masks import EMBED, layer_of
 from adaprune.topology.structure import ATTENTION, FFN, arrays, blocks, effective, heads_of, inner, matrix
 
@@ -124,7 +125,7 @@ def write_graph(graph: nx.Graph, path: str | Path) -> Path:
         ValueError: any other suffix.
         OSError: the file cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix not in (".graphml", ".json"):
         raise ValueError(f"{path}: graphs are written as .graphml or .json")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import chi2
 from torch import Tensor
 
+from adaprune.data import expanded
 from adaprune.masks import COMPONENTS, component_of
 from adaprune.topology.structure import arrays
 from adaprune.training import read_tensors
@@ -159,7 +160,7 @@ def history(folder: str | Path) -> dict[int, dict[str, Tensor]]:
         ValueError: there are no snapshots, or one is damaged; names the file.
     """
     found = {}
-    for file in (file for file in Path(folder).glob("*.safetensors") if file.stem.isdecimal()):
+    for file in (file for file in expanded(folder).glob("*.safetensors") if file.stem.isdecimal()):
         found[int(file.stem)], _ = read_tensors(file, "delete it and the run's record, then adapt again")
     if not found:
         raise ValueError(f"{folder} holds no snapshots: adapt the run again with keep='snapshots'")

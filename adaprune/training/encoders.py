@@ -55,6 +55,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
         ValueError: the bundled weights are not the official ones, tensors are missing, or the model is not an encoder:
             it has a decoder, or its first token does not see the tokens after it.
     """
+    model = str(model)  # a path, too
     source = source_of(model)
     folder = Path(source)
     # loading takes a moment and needs no bar; downloads keep theirs
@@ -94,9 +95,11 @@ def load_encoder(model: str, revision: str | None = None) -> Encoder:
     _check_family(encoder, model)
     if found is not None and model != MINILM:
         remember(found, source)
+    tokenizer = fitted(tokenizer, encoder, model)
+    _check_inputs(encoder, tokenizer, model)
     commit = str(getattr(config, "_commit_hash", None) or "unknown")
     return Encoder(
-        encoder, fitted(tokenizer, encoder, model), model, found or commit, _licence(source, revision),
+        encoder, tokenizer, model, found or commit, _licence(source, revision),
         _pooling(source, revision), None if model == MINILM else files_beside(folder),
     )  # fmt: skip
 
@@ -187,6 +190,18 @@ def _check_family(encoder: nn.Module, model: str) -> None:
             f"model {model!r} is of the family {config.model_type}, which cannot be adapted: {why}. Choose an encoder "
             "such as BERT, RoBERTa, DistilBERT, ELECTRA, MPNet or DeBERTa; docs/families.md lists those that run"
         )
+
+
+@torch.no_grad()
+def _check_inputs(encoder: nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, model: str) -> None:
+    """ValueError where the encoder does not run on what its tokenizer makes of a text."""
+    try:
+        encoder(**tokenizer(["a"], return_tensors="pt"))
+    except Exception as error:  # a family may need anything
+        raise ValueError(
+            f"model {model!r} (family {encoder.config.model_type}) does not run on what its tokenizer gives "
+            f"({type(error).__name__}: {error}): take the tokenizer it was trained with, or another model"
+        ) from error
 
 
 def _table(encoder: nn.Module) -> nn.Module | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CORRUPTED = 0.15  # share of the words that a copy has from elsewhere
 MOST_COPIES = 4  # of each row
+MOST_WORDS = 512  # of a text in a copy: no run reads more tokens
 MOST_COPIED = 40_000  # copies of all rows together, a bound on the teacher's cost; at least one of each row
 
 
@@ -47,7 +48,7 @@ def corrupted(rows: datasets.Dataset) -> datasets.Dataset:
     columns = {}
     for name in ("text", "text_pair"):
         if name in rows.column_names:
-            texts = [text.split() for text in rows[name]]
+            texts = [text.split(maxsplit=MOST_WORDS)[:MOST_WORDS] for text in rows[name]]
             words = list(chain.from_iterable(texts)) or [""]
             columns[name] = [
                 " ".join(draw.choice(words) if draw.random() < CORRUPTED else word for word in text)
@@ -115,7 +116,10 @@ def read_logits(record: dict, teacher: Paths, task: TaskData) -> Tensor:
     rows = len(task.splits["train"])
     expected = (rows * (1 + copies_in(rows)), task.num_labels)
     if origin != task.fingerprint or tuple(logits.shape) != expected:
-        raise ValueError(f"{file} is not of {teacher.record}'s data, or not of shape {expected}: run the teacher again")
+        raise ValueError(
+            f"{file} is not of {teacher.record}'s data, or not of shape {expected}, all rows and their copies: delete "
+            f"{teacher.record} and run the teacher again"
+        )
     return logits
 
 

@@ -89,11 +89,21 @@ def test_blank_lines_are_no_rows(tmp_path, end):
     assert len(read_table(path)["text"]) == 12
 
 
-@pytest.mark.parametrize("rows", [[("text", "label")], [(" text", "label ")]])
+@pytest.mark.parametrize("rows", [[("text", "label")], [(" text", "label ")], [("Text", "LABEL")], [("label", "text")]])
 def test_a_repeated_header_is_named(tmp_path, rows):
     path = write(tmp_path / "m.csv", [*WORDS, *rows, *WORDS])
     with pytest.raises(ValueError, match=r"m\.csv: line 14 repeats the header; delete it"):
         read_table(path)
+
+
+def test_a_header_among_rows_of_json_is_named(tmp_path):
+    rows = [*WORDS[:5], ("Text", "label"), *WORDS[5:]]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in rows))
+    with pytest.raises(ValueError, match=r"m\.jsonl: row 6 repeats the names of the columns; delete it"):
+        load_task(str(path))
+    path.write_text("\n".join(json.dumps({"text": text, "label": "text"}) for text, _ in rows[:6]))
+    assert read_rows(path)["label"] == ["text"] * 6  # a class may be called so
 
 
 @pytest.mark.parametrize("row", [("only one",), ("a", "b", "c")])
@@ -163,7 +173,27 @@ def test_a_decimal_comma_is_refused_by_row(tmp_path):
         load_task(str(path))
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN"])
+@pytest.mark.parametrize("first", ["1,234.50", "1.234,50", "1 234", "1\u202f234,5", "1'234", "\u22120,5", "\u22127"])
+def test_a_number_as_only_people_write_it_is_refused_by_row(tmp_path, first):
+    rows = [(f"t{n}", f"{n}") for n in range(8)]
+    rows[3] = ("t3", first)
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in rows))
+    with pytest.raises(ValueError, match=r"row 4, column 'label': .* is a number with a (comma|sign); write 0"):
+        load_task(str(path))
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [("{}.5", "0.5, 1.5, 2.5"), ("{}0%", "00%, 10%, 20%"), ("${}", r"\$0, \$1, \$2")]
+)
+def test_words_that_are_amounts_are_said_to_be_classes(tmp_path, label, said):
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(json.dumps({"text": f"t{n}", "label": label.format(n % 3)}) for n in range(30)))
+    with pytest.warns(UserWarning, match=f"{said} are taken as 3 classes; for amounts .* as numbers, without quotes"):
+        assert len(load_task(str(path)).labels) == 3
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "<NA>", "#N/A"])
 def test_nan_is_no_label_and_a_fine_text(tmp_path, word):
     data = load_task(str(write(tmp_path / "m.csv", [*WORDS, (word, "good")])))
     assert word in texts_of(data)
@@ -221,6 +251,15 @@ def test_rows_sorted_by_class_are_drawn_from_all(tmp_path):
     assert len(data.splits["train"]) + len(data.splits["selection"]) == 30
     with pytest.warns(UserWarning, match="drawn"):
         assert load_task(path, max_train_examples=30).fingerprint == data.fingerprint
+
+
+def test_rows_in_blocks_of_one_class_are_drawn_from_all(tmp_path):
+    """They are sorted too, only not by the names of the classes; their first 45 have 5 of the last class."""
+    path = str(write(tmp_path / "m.csv", [(f"text {n}", "bca"[n // 20]) for n in range(60)]))
+    with pytest.warns(UserWarning, match="training rows are sorted by label: 45 of the 54 are drawn at random"):
+        data = load_task(path, max_train_examples=45)
+    labels = [*data.splits["train"]["label"], *data.splits["selection"]["label"]]
+    assert min(labels.count(number) for number in range(3)) > 10
 
 
 def test_rows_sorted_by_amount_are_drawn_and_mixed_ones_are_the_first(tmp_path):
@@ -328,6 +367,7 @@ def test_blanks_before_a_quote_are_no_part_of_the_field(tmp_path, separator):
     [
         (["Good", "good", "bad"], "the labels 'Good' and 'good' count as 2 classes"),
         (["\xe9", "e\u0301", "b"], r"the labels 'e\\u0301' and '\\xe9' count as 2 classes"),
+        (["good", "good\u200b", "bad"], r"the labels 'good' and 'good\\u200b' count as 2 classes"),
     ],
 )
 def test_labels_that_look_alike_are_named(tmp_path, labels, said):
@@ -358,3 +398,14 @@ def test_names_of_columns_show_what_cannot_be_seen(tmp_path):
     path = write(tmp_path / "m.csv", WORDS, header="text,label\u200b")
     with pytest.raises(ValueError, match=r"lacks the column 'label' \(it has: text, 'label\\u200b'\)"):
         read_table(path)
+    (tmp_path / "m.jsonl").write_text('{"text": "a", "label ": 1}\n')
+    with pytest.raises(ValueError, match=r"lacks the column 'label' \(it has: text, 'label '\)"):
+        read_table(tmp_path / "m.jsonl")
+
+
+@pytest.mark.parametrize("text", ["\u200b", " \ufeff \u200d"])
+def test_a_text_of_which_nothing_can_be_seen_is_empty(tmp_path, text):
+    path = write(tmp_path / "m.csv", [*WORDS, (text, "good")])
+    with pytest.raises(ValueError, match="row 13, column 'text': the text is empty"):
+        read_rows(path)
+    assert read_rows(write(path, [("\U0001f642", "good"), ("\u200bok", "bad")]))["text"] == ["\U0001f642", "\u200bok"]

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adaprune.deploy.runtime import compact, load_compact, save_compact, set_runtime
+from adaprune.deploy.runtime import compact, export, load_compact, save_compact, set_runtime
 from adaprune.training import AdaptedModel
 from tests import tiny
 from tests.deploy.test_compact import difference, masked, padded
@@ -64,6 +64,19 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(ValueError, match="sparse already"):
         save_compact(path, set_runtime(compact(masked()), "sparse"))
     assert not list(tmp_path.iterdir())
+    save_file({"a": torch.zeros(1)}, path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"a\.safetensors holds no compact model, yet would be replaced"):
+        save_compact(path, compact(masked()))
+    assert path.read_bytes() == before
+
+
+def test_an_onnx_file_of_others_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # refused before onnx is used
+    (tmp_path / "a.onnx").write_bytes(b"of somebody else")
+    with pytest.raises(FileExistsError, match=r"a\.onnx is not from export, yet would be replaced"):
+        export(masked(), tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == b"of somebody else"
 
 
 def changed(change):

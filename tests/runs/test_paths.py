@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adaprune.data import expanded
 from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.runs.run import Run
 
@@ -43,3 +44,41 @@ def test_a_number_at_the_end_of_a_name_is_no_suffix(sparsity):
 def test_a_pupil_knows_its_teachers_files():
     assert paths_of(Run()).teacher is None
     assert paths_of(Run(teacher="out/t~0.json")).teacher == paths_of("out/t~0.json")
+
+
+@pytest.mark.parametrize("path", ["$HOLDS_NOTHING", "${HOLDS_NOTHING}/data.csv", "~/$HOLDS_NOTHING/data.csv"])
+def test_an_empty_variable_names_no_other_folder(path, monkeypatch):
+    """Put in as it is, it would make this folder, or the root, of a path below it."""
+    monkeypatch.setenv("HOLDS_NOTHING", "")
+    with pytest.raises(ValueError, match="there is no environment variable .*HOLDS_NOTHING"):
+        expanded(path)
+    monkeypatch.setenv("HOLDS_NOTHING", "/a")
+    assert expanded("${HOLDS_NOTHING}b/$HOLDS_NOTHING") == Path("/ab//a")
+
+
+def test_home_is_meant_wherever_a_path_is_given(tmp_path, monkeypatch):
+    """In what is written and read beside runs: compact models, graphs, snapshots, sweeps, tables, figures, ONNX."""
+    import networkx
+    import torch
+
+    import adaprune
+    from adaprune.deploy import load_compact, save_compact
+    from adaprune.report import figures, sweeps
+    from adaprune.topology import graphs, overlap
+    from tests import tiny
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "..")
+    model = adaprune.compact(adaprune.AdaptedModel.for_task(tiny.encoder(), 2))
+    inputs = tiny.batch()
+    save_compact("~/m.safetensors", model)
+    assert torch.equal(load_compact("~/m.safetensors")(**inputs).logits, model(**inputs).logits)
+    assert graphs.write_graph(networkx.path_graph(2), "~/g.json") == tmp_path / "g.json"
+    (tmp_path / "sweep.tsv").write_text("task\nsst2\n")
+    assert [run.task for run in sweeps.read_sweep("~/sweep.tsv")] == ["sst2"]
+    assert figures.save(figures.plt.figure(), "f", "~/drawn", None)[0] == tmp_path / "drawn" / "f.svg"
+    adaprune.training.checkpoints.write_tensors(tmp_path / "s" / "5.safetensors", {"a": torch.ones(1)})
+    assert list(overlap.history("~/s")) == [5]
+    with pytest.raises(ValueError, match=f"{tmp_path}/m.txt: the name of an ONNX file ends in"):
+        adaprune.export(model, "~/m.txt")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.safetensors", "g.json", "sweep.tsv", "drawn", "s"}

@@ -17,7 +17,7 @@ from adaprune.runs.recipes import plan_for
 from adaprune.training import predict, prepare
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_losses, missing_label, task_losses
-from adaprune.training.teachers import copies_in, corrupted, read_logits, read_teacher, with_teacher
+from adaprune.training.teachers import copies_in, corrupted, read_logits, read_teacher, with_teacher, write_logits
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -101,6 +101,11 @@ def test_copies_have_most_words_in_their_place_and_the_rest_from_other_rows():
         assert np.mean(same) == pytest.approx(0.85, abs=0.01)
     assert len({copies["text"][turn * 200] for turn in range(4)}) == 4
     assert corrupted(rows).to_dict() == copies.to_dict()  # whoever makes them
+
+
+def test_copies_hold_no_more_words_than_a_run_can_read():
+    rows = datasets.Dataset.from_dict({"text": ["a b " * 2000, "a"], "label": [0, 1]})
+    assert [len(text.split()) for text in corrupted(rows)["text"][:4]] == [512, 1, 512, 1]
 
 
 def test_copies_of_empty_texts_and_of_numbers():
@@ -215,6 +220,8 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
     assert f"{file} is damaged" in refusal(teacher=teacher)
+    write_logits(file, np.zeros((9, 2)), load_task("ten_sentences"))  # of the rows alone, as teachers once left them
+    assert f"all rows and their copies: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
     file.unlink()
     assert f"{file} is missing: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
     assert not list(Path("out").glob("*adaprune*"))

@@ -9,7 +9,15 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertTokenizerFast, DistilBertModel, RobertaConfig, RobertaModel
+from transformers import (
+    AutoTokenizer,
+    BertTokenizerFast,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
+    TapasConfig,
+    TapasModel,
+)
 
 from adaprune.data import check_known
 from adaprune.training import load_encoder, weights_in
@@ -68,6 +76,13 @@ def test_what_the_encoder_does_not_take_is_not_given(tmp_path):
     assert isinstance(loaded.model, DistilBertModel) and loaded.model.config.dim == DISTIL["dim"]
     assert loaded.model(**loaded.tokenizer("word1", "word2", return_tensors="pt"))[0].shape == (1, 5, 32)
     assert "token_type_ids" in load_encoder(save(encoder(), tmp_path / "b")).tokenizer("word1", "word2")
+
+
+def test_a_tokenizer_whose_tensors_the_encoder_does_not_take_is_named(tmp_path):
+    """TAPAS reads seven kinds of token type, and a tokenizer of texts gives one."""
+    folder = save(TapasModel(TapasConfig(**COMMON)), tmp_path / "t")
+    with pytest.raises(ValueError, match=r"\(family tapas\) does not run on what its tokenizer gives \(IndexError"):
+        load_encoder(folder)
 
 
 def rows(*texts):

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from adaprune.data import expanded
 from adaprune.deploy.runtime.compact_layers import (
     FAMILIES,
     Attention,
@@ -53,9 +54,10 @@ def save_compact(path: str | Path, model: AdaptedModel, tokenizer: str | None = 
 
     Raises:
         ValueError: another file suffix, or a model that is not compact or already sparse.
+        FileExistsError: a file of that name that holds something else, such as the base's weights.
         OSError: the folder cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a compact model ends in .safetensors")
     encoder = getattr(model, "encoder", None)
@@ -82,6 +84,8 @@ def save_compact(path: str | Path, model: AdaptedModel, tokenizer: str | None = 
     tensors = {**model.state_dict(), **{_BUFFER + name: t for name, t in _constants(encoder).items()}}
     tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     content = save(tensors, metadata={_KEY: json.dumps(said, allow_nan=False)})
+    if path.exists() and _KEY.encode() not in path.read_bytes():
+        raise FileExistsError(f"{path} holds no compact model, yet would be replaced: move it, or choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, content)
     return path
@@ -96,7 +100,7 @@ def load_compact(path: str | Path) -> AdaptedModel:
         ValueError: a damaged or foreign file, named.
         OSError: no such file.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file")
     try:

@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from adaprune.data import expanded
 from adaprune.deploy.runtime.compact import compact
 from adaprune.deploy.runtime.compact_layers import CompactEncoder
 from adaprune.deploy.runtime.sparse import check_dense
 from adaprune.training import AdaptedModel
 
+_LABELS = "id2label"  # the key of the labels in the file's metadata, by which it is known again
 LARGEST = 2**31 - 2**24  # bytes of weights that fit into one file beside the graph
 
 
@@ -43,18 +45,20 @@ def export(model: AdaptedModel, path: str | Path) -> Path:
 
     Args:
         model: what `apply_mask`, `compact` or `load_compact` returned.
-        path: ``<name>.onnx``; its folder is made, an older file replaced.
+        path: ``<name>.onnx``; its folder is made, an older file of ``export`` replaced.
 
     Raises:
         ModuleNotFoundError: the extra adaprune[onnx] is not installed.
         ValueError: another name of the file, a model that `compact` refuses or that is sparse, or one over 2 GB.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is somebody else's.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix != ".onnx":
         raise ValueError(f"{path}: the name of an ONNX file ends in .onnx")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ModuleNotFoundError(f"export needs {' and '.join(missing)}: pip install 'adaprune[onnx]'")
+    if path.exists() and _LABELS.encode() not in path.read_bytes():
+        raise FileExistsError(f"{path} is not from export, yet would be replaced: move it, or choose another name")
     if isinstance(getattr(model, "encoder", None), CompactEncoder):
         check_dense(model.encoder)
     else:
@@ -76,7 +80,7 @@ def export(model: AdaptedModel, path: str | Path) -> Path:
             _Logits(model, names).eval(), example, dynamo=True, verbose=False, input_names=names,
             output_names=["logits"], dynamic_shapes=[(shape,) * len(names)],
         )  # fmt: skip
-    program.model.metadata_props["id2label"] = json.dumps(model.config.id2label)
+    program.model.metadata_props[_LABELS] = json.dumps(model.config.id2label)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # whole or not at all
         program.save(Path(folder) / path.name, external_data=False)

@@ -160,6 +160,8 @@ def set_runtime(model: AdaptedModel, runtime: str) -> AdaptedModel:
         device
             that the sparse kernel does not support. Nothing has then been changed.
     """
+    if not isinstance(model, AdaptedModel):
+        raise TypeError(f"model must be what apply_mask or compact returns, got {type(model).__name__}")
     check_runtime(runtime, model.encoder)
     if runtime == "dense":
         return model
