@@ -21,14 +21,14 @@ TAUGHT = "+ teacher"  # in the names of ways
 FIXED = [name for name, method in METHODS.items() if not method.trains]  # no setting names these
 READING = """\
 Each cell: mean score on the dev split [stratified bootstrap 95 % interval] (seeds). With few seeds such an interval
-is too narrow: that of five normal scores holds the mean 84 times in 100. Tests: paired double-tailed t-test over the
-seeds that both have, against adaprune, with Holm's correction over all tests of a section; "-" is not tested (fewer
-than two seeds in common, or no spread). **Bold**: the best of a column among the methods that leave the weights
-intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune, from all the others. Methods
-that train weights are context: neither tested nor bold. Retention: score / fine-tuned score. Cost: means over runs
-(memory: the largest), without a teacher's; to ship: what a task adds to a base model that is there, that is the mask
-file with its head, or head and every weight that was trained (of lora its two factors); records older than coded mask
-files count 1 bit per weight, the oldest nothing ("-").
+is too narrow: for five normally distributed scores it contains the true mean 84 times in 100. Tests: paired
+double-tailed t-test over the seeds that both have, against adaprune, with Holm's correction over all tests of a
+section; "-" is not tested (fewer than two seeds in common, or no spread). **Bold**: the best of a column among the
+methods that leave the weights intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune,
+from all the others. Methods that train weights are context: neither tested nor bold. Retention: score / fine-tuned
+score. Cost: means over runs (memory: the largest), without a teacher's. To ship: what a task adds to the base model,
+that is the mask file with its head, or the head and every weight that was trained (for lora its two factors); records
+older than coded mask files count 1 bit per weight, the oldest have nothing ("-").
 """
 
 
@@ -272,7 +272,7 @@ def _costs(part: pd.DataFrame) -> list[str]:
         memory, shipped = runs["peak_memory_bytes"].max() / 2**30, runs["shipped_bytes"].mean() / 1e6
         cost = [_number(runs["train_seconds"].mean(), ".0f"), _number(memory, ".2f"), _number(shipped, ".2f")]
         rows.append([called, *(_number(share, ".3f") for share in kept), *cost])
-    header = ["method", *(f"retention {task}" for task in tasks), "train s", "peak memory GiB", "to ship MB a task"]
+    header = ["method", *(f"retention {task}" for task in tasks), "train s", "peak memory GiB", "MB to ship per task"]
     return _markdown(header, rows)
 
 
