@@ -184,6 +184,8 @@ class PruningTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk with a RuntimeError
+            if str(error).endswith("choose another results_dir"):  # said by `save_trained`, with the file
+                raise
             raise OSError(f"cannot write {folder} ({error}): make room or choose another results_dir") from error
         self.accelerator.wait_for_everyone()  # all processes have written their random state
         if self.args.should_save:
