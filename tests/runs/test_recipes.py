@@ -167,7 +167,7 @@ def test_a_gamma_of_ones_own_is_algorithm_1_under_the_papers_recipe():
 def test_every_method_has_a_plan_under_both_recipes(method, recipe):
     """What it says of itself stands in it, and every field that it reads can be asked for."""
     said = METHODS[method].paper if recipe == "paper" else METHODS[method].tuned
-    plan = plan_for(Run(method=method, recipe=recipe))
+    plan = plan_for(Run(method=method, recipe=recipe, teacher="a.json"))
     assert {name: getattr(plan, name) for name in said} == said
     assert replace(plan, **{name: getattr(PAPER if recipe == "paper" else TUNED, name) for name in said}) == (
         PAPER if recipe == "paper" else TUNED
