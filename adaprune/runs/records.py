@@ -253,7 +253,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit(source: Path = Path(__file__)) -> str | None:
-    """The commit of a source file, with ``+dirty`` if tracked files were edited; None outside a checkout."""
+    """The commit of a source file, with ``+dirty`` if tracked files were edited; None outside a checkout.
+
+    Records in ``results`` do not count: runs that replace them are made by the same code.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(source.parent), *arguments]
@@ -264,6 +267,7 @@ def _git_commit(source: Path = Path(__file__)) -> str | None:
         # an installed copy may be an untracked file in another project's checkout
         git("ls-files", "--error-unmatch", source.name)
         commit = git("rev-parse", "HEAD")
-        return f"{commit}+dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+        edited = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results")
+        return f"{commit}+dirty" if edited else commit
     except (OSError, subprocess.SubprocessError):
         return None

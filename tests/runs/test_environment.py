@@ -33,12 +33,17 @@ def test_git_commit_is_of_the_checkout_that_holds_the_source(tmp_path, monkeypat
     source.write_text("1")
     assert _git_commit(source) is None  # no checkout
     git("init")
-    git("add", "source.py")
+    record = tmp_path / "results" / "a.json"
+    record.parent.mkdir()
+    record.write_text("1")
+    git("add", "source.py", "results")
     assert _git_commit(source) is None  # no commit yet
     git("commit", "-m", "x")
     installed.write_text("1")  # untracked: neither dirty, nor of this checkout
     commit = git("rev-parse", "HEAD")
     assert _git_commit(source) == commit and _git_commit(installed) is None
+    record.unlink()  # records are no code
+    assert _git_commit(source) == commit
     source.write_text("2")
     assert _git_commit(source) == f"{commit}+dirty"
     monkeypatch.setenv("PATH", str(tmp_path))
