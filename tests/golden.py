@@ -1,4 +1,5 @@
-"""Fingerprints of what tiny seeded runs of every method leave: `python tests/golden.py` prints them as JSON."""
+"""Fingerprints of what tiny seeded runs of every method leave: `python tests/golden.py` prints them as JSON,
+to be put into golden.json under this kind of processor (`KIND` in test_golden.py)."""
 
 import hashlib
 import json

@@ -115,7 +115,7 @@ def loss_of(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None
         return None
     losses = task_losses(logits, labels)
     if teacher_logits is not None:
-        missing = labels.isnan() if labels.is_floating_point() else labels == missing_label(1 < logits.shape[-1])
+        missing = labels.isnan() if labels.is_floating_point() else labels == missing_label(classes=True)
         half = torch.where(missing, 0.0, 0.5)
         losses = half * losses + (1 - half) * distillation_losses(logits, teacher_logits)
     return losses.mean()
