@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from adaprune.report.dots import apart
 from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
 from adaprune.report.names import WRITTEN, written
 
@@ -130,18 +131,24 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
         tasks: the same for each task alone, by its name; the rows of `adaprune` are drawn.
     """
 
-    def line(points: pd.DataFrame, label: str, left: bool = False, **look: Any) -> None:
+    def line(points: pd.DataFrame, label: str, height: float | None = None, **look: Any) -> None:
+        """With its name at the right end or, if the name's ``height`` is given, at the left."""
+        left = height is not None
         points = points.sort_values("sparsity", ascending=left)
         ax.plot(1 - points["sparsity"], points["share"], **look)
         end = {"xytext": (-8 if left else 8, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
         end |= {"va": "center", "fontsize": 8, "color": look["color"]}
-        ax.annotate(label, (1 - points["sparsity"].iloc[-1], points["share"].iloc[-1]), **end)
+        ax.annotate(label, (1 - points["sparsity"].iloc[-1], height if left else points["share"].iloc[-1]), **end)
 
     for way, points in shares[shares["method"] != "adaprune"].groupby("way"):
         colour, marker = style_of(way.split()[0])
         line(points, written(way), color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
-    for task, points in tasks.items():
-        line(points[points["method"] == "adaprune"], WRITTEN.get(task, task), left=True, color="#6FA8CC", lw=0.9)
+    ours = {task: points[points["method"] == "adaprune"].sort_values("sparsity") for task, points in tasks.items()}
+    ends = sorted((points["share"].iloc[-1], task) for task, points in ours.items() if len(points))
+    shown = [0, 1, *(share for share, _ in ends)]
+    heights = apart([share for share, _ in ends], 0.04 * (max(shown) - min(shown)))
+    for (_, task), height in zip(ends, heights, strict=True):
+        line(ours[task], WRITTEN.get(task, task), height, color="#6FA8CC", lw=0.9)
     for way, points in shares[shares["method"] == "adaprune"].groupby("way"):
         colour, marker = style_of("adaprune")
         line(points, written(way), color=colour, marker=marker, ms=6, lw=2.2, zorder=3)

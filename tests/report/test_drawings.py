@@ -82,6 +82,15 @@ def test_the_gain_is_drawn_against_what_is_kept(ax):
     assert ax.get_xscale() == "log" and [tick.get_text() for tick in ax.get_xticklabels()] == ["10%", "50%"]
 
 
+def test_names_of_tasks_that_end_together_do_not_collide(ax):
+    points = gain_points()
+    tasks = {name: points.assign(share=points["share"] + more) for name, more in (("cola", 0.001), ("qnli", 0.0))}
+    drawings.draw_gain(ax, points, tasks)
+    heights = {text.get_text(): text.xy[1] for text in ax.texts if text.get_text() in ("CoLA", "QNLI")}
+    assert heights["CoLA"] - heights["QNLI"] == pytest.approx(0.04)
+    assert sum(heights.values()) / 2 == pytest.approx(0.6005)
+
+
 def test_degrees_end_at_one_and_bring_chance_along(ax):
     drawings.draw_degrees(ax, {"imp": np.array([3, 0, 1])}, most=10, density=0.2)
     line, chance = ax.lines
