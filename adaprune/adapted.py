@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
-from adaprune.data.datafiles import refuse_surrogates
+from adaprune.data.labels import refuse_surrogates
 from adaprune.data.metrics import score
 from adaprune.deploy import (
     Mask,
@@ -165,7 +165,7 @@ class Adapted(nn.Module):
                 "are too good (its card has those on held-out rows)",
                 stacklevel=2,
             )
-        rows = rows_to_judge(data, labels, data_dir)
+        rows = rows_to_judge(data, labels, data_dir, self.labels)
         truth = [number_of(label, self.labels, row) for row, label in enumerate(rows["label"], 1)]
         names = ("text", "text_pair") if "text_pair" in rows else ("text",)
         texts = list(zip(*(rows[name] for name in names), strict=True)) if len(names) == 2 else rows["text"]

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from adaprune.data import GLUE, expanded, load_task
-from adaprune.data.datafiles import check_texts, kind_of_labels, read_own, read_rows
+from adaprune.data.datafiles import check_texts, read_own, read_rows
+from adaprune.data.labels import kind_of_labels, to_follow
 from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines, shown
 
 
@@ -93,13 +94,13 @@ def _columns(data: Any, needed: tuple[str, ...]) -> dict[str, list]:
     return {name: list(data[name]) for name in COLUMNS if names.count(name) == 1}
 
 
-def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str, list]:
-    """The columns of data to evaluate on, with labels as they are."""
+def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str, known: Sequence[str]) -> dict[str, list]:
+    """The columns of data to evaluate on, with labels as they are; in a file they are read like the ``known`` ones."""
     if not isinstance(data, (str, Path)) or labels is not None:
         return columns_of(data, labels)
     path = expanded(data)
     if path.is_file():
-        rows = read_rows(path)
+        rows = read_rows(path, like=to_follow(known))
         kind_of_labels(rows["label"], path)
         return rows
     if str(data) in GLUE or not path.is_dir():

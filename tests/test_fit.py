@@ -16,7 +16,7 @@ from transformers import pipeline
 
 import adaprune
 from adaprune.adapted import FILES, check_folder
-from adaprune.fit import commonest
+from adaprune.fit import _say_kind, commonest
 from adaprune.given import columns_of, number_of
 from adaprune.methods.probe import STRENGTHS
 from adaprune.runs import paths_of, read_answers, record_path, write_answers
@@ -273,6 +273,25 @@ def test_a_probe_of_pairs_ships_too(settings, tiny_runs_dir, tmp_path):
     with pytest.raises(ValueError, match="reads each text on its own"):
         again.export(tmp_path / "a.onnx")
     assert again.compact().evaluate(pairs) == pytest.approx(shipped.record["metrics"]["validation"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("good bad", "the labels bad, good are taken as 2 classes\n"),
+        ("0 1", "the labels 0, 1 are taken as 2 classes; for amounts (a regression) write them with a decimal point\n"),
+        ("0.1 2.25", "amounts (a regression); for classes write them as words, such as v2.25\n"),
+    ],
+)
+def test_the_kind_of_task_is_said_in_one_line_with_how_to_choose(labels, said, tmp_path, capsys):
+    words = labels.split()
+    (tmp_path / "m.csv").write_text("text,label\n" + "".join(f"text {n},{words[n % 2]}\n" for n in range(12)))
+    _say_kind(adaprune.Run(task=str(tmp_path / "m.csv")))
+    told = capsys.readouterr()
+    assert told.err.startswith("task: the labels ") and told.err.endswith(said) and told.err.count("\n") == 1
+    assert told.out == ""
+    _say_kind(adaprune.Run(task="sst2", data_dir=str(tmp_path)))  # nothing is open there, and nothing is read
+    assert capsys.readouterr().err == ""
 
 
 def test_a_teacher_is_made_once_and_its_cost_is_said(settings, tiny_runs_dir, tmp_path, capsys):

@@ -243,6 +243,27 @@ def test_two_validation_splits_are_refused_and_what_is_not_used_is_named(tmp_pat
         load_task(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".dev.csv", r"\.dev\.csv \(hidden, or it would be the validation split: rename or delete it\)"),
+        ("._train.csv", r"\._train\.csv \(hidden, or it would be the train split: rename or delete it\)"),
+        (".DS_Store", r"\.DS_Store"),
+        (".validation.csv.swp", r"\.validation\.csv\.swp"),
+        ("Thumbs.db", r"Thumbs\.db"),
+    ],
+)
+def test_hidden_files_are_named_and_not_read(tmp_path, name, said):
+    write(tmp_path / "train.csv", WORDS)
+    (tmp_path / name).write_bytes(b"\x00\xff")
+    with pytest.warns(UserWarning, match=f"not used: {said}$"):
+        data = load_task(str(tmp_path))
+    assert sum(map(len, data.splits.values())) == 12
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"train\.\*: no such file; .* \(it holds {said}\)"):
+        load_task(str(tmp_path))
+
+
 def test_rows_sorted_by_class_are_drawn_from_all(tmp_path):
     path = str(write(tmp_path / "m.csv", [(f"text {n}", "abc"[n // 20]) for n in range(60)]))
     with pytest.warns(UserWarning, match="training rows are sorted by label: 30 of the 54 are drawn at random"):
