@@ -38,7 +38,7 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
         kinds[split] = kind_of_labels(tables[split]["label"], file)
         like = to_follow(tables[split]["label"])
     train, validation = tables["train"], tables.get("validation")
-    _refuse_single_label(train["label"], files["train"])
+    _refuse_no_task(train["label"], kinds["train"], files["train"])
     _refuse_few_texts(train, 2 if validation else 3, files["train"])
     say_if_doubtful(train["label"], kinds["train"], files["train"])
     if validation is not None:
@@ -196,9 +196,15 @@ def _refuse_few_texts(train: Rows, least: int, path: Path) -> None:
         )
 
 
-def _refuse_single_label(labels: list, path: Path) -> None:
-    if len(set(labels)) < 2:
+def _refuse_no_task(labels: list, kind: str, path: Path) -> None:
+    """ValueError where all labels are one, or each row has a class of its own."""
+    if (distinct := len(set(labels))) < 2:
         raise ValueError(f"{path}: column 'label': all are {labels[0]!r}; give rows with at least two labels")
+    if kind != "float" and distinct == len(labels) > 2:
+        raise ValueError(
+            f"{path}: column 'label': each of the {distinct} rows has a class of its own, such as {labels[0]!r:.80}; "
+            "is it an id or a text? for amounts (a regression) write numbers with a decimal point"
+        )
 
 
 def _refuse_different_splits(tables: dict[str, Rows], kinds: dict[str, str], files: dict[str, Path]) -> None:
@@ -218,7 +224,7 @@ def _class_numbers(labels: list, names: list, path: Path) -> list[int]:
     for row, label in enumerate(labels, 1):
         if label not in numbers:
             raise ValueError(
-                f"{path}: row {row}, column 'label': {label!r} never occurs in training; "
-                f"the training labels are {', '.join(map(str, names))}: add such rows or delete this one"
+                f"{path}: row {row}, column 'label': {label!r:.80} never occurs in training; the training labels are "
+                f"{', '.join(map(str, names[:20]))}{', ...' * (len(names) > 20)}: add such rows or delete this one"
             )
     return [numbers[label] for label in labels]

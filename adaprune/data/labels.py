@@ -7,6 +7,7 @@ everything is text, a column of numbers counts as numbers unless they are codes 
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -21,13 +22,15 @@ INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)  # longer ones are names, no nu
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LONG = re.compile(r"[+-]?\d{19,}", re.ASCII)
 _CODE = re.compile(r"0\d+|[+-]?\d{19,}", re.ASCII)
-_VERSION = re.compile(r"\d+(\.\d+)*", re.ASCII)  # 1.10 and 1.2.3
+_VERSION = re.compile(r"\d+((\.\d+)*|[eE]\d+)", re.ASCII)  # 1.10 and 1.2.3; 1E5, which no program writes for a number
 _GROUPED = re.compile(
-    r"[+\u2212-]?(\d+,\d+|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+([.,]\d+)?)", re.ASCII
+    r"[+\u2212-]?(\d+,\d+([eE][+-]?\d+)?|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+([.,]\d+)?)", re.ASCII
 )  # 0,5 and 1.234,50
 _AMOUNT = re.compile(r"[+\u2212-]?[$€£]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? ?[%$€£]?", re.ASCII)
 SEPARATING = ",'\u2019 \u00a0\u202f\u2212"  # and a minus sign that is no hyphen
 NO_LABEL = {"nan", "<na>", "#n/a"}  # what pandas and spreadsheets write for nothing
+MAYBE_NONE = {"none", "null", "na", "n/a", "\\n", "?", "-", "--"}  # may be words, and may stand for nothing
+_PARTS = re.compile(r" *[,;|] *")  # between several labels in one field
 _KINDS = {bool: "boolean", int: "integer", float: "float", str: "word"}
 
 
@@ -49,7 +52,8 @@ def as_written(words: Collection[str]) -> bool:
     """Whether words that look like numbers are codes, which numbers would not keep apart or not give back.
 
     They are if some have zeros in front or more than 18 digits (``007``); or, where each is repeated, if they have
-    several points (``1.2.3``), or unequally many decimals and zeros at the end (``1.10`` beside ``1.2``).
+    several points (``1.2.3``), a bare exponent (``1E5``), or unequally many decimals and zeros at the end (``1.10``
+    beside ``1.2``).
     """
     distinct = set(words)
     if any(map(_CODE.fullmatch, distinct)) and not any("." in word for word in distinct):
@@ -58,7 +62,7 @@ def as_written(words: Collection[str]) -> bool:
         return False
     decimals = {len(word.partition(".")[2]) for word in distinct}
     zeros = any(re.search(r"\.\d+0$", word) for word in distinct)  # 2.0 is how programs write the number 2
-    return any(word.count(".") > 1 for word in distinct) or (zeros and len(decimals) > 1)
+    return any(word.count(".") > 1 or "e" in word.lower() for word in distinct) or (zeros and len(decimals) > 1)
 
 
 def _number(word: str) -> int | float | str | None:
@@ -105,7 +109,11 @@ def kind_of_labels(labels: list, place: str | Path) -> str:
         return "float"
     if len(first) > 1:
         places = " and ".join(f"{kind}s (first in row {row})" for kind, row in first.items())
-        raise ValueError(f"{place}: column 'label' mixes {places}; write all labels as one of them")
+        odd = first[Counter(_KINDS[type(label)] for label in labels).most_common()[-1][0]]
+        raise ValueError(
+            f"{place}: column 'label' mixes {places}; write all labels as one of them (row {odd} has "
+            f"{labels[odd - 1]!r:.80})"
+        )
     return next(iter(first))
 
 
@@ -142,7 +150,7 @@ def taken_as(distinct: Sequence[bool | int | float | str]) -> str:
     >>> taken_as([0.5, 2.25])
     'the labels 0.5, 2.25 are taken as amounts (a regression); for classes write them as words, such as v2.25'
     """
-    names = [str(np.float32(label)) if isinstance(label, float) else str(label) for label in distinct]
+    names = [str(np.float32(label)) if isinstance(label, float) else f"{label!s:.80}" for label in distinct]
     said = f"the labels {', '.join(names[:4])}{', ...' * (len(names) > 4)} are taken as"
     if any(isinstance(label, float) for label in distinct):
         whole = all(float(label).is_integer() for label in distinct)
@@ -159,7 +167,7 @@ def taken_as(distinct: Sequence[bool | int | float | str]) -> str:
 
 
 def say_if_doubtful(labels: list, kind: str, path: Path) -> None:
-    """Warns, with `taken_as`, where labels may have been meant as the other kind of task."""
+    """Warns where labels may have been meant as the other kind of task, as no label, or as several labels."""
     distinct = set(labels)
     amounts = kind == "word" and all(map(_AMOUNT.fullmatch, distinct)) and not all(map(str.isdigit, distinct))
     whole = kind == "float" and all(float(label).is_integer() for label in distinct)
@@ -168,6 +176,16 @@ def say_if_doubtful(labels: list, kind: str, path: Path) -> None:
     few = len(distinct) <= FEW and (whole or repeated)
     if amounts or few or (kind == "integer" and len(distinct) > MANY):
         warnings.warn(f"{path}: {taken_as(sorted(distinct))}", stacklevel=3)
+    words = sorted(distinct) if kind == "word" else []
+    if nothing := [word for word in words if word.lower() in MAYBE_NONE]:
+        warnings.warn(
+            f"{path}: the label {nothing[0]!r} is a class; if it stands for none, delete its rows", stacklevel=3
+        )
+    if several := [word for word in words if len(parts := _PARTS.split(word)) > 1 and distinct.issuperset(parts)]:
+        warnings.warn(
+            f"{path}: the label {several[0]!r:.80} is a class of its own, not several labels: a row has one label",
+            stacklevel=3,
+        )
 
 
 def unlike(one: list, other: list) -> bool:

@@ -35,12 +35,14 @@ CODES = {
     ("10.0.0.1", "10.0.0.2"): True,
     ("000", "001"): True,
     ("1", "9223372036854775808"): True,
+    ("1E5", "2E5"): True,
+    ("1e-05", "2e-05"): False,  # as programs write small amounts
     ("0.0", "1.0"): False,  # as programs write 0 and 1
     ("0.5", "1.0", "2.25"): False,
     ("1.10", "1.20", "2.00"): False,  # as spreadsheets write amounts
     ("1", "2", "3"): False,
     ("-1.10", "1.2"): False,
-    ("1.10", "1.2", "1e3"): False,
+    ("1.10", "1.2", "1.5e3"): False,
     ("1.10", "1.2", "good"): False,
 }
 
@@ -49,7 +51,7 @@ CODES = {
 def test_codes_are_kept_as_they_are_written(labels):
     assert as_written(labels * OFTEN) == CODES[labels]
     assert (parsed([*labels] * OFTEN) == [*labels] * OFTEN) == CODES[labels]
-    if CODES[labels] and "." in "".join(labels):  # measured once each, these are amounts
+    if CODES[labels] and {*".E"} & {*"".join(labels)}:  # measured once each, these are amounts
         assert not as_written(labels)
 
 
@@ -118,6 +120,55 @@ def test_a_number_beyond_the_limit_is_named_with_it(tmp_path, huge, small):
         with pytest.raises(ValueError) as caught:
             read(*given)
         assert f"{place}: row 3, column 'label': {huge}" in str(caught.value) and limit in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            ["1", "2", "?", "1", "2", "1"],
+            r"integers \(first in row 1\) and words \(first in row 3\).* \(row 3 has '\?'\)",
+        ),
+        (
+            ["a", "b", "a", "20", "a", "b"],
+            r"words .* and integers .*; write all labels as one of them \(row 4 has 20\)",
+        ),
+        (["0.5", "1.5", "None", "0.5", "1.5", "2"], r"\(row [36] has (2|'None')\)"),
+        (["2,5e3", "1,5e3"] * 3, r"row 1, column 'label': '2,5e3' is a number with a comma"),
+        ([f"id{n}" for n in range(6)], r"each of the 6 rows has a class of its own, such as 'id0'; is it an id"),
+        ([*range(6)], r"each of the 6 rows has a class of its own, such as 0; .* with a decimal point"),
+    ],
+)
+def test_the_label_that_cannot_be_meant_is_named(tmp_path, labels, said):
+    path = table(tmp_path / "m.tsv", labels)
+    with pytest.raises(ValueError, match=said):
+        load_task(str(path))
+
+
+@pytest.mark.parametrize("word", ["None", "NULL", "N/A", "?", r"\N"])
+def test_a_word_that_may_stand_for_no_label_is_said_to_be_a_class(tmp_path, word):
+    path = table(tmp_path / "m.csv", ["yes", "no", word] * OFTEN)
+    with pytest.warns(UserWarning, match="is a class; if it stands for none, delete its rows") as said:
+        assert word in load_task(str(path)).labels
+    assert len(said) == 1 and repr(word) in str(said[0].message)
+
+
+@pytest.mark.parametrize("word", ["a;b", "b, a", "a|b"])
+def test_several_labels_in_one_are_said_to_be_one_class(tmp_path, word):
+    path = table(tmp_path / "m.tsv", ["a", "b", word] * OFTEN)
+    with pytest.warns(UserWarning, match="is a class of its own, not several labels: a row has one label"):
+        assert len(load_task(str(path)).labels) == 3
+    path = table(tmp_path / "m.tsv", ["x", word] * OFTEN)  # no other row has its parts
+    assert len(load_task(str(path)).labels) == 2
+
+
+def test_a_long_label_is_cut_in_messages(tmp_path):
+    table(tmp_path / "train.csv", ["x" * 5000, "y"] * OFTEN)
+    table(tmp_path / "dev.csv", ["z" * 5000], start=100)
+    with pytest.raises(ValueError) as caught:
+        read_own(tmp_path)
+    assert "dev.csv: row 1" in str(caught.value) and "z" * 90 not in str(caught.value)
+    assert len(taken_as(["x" * 5000, "y"])) < 150
 
 
 def test_names_of_many_digits_may_stand_together(tmp_path):
