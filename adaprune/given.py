@@ -137,13 +137,13 @@ def in_columns(lines: list[str]) -> dict[str, list[str]]:
     return {"text": lines}
 
 
-def number_of(label: Any, labels: list[str], row: int) -> float:
-    """A label as the metrics need it: its class number, or the value of a regression."""
+def number_of(label: Any, labels: list[str], row: int, place: str = "") -> float:
+    """A label as the metrics need it: its class number, or the value of a regression; ``place`` names it in errors."""
     if labels and str(label) in labels:
         return labels.index(str(label))
     if labels or isinstance(label, (str, bool)) or label is None:
         known = f"the labels are {', '.join(labels)}" if labels else "this is a regression, whose labels are numbers"
-        raise ValueError(f"row {row}: the model does not know the label {label!r}: {known}")
+        raise ValueError(f"{place}row {row}: the model does not know the label {label!r}: {known}")
     return float(label)
 
 

@@ -375,6 +375,10 @@ def test_texts_that_are_none_are_named_by_their_row(adapted):
         adapted.predict(["a", 3])
     with pytest.raises(ValueError, match="row 1: this task reads a text, got"):
         adapted.predict([("a", "b")])
+    for empty in ("", " \n", "\u200b"):  # as in files
+        with pytest.raises(ValueError, match="row 2: the text is empty; write one or leave it out"):
+            adapted.predict(["a fine film", empty])
+    assert adapted.predict([]) == []
 
 
 WRONG_ROWS = {
@@ -448,8 +452,14 @@ def test_an_adapted_model_in_place_of_its_encoder_is_named(adapted):
         adaprune.apply_mask(adapted, adaprune.load_mask(adapted.mask_path))
 
 
-def test_labels_to_judge_by_are_checked_in_files_too(adapted, tmp_path):
+def test_labels_to_judge_by_are_checked_in_files_too(adapted, tmp_path, monkeypatch):
     path = tmp_path / "m.jsonl"
     path.write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": Infinity}\n')
     with pytest.raises(ValueError, match=r"m\.jsonl: row 2, column 'label': the label is infinite"):
         adapted.evaluate(path)
+    path.write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": "fine"}\n')
+    with pytest.raises(ValueError, match=r"m\.jsonl: row 2: the model does not know the label 'fine'"):
+        adapted.evaluate(path)
+    monkeypatch.setitem(adapted.card["metrics"], "validation", {"matthews_correlation": 0.5})
+    with pytest.warns(UserWarning, match="all labels are 'good': a correlation with them is undefined, said as 0"):
+        assert adapted.evaluate(["a", "b"], ["good", "good"]) == {"matthews_correlation": 0.0}

@@ -78,7 +78,7 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for name in [name for name in ("text", "text_pair") if name in table]:
         for row, text in enumerate(table[name], 1):
             where = f"{place}: row {row}, column {name!r}: "
-            if text is None or (isinstance(text, str) and all(c.isspace() or category(c) == "Cf" for c in text)):
+            if text is None or (isinstance(text, str) and says_nothing(text)):
                 raise ValueError(f"{where}the text is empty; write one or delete the row")
             if not isinstance(text, str):
                 raise ValueError(f"{where}{text!r:.80} is not a string; put it in quotes")
@@ -87,6 +87,11 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for row, values in enumerate(zip(*(table[name] for name in sorted(names)), strict=True), 1):
         if len(names) > 1 and {str(value).strip().lower() for value in values} == names:
             raise ValueError(f"{place}: row {row} repeats the names of the columns; delete it")
+
+
+def says_nothing(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return all(c.isspace() or category(c) == "Cf" for c in text)
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -140,14 +145,14 @@ def _find_files(path: Path) -> dict[str, Path]:
     names = {file: file.name.lower().split(".")[0] for file in sorted(path.iterdir())}  # of a hidden file: empty
     files = {}
     for split, known in NAMES.items():
-        found = [file for file, name in names.items() if name in known and file.is_file()]
+        found = [file for file, name in names.items() if name in known and (file.is_file() or not file.exists())]
         found = [file for file in found if file.suffix.lower() in SUFFIXES] or found
         if len(found) > 1:
             listed = " and ".join(file.name for file in found)
             raise ValueError(f"{path}: holds {listed}, which all claim to be the {split} split; keep one")
         if found:
             files[split] = found[0]
-    unused = [file.name + _hidden_split(file.name) for file in names if file not in files.values()]
+    unused = [file.name + _looks_like_split(file) for file in names if file not in files.values()]
     if "train" not in files:
         choices = ", ".join(f"train{suffix}" for suffix in SUFFIXES)
         held = f" (it holds {', '.join(unused)})" if unused else ""
@@ -157,12 +162,14 @@ def _find_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _hidden_split(name: str) -> str:
-    """What to say of a hidden file with the name of a split, such as ``.dev.csv`` or ``._train.csv``; else nothing."""
-    shown = name.lstrip("._")
-    looks = name.startswith(".") and shown.lower().endswith(SUFFIXES)
-    split = next((split for split, known in NAMES.items() if shown.lower().split(".")[0] in known), None)
-    return f" (hidden, or it would be the {split} split: rename or delete it)" if looks and split else ""
+def _looks_like_split(file: Path) -> str:
+    """What to say of a hidden file or a folder with the name of a split (``.dev.csv``, ``._train.csv``, ``val/``)."""
+    name = file.name.lower().lstrip("._")
+    split = next((split for split, known in NAMES.items() if name.split(".")[0] in known), None)
+    if split and file.is_dir():
+        return f" (a folder, not a file of the {split} split)"
+    hidden = split and file.name.startswith(".") and name.endswith(SUFFIXES)
+    return f" (hidden, or it would be the {split} split: rename or delete it)" if hidden else ""
 
 
 def _say_doubles(tables: dict[str, Rows], names: list, files: dict[str, Path]) -> None:

@@ -56,7 +56,8 @@ def read_table(path: Path, labelled: bool = True, like: str = "") -> Rows:
         raise ValueError(f"{path}: unknown file extension {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     needed = ("text", "label") if labelled else ("text",)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        lost = f", only a link to {path.readlink()}, which is none" if path.is_symlink() else ""
+        raise FileNotFoundError(f"{path}: no such file{lost}")
     if path.stat().st_size == 0:
         columns = "the columns text and label" if labelled else "the column text"
         raise ValueError(f"{path}: the file is empty; it needs {columns}, and rows")

@@ -264,6 +264,17 @@ def test_hidden_files_are_named_and_not_read(tmp_path, name, said):
         load_task(str(tmp_path))
 
 
+def test_a_split_that_is_a_lost_link_is_refused_and_a_folder_of_its_name_is_said(tmp_path):
+    write(tmp_path / "train.csv", WORDS)
+    (tmp_path / "val").mkdir()
+    with pytest.warns(UserWarning, match=r"not used: val \(a folder, not a file of the validation split\)"):
+        load_task(str(tmp_path))
+    (tmp_path / "val").rmdir()
+    (tmp_path / "dev.csv").symlink_to("nowhere.csv")
+    with pytest.raises(FileNotFoundError, match=r"dev\.csv: no such file, only a link to nowhere\.csv, which is none"):
+        load_task(str(tmp_path))
+
+
 def test_rows_sorted_by_class_are_drawn_from_all(tmp_path):
     path = str(write(tmp_path / "m.csv", [(f"text {n}", "abc"[n // 20]) for n in range(60)]))
     with pytest.warns(UserWarning, match="training rows are sorted by label: 30 of the 54 are drawn at random"):
