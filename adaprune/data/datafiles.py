@@ -15,6 +15,7 @@ import numpy as np
 from adaprune.data.labels import kind_of_labels, refuse_surrogates, say_if_doubtful, to_follow
 from adaprune.data.tables import COLUMNS, SUFFIXES, Rows, read_table
 
+KEPT = 0.9  # of a regression's different labels must be different in float32
 SPLIT_SEED = 0  # of every split made here; not the run's seed, so that all runs share the splits
 
 NAMES = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}}  # of a folder's files
@@ -204,13 +205,19 @@ def _refuse_few_texts(train: Rows, least: int, path: Path) -> None:
 
 
 def _refuse_no_task(labels: list, kind: str, path: Path) -> None:
-    """ValueError where all labels are one, or each row has a class of its own."""
+    """ValueError where all labels are one, each row has a class of its own, or float32 makes few labels of many."""
     if (distinct := len(set(labels))) < 2:
         raise ValueError(f"{path}: column 'label': all are {labels[0]!r}; give rows with at least two labels")
     if kind != "float" and distinct == len(labels) > 2:
         raise ValueError(
             f"{path}: column 'label': each of the {distinct} rows has a class of its own, such as {labels[0]!r:.80}; "
             "is it an id or a text? for amounts (a regression) write numbers with a decimal point"
+        )
+    kept = len(set(np.array(labels, dtype=np.float32).tolist())) if kind == "float" else distinct
+    if kept < KEPT * distinct:
+        raise ValueError(
+            f"{path}: column 'label': float32, in which a regression is learned, keeps 7 digits, and of {distinct} "
+            f"different labels such as {labels[0]!r} only {kept}; subtract a constant from all, or multiply all by one"
         )
 
 

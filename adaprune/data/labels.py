@@ -62,7 +62,9 @@ def as_written(words: Collection[str]) -> bool:
         return False
     decimals = {len(word.partition(".")[2]) for word in distinct}
     zeros = any(re.search(r"\.\d+0$", word) for word in distinct)  # 2.0 is how programs write the number 2
-    return any(word.count(".") > 1 or "e" in word.lower() for word in distinct) or (zeros and len(decimals) > 1)
+    if any("e" in word.lower() for word in distinct):  # beside 0.5 it is an exponent
+        return not any("." in word for word in distinct)
+    return any(word.count(".") > 1 for word in distinct) or (zeros and len(decimals) > 1)
 
 
 def _number(word: str) -> int | float | str | None:

@@ -43,6 +43,7 @@ CODES = {
     ("1", "2", "3"): False,
     ("-1.10", "1.2"): False,
     ("1.10", "1.2", "1.5e3"): False,
+    ("0.5", "2", "1e5"): False,  # an exponent
     ("1.10", "1.2", "good"): False,
 }
 
@@ -136,6 +137,13 @@ def test_a_number_beyond_the_limit_is_named_with_it(tmp_path, huge, small):
         (["0.5", "1.5", "None", "0.5", "1.5", "2"], r"\(row [36] has (2|'None')\)"),
         (["2,5e3", "1,5e3"] * 3, r"row 1, column 'label': '2,5e3' is a number with a comma"),
         ([f"id{n}" for n in range(6)], r"each of the 6 rows has a class of its own, such as 'id0'; is it an id"),
+        ([1.00000001, 1.00000002, 1.00000003], r"keeps 7 digits, and of 3 different labels such as 1\.00000001 only 1"),
+        (
+            [1.7e9 + n + 0.5 for n in range(9)],
+            r"of 9 different labels such as 1700000000\.5 only 1; subtract a constant",
+        ),
+        ([1e-320, 2e-320, 1e-320], r"of 2 different labels such as 1e-320 only 1; .* or multiply all by one"),
+        (["0.5", "2", "1e400"], r"row 3, column 'label': the label is infinite"),
         ([*range(6)], r"each of the 6 rows has a class of its own, such as 0; .* with a decimal point"),
     ],
 )
