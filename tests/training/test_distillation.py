@@ -211,6 +211,8 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
         return str(caught.value)
 
     assert "'none.json' is not a file" in refusal(teacher="none.json")
+    mask = str(paths_of(teacher).logits)
+    assert f"{mask!r} is no record: give the path of a finished finetune record, .json" in refusal(teacher=mask)
     adaprune.adapt(ask(method="features"))
     assert "has method 'features'" in refusal(teacher=str(record_path(ask(method="features"))))
     assert "learned task 'ten_sentences', this run's is 'stars'" in refusal(teacher=teacher, task=stars(tmp_path))
