@@ -42,7 +42,7 @@ def check_ablation(run: Run, paths: Paths) -> None:
     if not run.kind.weights_intact or (run.ablation == "shuffle" and not run.kind.mask):
         lack = "mask" if run.kind.weights_intact else "mask of the checkpoint's own weights"
         raise ValueError(f"ablation={run.ablation!r} needs a {lack}, method {run.method!r} has none")
-    if run.kind.mask and not (path := _source_mask(run, paths)).is_file():
+    if (path := source_mask(run, paths)) and not path.is_file():
         raise ValueError(f"{path} is missing: adapt the run without ablation first, with the same results_dir")
 
 
@@ -51,8 +51,9 @@ def source(run: Run) -> Run:
     return run.model_copy(update={"ablation": "", "noise": 0.0})
 
 
-def _source_mask(run: Run, paths: Paths) -> Path:
-    return paths.mask.with_name(f"{source(run).name}.safetensors")
+def source_mask(run: Run, paths: Paths) -> Path | None:
+    """The file of the mask that ``run`` is an ablation of; None if there is none."""
+    return paths.mask.with_name(f"{source(run).name}.safetensors") if run.ablation and run.kind.mask else None
 
 
 def ablate(job: Job) -> Outcome:
@@ -67,8 +68,7 @@ def ablate(job: Job) -> Outcome:
         ValueError: the mask was made for another base.
     """
     run, encoder, masks = job.run, job.model.encoder, None
-    if run.kind.mask:
-        path = _source_mask(run, job.paths)
+    if path := source_mask(run, job.paths):
         found = load_mask(path)
         if found.card["base"] != tensor_hashes(encoder):
             raise ValueError(f"{path} was made for another base than model {run.model!r}")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 from accelerate import PartialState
 
-from adaprune.ablations import ablate, check_ablation
+from adaprune.ablations import ablate, check_ablation, source_mask
 from adaprune.data import KNOWN_TASKS, load_task
 from adaprune.deploy import save_mask
 from adaprune.masks import detach, ranks, summary
@@ -41,7 +41,7 @@ from adaprune.training import (
     read_logits,
     read_teacher,
     score,
-    tensor_hash,
+    sources_of,
     tensor_hashes,
     with_teacher,
     write_logits,
@@ -52,10 +52,10 @@ from adaprune.training import (
 def adapt(run: Run, method: Method | None = None) -> dict:
     """Adapts the model to the task with the settings of ``run``; returns the record, which is also on disk.
 
-    If the run is already finished, its record is returned, or refused if the recipe, the base model or the rows (if
-    available) have changed since. An interrupted run continues from its last checkpoint. The record and the mask file
-    appear only at the end. Under ``accelerate launch`` every process calls this; the main one writes, and all return
-    it.
+    If the run is already finished, its record is returned, or refused if the recipe or (if available) the base model,
+    the rows, the teacher or the ablated mask have changed since. An interrupted run continues from its last checkpoint.
+    The record and the mask file appear only at the end. Under ``accelerate launch`` every process calls this; the main
+    one writes, and all return it.
 
     Args:
         method: a method of your own, instead of ``run.method``; the record has its name.
@@ -69,7 +69,7 @@ def adapt(run: Run, method: Method | None = None) -> dict:
         run = run.model_copy(update={"method": register(method).name})
     plan, paths = plan_for(run), paths_of(run)
     if (finished := find_record(run, paths.record)) is not None:
-        return check_unchanged(finished, run, plan, paths)
+        return check_unchanged(finished, run, plan, paths, source_mask(run, paths))
     check_ablation(run, paths)
     check_machine(run)
     teacher = read_teacher(run, paths.teacher)
@@ -92,8 +92,9 @@ def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
     encoder = load_encoder(run.model)
     base = tensor_hashes(encoder.model)
     model = {"model_revision": encoder.revision, "model_files": encoder.files}
-    taught = None if logits is None else tensor_hash(logits)
-    origin = {"data": task.fingerprint, "model": encoder.revision, "model_files": encoder.files, "teacher": taught}
+    sources = sources_of(paths.teacher, source_mask(run, paths))
+    origin = {"data": task.fingerprint, "model": encoder.revision, "model_files": encoder.files,
+              "teacher": sources.get("teacher_logits"), "mask": sources.get("ablated_mask")}  # fmt: skip
     with processes.main_process_first():
         check_origin(paths.checkpoints, **origin, processes=processes.num_processes)
 
@@ -111,6 +112,7 @@ def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
     metrics, answers = score(job, outcome)
     lessons = lessons_of(job) if run.method == "finetune" else None
     cost, card = cost_of(job, outcome, intact), card_of(job, encoder, metrics)
+    made_of = {"data_fingerprint": task.fingerprint, "seed": run.seed, "plan": plan}
     record = {
         "run": run.model_dump(),
         "metrics": metrics,
@@ -118,7 +120,7 @@ def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
         "cost": cost,
         "mask": None if masks is None else {"scope": run.scope, **summary(encoder.model, masks, job.seen)},
         "curve": outcome.fit.curve,
-        "environment": surroundings | model | {"data_fingerprint": task.fingerprint, "seed": run.seed, "plan": plan},
+        "environment": surroundings | model | sources | made_of,
     }
     detach(encoder.model)
     if processes.is_main_process:

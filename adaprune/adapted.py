@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaprune.data import expanded
-from adaprune.data.datafiles import refuse_surrogates
+from adaprune.data.datafiles import says_nothing
+from adaprune.data.labels import refuse_surrogates
 from adaprune.data.metrics import score
 from adaprune.deploy import (
     Mask,
@@ -38,6 +39,7 @@ from adaprune.runs import write_bytes
 from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
 
 FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}
+CORRELATIONS = {"spearman", "pearson", "matthews_correlation"}
 
 
 class Adapted(nn.Module):
@@ -133,7 +135,8 @@ class Adapted(nn.Module):
             A list of labels or values; with ``return_scores``, that list and a list of ``{label: probability}``.
 
         Raises:
-            ValueError: something that is not a text, or a pair if the task reads single texts, or the reverse.
+            ValueError: something that is not a text, an empty text, or a pair if the task reads single texts, or the
+                reverse.
             TypeError: something that holds no texts.
         """
         if batch_size < 1:
@@ -165,11 +168,17 @@ class Adapted(nn.Module):
                 "are too good (its card has those on held-out rows)",
                 stacklevel=2,
             )
-        rows = rows_to_judge(data, labels, data_dir)
-        truth = [number_of(label, self.labels, row) for row, label in enumerate(rows["label"], 1)]
+        rows = rows_to_judge(data, labels, data_dir, self.labels)
+        place = f"{data}: " if isinstance(data, (str, Path)) and labels is None else ""
+        truth = [number_of(label, self.labels, row, place) for row, label in enumerate(rows["label"], 1)]
         names = ("text", "text_pair") if "text_pair" in rows else ("text",)
         texts = list(zip(*(rows[name] for name in names), strict=True)) if len(names) == 2 else rows["text"]
         metrics = tuple(name for name in self.card["metrics"]["validation"] if not name.endswith("_mismatched"))
+        if len(set(truth)) < 2 and CORRELATIONS.intersection(metrics):
+            one = rows["label"][0]
+            warnings.warn(
+                f"{place}all labels are {one!r}: a correlation with them is undefined, said as 0", stacklevel=2
+            )
         return score(metrics, self._logits(self._checked(texts)), np.array(truth), len(self.labels) or 1)
 
     def compact(self, runtime: str = "dense") -> Adapted:
@@ -227,6 +236,8 @@ class Adapted(nn.Module):
         rows = [tuple(row) if wanted == 2 else (row,) for row in rows]
         for number, row in enumerate(rows, 1):
             refuse_surrogates("".join(row), f"row {number}: ")
+            if any(map(says_nothing, row)):
+                raise ValueError(f"row {number}: the text is empty; write one or leave it out")
         return rows
 
     @torch.no_grad()

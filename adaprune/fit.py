@@ -17,7 +17,8 @@ import torch
 
 from adaprune.adapt import adapt
 from adaprune.adapted import Adapted
-from adaprune.data import TaskData, expanded, load_task, resampled
+from adaprune.data import KNOWN_TASKS, TaskData, expanded, load_task, resampled
+from adaprune.data.labels import taken_as
 from adaprune.deploy import load_mask, save_mask
 from adaprune.given import columns_of
 from adaprune.masks import maskable
@@ -66,6 +67,7 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
         raise ValueError(f"teacher={str(teacher)!r} would change nothing in method {run.method!r}: leave it out")
     plan_for(run)  # refuses what the method does not read, before a teacher or the probe is run
     run = run.model_copy(update={"task": _task(data, labels, run.results_dir)})
+    _say_kind(run)
     shared = {name: getattr(run, name) for name in SHARED}
     if teacher == "auto":
         teacher = _teacher(Run(**shared, epochs=run.epochs, method="finetune", sparsity=0.0))
@@ -96,6 +98,13 @@ def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
         pq.write_table(pa.table(columns), buffer)
         write_bytes(path, buffer.getvalue().to_pybytes())
     return str(path)
+
+
+def _say_kind(run: Run) -> None:
+    """One line: which kind of task a user's own labels make and, where they leave it open, how to choose the other."""
+    if run.task not in KNOWN_TASKS:
+        task = load_task(run.task, run.data_dir, run.max_train_examples)
+        print(f"task: {taken_as(task.labels or sorted(set(task.splits['train']['label'])))}", file=sys.stderr)
 
 
 def _teacher(run: Run) -> str:

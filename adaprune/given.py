@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from adaprune.data import GLUE, expanded, load_task
-from adaprune.data.datafiles import check_texts, kind_of_labels, read_own, read_rows
+from adaprune.data.datafiles import check_texts, read_own, read_rows
+from adaprune.data.labels import kind_of_labels, to_follow
 from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines, shown
 
 
@@ -93,13 +94,13 @@ def _columns(data: Any, needed: tuple[str, ...]) -> dict[str, list]:
     return {name: list(data[name]) for name in COLUMNS if names.count(name) == 1}
 
 
-def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str) -> dict[str, list]:
-    """The columns of data to evaluate on, with labels as they are."""
+def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str, known: Sequence[str]) -> dict[str, list]:
+    """The columns of data to evaluate on, with labels as they are; in a file they are read like the ``known`` ones."""
     if not isinstance(data, (str, Path)) or labels is not None:
         return columns_of(data, labels)
     path = expanded(data)
     if path.is_file():
-        rows = read_rows(path)
+        rows = read_rows(path, like=to_follow(known))
         kind_of_labels(rows["label"], path)
         return rows
     if str(data) in GLUE or not path.is_dir():
@@ -136,13 +137,13 @@ def in_columns(lines: list[str]) -> dict[str, list[str]]:
     return {"text": lines}
 
 
-def number_of(label: Any, labels: list[str], row: int) -> float:
-    """A label as the metrics need it: its class number, or the value of a regression."""
+def number_of(label: Any, labels: list[str], row: int, place: str = "") -> float:
+    """A label as the metrics need it: its class number, or the value of a regression; ``place`` names it in errors."""
     if labels and str(label) in labels:
         return labels.index(str(label))
     if labels or isinstance(label, (str, bool)) or label is None:
         known = f"the labels are {', '.join(labels)}" if labels else "this is a regression, whose labels are numbers"
-        raise ValueError(f"row {row}: the model does not know the label {label!r}: {known}")
+        raise ValueError(f"{place}row {row}: the model does not know the label {label!r}: {known}")
     return float(label)
 
 

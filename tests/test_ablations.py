@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from adaprune.report import contrasts
 from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.topology import overlap
 from adaprune.training.encoders import load_encoder
+from adaprune.training.model_files import file_hash
 from tests.small_data import SENTENCES
 from tests.topology.test_structure import random_mask
 
@@ -164,6 +166,18 @@ def test_a_mask_of_another_base_is_not_ablated(runs, tmp_path):
               {"labels": mask.card["labels"]}, other)  # fmt: skip
     with pytest.raises(ValueError, match="was made for another base"):
         adapt(run)
+
+
+def test_a_finished_ablation_of_a_mask_that_changed_is_refused(runs, tmp_path):
+    copied = shutil.copytree(runs["head"].results_dir, tmp_path / "out")
+    ablation, other = (runs[name].model_copy(update={"results_dir": str(copied)}) for name in ("head", "seed 1"))
+    first = adapt(ablation)
+    assert first["environment"]["ablated_mask"] == file_hash(mask := mask_path(runs["seed 0"]))
+    shutil.copy(mask_path(other), copied / "masks" / mask.name)
+    with pytest.raises(ValueError, match=rf"ablated_mask has changed, of {copied / 'masks' / mask.name} \("):
+        adapt(ablation)
+    (copied / "masks" / mask.name).unlink()  # a record can be read without it
+    assert adapt(ablation) == first
 
 
 def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):

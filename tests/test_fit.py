@@ -16,7 +16,7 @@ from transformers import pipeline
 
 import adaprune
 from adaprune.adapted import FILES, check_folder
-from adaprune.fit import commonest
+from adaprune.fit import _say_kind, commonest
 from adaprune.given import columns_of, number_of
 from adaprune.methods.probe import STRENGTHS
 from adaprune.runs import paths_of, read_answers, record_path, write_answers
@@ -275,6 +275,25 @@ def test_a_probe_of_pairs_ships_too(settings, tiny_runs_dir, tmp_path):
     assert again.compact().evaluate(pairs) == pytest.approx(shipped.record["metrics"]["validation"])
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("good bad", "the labels bad, good are taken as 2 classes\n"),
+        ("0 1", "the labels 0, 1 are taken as 2 classes; for amounts (a regression) write them with a decimal point\n"),
+        ("0.1 2.25", "amounts (a regression); for classes write them as words, such as v2.25\n"),
+    ],
+)
+def test_the_kind_of_task_is_said_in_one_line_with_how_to_choose(labels, said, tmp_path, capsys):
+    words = labels.split()
+    (tmp_path / "m.csv").write_text("text,label\n" + "".join(f"text {n},{words[n % 2]}\n" for n in range(12)))
+    _say_kind(adaprune.Run(task=str(tmp_path / "m.csv")))
+    told = capsys.readouterr()
+    assert told.err.startswith("task: the labels ") and told.err.endswith(said) and told.err.count("\n") == 1
+    assert told.out == ""
+    _say_kind(adaprune.Run(task="sst2", data_dir=str(tmp_path)))  # nothing is open there, and nothing is read
+    assert capsys.readouterr().err == ""
+
+
 def test_a_teacher_is_made_once_and_its_cost_is_said(settings, tiny_runs_dir, tmp_path, capsys):
     settings = {**settings, "results_dir": str(tmp_path)}
     ten = str(tiny_runs_dir / "ten")
@@ -356,6 +375,10 @@ def test_texts_that_are_none_are_named_by_their_row(adapted):
         adapted.predict(["a", 3])
     with pytest.raises(ValueError, match="row 1: this task reads a text, got"):
         adapted.predict([("a", "b")])
+    for empty in ("", " \n", "\u200b"):  # as in files
+        with pytest.raises(ValueError, match="row 2: the text is empty; write one or leave it out"):
+            adapted.predict(["a fine film", empty])
+    assert adapted.predict([]) == []
 
 
 WRONG_ROWS = {
@@ -429,8 +452,14 @@ def test_an_adapted_model_in_place_of_its_encoder_is_named(adapted):
         adaprune.apply_mask(adapted, adaprune.load_mask(adapted.mask_path))
 
 
-def test_labels_to_judge_by_are_checked_in_files_too(adapted, tmp_path):
+def test_labels_to_judge_by_are_checked_in_files_too(adapted, tmp_path, monkeypatch):
     path = tmp_path / "m.jsonl"
     path.write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": Infinity}\n')
     with pytest.raises(ValueError, match=r"m\.jsonl: row 2, column 'label': the label is infinite"):
         adapted.evaluate(path)
+    path.write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": "fine"}\n')
+    with pytest.raises(ValueError, match=r"m\.jsonl: row 2: the model does not know the label 'fine'"):
+        adapted.evaluate(path)
+    monkeypatch.setitem(adapted.card["metrics"], "validation", {"matthews_correlation": 0.5})
+    with pytest.warns(UserWarning, match="all labels are 'good': a correlation with them is undefined, said as 0"):
+        assert adapted.evaluate(["a", "b"], ["good", "good"]) == {"matthews_correlation": 0.0}

@@ -6,8 +6,7 @@ Imports no other room, and knows nothing of masks.
 
 from adaprune.data.movie_reviews import fetch_movie_reviews
 from adaprune.data.places import expanded, public
-from adaprune.data.reading import examples, rows_read, texts_read
+from adaprune.data.reading import check_known, examples, rows_read, texts_read, unknown_share
 from adaprune.data.resampling import RESAMPLES, resampled
 from adaprune.data.sampler import GroupedByLength
 from adaprune.data.tasks import GLUE, KNOWN_TASKS, TaskData, load_task, tokenize
-from adaprune.data.tokenizers import check_known, unknown_share

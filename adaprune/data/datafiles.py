@@ -4,8 +4,6 @@ Every format ends up as the same value, `Rows`: a dict of equally long lists. No
 """
 
 import itertools
-import math
-import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
@@ -14,21 +12,13 @@ from unicodedata import category, normalize
 
 import numpy as np
 
+from adaprune.data.labels import kind_of_labels, refuse_surrogates, say_if_doubtful, to_follow
 from adaprune.data.tables import COLUMNS, SUFFIXES, Rows, read_table
 
+KEPT = 0.9  # of a regression's different labels must be different in float32
 SPLIT_SEED = 0  # of every split made here; not the run's seed, so that all runs share the splits
 
 NAMES = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}}  # of a folder's files
-FEW, MANY = 20, 50  # so few whole numbers written as floats may be classes; so many classes may be amounts
-LARGEST = 1e18  # of a regression's labels, whose squares float32 has to hold
-
-_GROUPED = re.compile(
-    r"[+\u2212-]?(\d+,\d+|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+([.,]\d+)?)", re.ASCII
-)  # 0,5 and 1.234,50
-_AMOUNT = re.compile(r"[+\u2212-]?[$€£]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? ?[%$€£]?", re.ASCII)
-SEPARATING = ",'\u2019 \u00a0\u202f\u2212"  # and a minus sign that is no hyphen
-NO_LABEL = {"nan", "<na>", "#n/a"}  # what pandas and spreadsheets write for nothing
-_KINDS = {bool: "boolean", int: "integer", float: "float", str: "word"}
 
 
 def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
@@ -36,19 +26,22 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
 
     Labels come back as class numbers (places in the sorted class names) or as floats. Words, integers and
     booleans are classes; floats, or integers among floats, are a regression. In .csv and .tsv, where
-    everything is text, a label column of numbers alone counts as numbers.
+    everything is text, a label column of numbers alone counts as numbers, unless they are codes (`labels.as_written`).
 
     Raises:
         FileNotFoundError: no such path, or a folder without a `train.*` file.
         ValueError: anything else that is wrong with a file; names file, row and column, and says what to do.
     """
     files = _find_files(path)
-    tables = {split: read_rows(file) for split, file in files.items()}
-    kinds = {split: kind_of_labels(table["label"], files[split]) for split, table in tables.items()}
+    tables, kinds, like = {}, {}, ""
+    for split, file in files.items():  # train first
+        tables[split] = read_rows(file, like=like)
+        kinds[split] = kind_of_labels(tables[split]["label"], file)
+        like = to_follow(tables[split]["label"])
     train, validation = tables["train"], tables.get("validation")
-    _refuse_single_label(train["label"], files["train"])
+    _refuse_no_task(train["label"], kinds["train"], files["train"])
     _refuse_few_texts(train, 2 if validation else 3, files["train"])
-    _say_kind(train["label"], kinds["train"], files["train"])
+    say_if_doubtful(train["label"], kinds["train"], files["train"])
     if validation is not None:
         _refuse_different_splits(tables, kinds, files)
     if kinds["train"] == "float":
@@ -63,17 +56,18 @@ def read_own(path: Path) -> tuple[Rows, Rows | None, list[str]]:
     return train, validation, [str(name) for name in names]
 
 
-def read_rows(path: Path, labelled: bool = True) -> Rows:
+def read_rows(path: Path, labelled: bool = True, like: str = "") -> Rows:
     """The columns in use of one file, each text known to be a string that says something; labels are as they stand.
 
     Args:
         labelled: False for texts to be labelled: the file may lack the column label, which is left out.
+        like: how labels are to be read, see `labels.to_follow`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: anything that is wrong with the file; names file, row and column, and says what to do.
     """
-    table = read_table(path, labelled)
+    table = read_table(path, labelled, like)
     check_texts(table, path)
     return {name: table[name] for name in COLUMNS if name in table and (labelled or name != "label")}
 
@@ -85,7 +79,7 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for name in [name for name in ("text", "text_pair") if name in table]:
         for row, text in enumerate(table[name], 1):
             where = f"{place}: row {row}, column {name!r}: "
-            if text is None or (isinstance(text, str) and all(c.isspace() or category(c) == "Cf" for c in text)):
+            if text is None or (isinstance(text, str) and says_nothing(text)):
                 raise ValueError(f"{where}the text is empty; write one or delete the row")
             if not isinstance(text, str):
                 raise ValueError(f"{where}{text!r:.80} is not a string; put it in quotes")
@@ -94,6 +88,11 @@ def check_texts(table: Rows, place: str | Path) -> None:
     for row, values in enumerate(zip(*(table[name] for name in sorted(names)), strict=True), 1):
         if len(names) > 1 and {str(value).strip().lower() for value in values} == names:
             raise ValueError(f"{place}: row {row} repeats the names of the columns; delete it")
+
+
+def says_nothing(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return all(c.isspace() or category(c) == "Cf" for c in text)
 
 
 def hold_out(rows: Rows, fraction: float, strata: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
@@ -139,22 +138,22 @@ def select(rows: Rows, flags: list[bool]) -> Rows:
 
 
 def _find_files(path: Path) -> dict[str, Path]:
-    """The file of each split; a warning names the files of a folder that are not used."""
+    """The file of each split; a warning names all other files of a folder, and those that look like a split."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder (a relative path starts at {Path.cwd()})")
     if not path.is_dir():
         return {"train": path}
-    names = {file: file.name.lower().split(".")[0] for file in sorted(path.iterdir()) if not file.name.startswith(".")}
+    names = {file: file.name.lower().split(".")[0] for file in sorted(path.iterdir())}  # of a hidden file: empty
     files = {}
     for split, known in NAMES.items():
-        found = [file for file, name in names.items() if name in known and file.is_file()]
+        found = [file for file, name in names.items() if name in known and (file.is_file() or not file.exists())]
         found = [file for file in found if file.suffix.lower() in SUFFIXES] or found
         if len(found) > 1:
             listed = " and ".join(file.name for file in found)
             raise ValueError(f"{path}: holds {listed}, which all claim to be the {split} split; keep one")
         if found:
             files[split] = found[0]
-    unused = [file.name for file in names if file not in files.values()]
+    unused = [file.name + _looks_like_split(file) for file in names if file not in files.values()]
     if "train" not in files:
         choices = ", ".join(f"train{suffix}" for suffix in SUFFIXES)
         held = f" (it holds {', '.join(unused)})" if unused else ""
@@ -164,76 +163,14 @@ def _find_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def refuse_surrogates(text: str, where: str) -> None:
-    """ValueError where a text holds half a UTF-16 pair, which no tokenizer takes; JSON can write one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        lone = ascii(text[error.start])
-        raise ValueError(f"{where}holds the lone surrogate {lone}, half a character; write the row anew") from None
-
-
-def kind_of_labels(labels: list, place: str | Path) -> str:
-    """What all labels are: boolean, integer, float or word. Integers among floats are floats."""
-    first: dict[str, int] = {}
-    for row, label in enumerate(labels, 1):
-        where = f"{place}: row {row}, column 'label': "
-        if label is None or label == "" or (isinstance(label, float) and math.isnan(label)):
-            raise ValueError(f"{where}the label is empty; write one or delete the row")
-        if type(label) not in _KINDS:
-            raise ValueError(f"{where}{label!r:.80} is neither a word, an integer, a boolean nor a float; write one")
-        if isinstance(label, float) and math.isinf(label):
-            raise ValueError(f"{where}the label is infinite; write a finite number or delete the row")
-        if isinstance(label, str):
-            refuse_surrogates(label, where)
-            if label.lower() in NO_LABEL:
-                raise ValueError(f"{where}{label!r} stands for no label; write one, delete the row or rename the class")
-        first.setdefault(_KINDS[type(label)], row)
-    _refuse_unfit_numbers(labels, place)
-    if set(first) == {"integer", "float"}:
-        return "float"
-    if len(first) > 1:
-        places = " and ".join(f"{kind}s (first in row {row})" for kind, row in first.items())
-        raise ValueError(f"{place}: column 'label' mixes {places}; write all labels as one of them")
-    return next(iter(first))
-
-
-def _refuse_unfit_numbers(labels: list, place: str | Path) -> None:
-    """ValueError where all words are numbers as people write them, or an amount is more than float32 can square."""
-    words = {row: label for row, label in enumerate(labels, 1) if isinstance(label, str)}
-    if words and all(_GROUPED.fullmatch(word) or _AMOUNT.fullmatch(word) for word in words.values()):
-        if row := next((row for row, word in words.items() if {*word.rstrip(" %$€£")} & {*SEPARATING}), None):
-            mark = "comma" if "," in words[row] else "sign"
-            raise ValueError(
-                f"{place}: row {row}, column 'label': {words[row]!r} is a number with a {mark}; "
-                "write 0.5 for a half and 1000 for a thousand"
-            )
-    for row, label in enumerate(labels, 1):
-        if isinstance(label, float) and abs(label) > LARGEST:
-            raise ValueError(
-                f"{place}: row {row}, column 'label': {label!r:.40} is too large for a regression (at most {LARGEST:g} "
-                "in size); divide all labels by a constant"
-            )
-
-
-def _say_kind(labels: list, kind: str, path: Path) -> None:
-    """Warns where labels may have been meant as the other kind of task, and says how to choose."""
-    distinct = set(labels)
-    shown = ", ".join(map(str, sorted(distinct)[:4])) + (", ..." if len(distinct) > 4 else "")
-    if kind == "float" and len(distinct) <= FEW and all(float(label).is_integer() for label in labels):
-        warnings.warn(
-            f"{path}: the labels {shown} are taken as amounts (a regression), because some have a decimal point; "
-            "for classes write them without it",
-            stacklevel=2,
-        )
-    words = kind == "word" and all(map(_AMOUNT.fullmatch, distinct)) and not all(map(str.isdigit, distinct))
-    if words or (kind == "integer" and len(distinct) > MANY):
-        how = "as numbers, without quotes or signs" if words else "with a decimal point"
-        warnings.warn(
-            f"{path}: the labels {shown} are taken as {len(distinct)} classes; for amounts (a regression) "
-            f"write them {how}",
-            stacklevel=2,
-        )
+def _looks_like_split(file: Path) -> str:
+    """What to say of a hidden file or a folder with the name of a split (``.dev.csv``, ``._train.csv``, ``val/``)."""
+    name = file.name.lower().lstrip("._")
+    split = next((split for split, known in NAMES.items() if name.split(".")[0] in known), None)
+    if split and file.is_dir():
+        return f" (a folder, not a file of the {split} split)"
+    hidden = split and file.name.startswith(".") and name.endswith(SUFFIXES)
+    return f" (hidden, or it would be the {split} split: rename or delete it)" if hidden else ""
 
 
 def _say_doubles(tables: dict[str, Rows], names: list, files: dict[str, Path]) -> None:
@@ -267,9 +204,21 @@ def _refuse_few_texts(train: Rows, least: int, path: Path) -> None:
         )
 
 
-def _refuse_single_label(labels: list, path: Path) -> None:
-    if len(set(labels)) < 2:
+def _refuse_no_task(labels: list, kind: str, path: Path) -> None:
+    """ValueError where all labels are one, each row has a class of its own, or float32 makes few labels of many."""
+    if (distinct := len(set(labels))) < 2:
         raise ValueError(f"{path}: column 'label': all are {labels[0]!r}; give rows with at least two labels")
+    if kind != "float" and distinct == len(labels) > 2:
+        raise ValueError(
+            f"{path}: column 'label': each of the {distinct} rows has a class of its own, such as {labels[0]!r:.80}; "
+            "is it an id or a text? for amounts (a regression) write numbers with a decimal point"
+        )
+    kept = len(set(np.array(labels, dtype=np.float32).tolist())) if kind == "float" else distinct
+    if kept < KEPT * distinct:
+        raise ValueError(
+            f"{path}: column 'label': float32, in which a regression is learned, keeps 7 digits, and of {distinct} "
+            f"different labels such as {labels[0]!r} only {kept}; subtract a constant from all, or multiply all by one"
+        )
 
 
 def _refuse_different_splits(tables: dict[str, Rows], kinds: dict[str, str], files: dict[str, Path]) -> None:
@@ -289,7 +238,7 @@ def _class_numbers(labels: list, names: list, path: Path) -> list[int]:
     for row, label in enumerate(labels, 1):
         if label not in numbers:
             raise ValueError(
-                f"{path}: row {row}, column 'label': {label!r} never occurs in training; "
-                f"the training labels are {', '.join(map(str, names))}: add such rows or delete this one"
+                f"{path}: row {row}, column 'label': {label!r:.80} never occurs in training; the training labels are "
+                f"{', '.join(map(str, names[:20]))}{', ...' * (len(names) > 20)}: add such rows or delete this one"
             )
     return [numbers[label] for label in labels]

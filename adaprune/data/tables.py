@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adaprune.data.labels import DECIMAL, INTEGER, parsed
+
 Rows = dict[str, list]
 
 COLUMNS = ("text", "text_pair", "label")
@@ -33,19 +35,17 @@ OTHERS = {
     b"PAR1": "a Parquet file: let its name end in .parquet",
 }
 
-_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)  # longer ones are names, no numbers
 _ENDS = re.compile("\r\n|\n|\r")
-_CODE = re.compile(r"0\d+|[+-]?\d{19,}", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def read_table(path: Path, labelled: bool = True) -> Rows:
+def read_table(path: Path, labelled: bool = True, like: str = "") -> Rows:
     """The columns of one .parquet, .csv, .tsv or .jsonl file (of a .parquet, only those in `COLUMNS`).
 
     Labels that are texts come without the blanks around them.
 
     Args:
         labelled: False for texts to be labelled, whose file may lack the column label.
+        like: what labels that are all text have to follow, see `labels.to_follow`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -56,14 +56,15 @@ def read_table(path: Path, labelled: bool = True) -> Rows:
         raise ValueError(f"{path}: unknown file extension {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     needed = ("text", "label") if labelled else ("text",)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        lost = f", only a link to {path.readlink()}, which is none" if path.is_symlink() else ""
+        raise FileNotFoundError(f"{path}: no such file{lost}")
     if path.stat().st_size == 0:
         columns = "the columns text and label" if labelled else "the column text"
         raise ValueError(f"{path}: the file is empty; it needs {columns}, and rows")
     if suffix == ".parquet":
         table = read_parquet(path, needed, optional=tuple(name for name in COLUMNS if name not in needed))
     else:
-        table = _read_jsonl(path, needed) if suffix == ".jsonl" else _read_delimited(path, needed)
+        table = _read_jsonl(path, needed) if suffix == ".jsonl" else _read_delimited(path, needed, like)
     if "label" in table:
         table["label"] = [label.strip() if isinstance(label, str) else label for label in table["label"]]
     return table
@@ -136,7 +137,7 @@ def _decoded(raw: bytes, place: str | Path) -> str:
     return text
 
 
-def _read_delimited(path: Path, needed: tuple[str, ...]) -> Rows:
+def _read_delimited(path: Path, needed: tuple[str, ...], like: str) -> Rows:
     """Columns of a .csv or .tsv with a header; double quotes around fields, as spreadsheets write them.
 
     The separator is the one that splits the header into columns with those we need; the ending's own comes first.
@@ -163,7 +164,7 @@ def _read_delimited(path: Path, needed: tuple[str, ...]) -> Rows:
     _refuse_swallowed(text, body, place, delimiter, path)
     columns = {name: [row[place] for _, row in body] for place, name in enumerate(header)}
     if "label" in columns:
-        columns["label"] = _parse_labels([word.strip() for word in columns["label"]])
+        columns["label"] = parsed([word.strip() for word in columns["label"]], like)
     return columns
 
 
@@ -245,22 +246,9 @@ def _refuse_swallowed(text: str, body: list, place: int | None, delimiter: str, 
 def _label_of(body: list, place: int) -> Callable[[str], Any]:
     """Whether a word is a label, by those of the rows on one line: a number where all are, else one of them."""
     labels = [row[place].strip() for (first, last), row in body if first == last]
-    if labels and all(_DECIMAL.fullmatch(label) for label in labels):
-        return _DECIMAL.fullmatch
+    if labels and all(DECIMAL.fullmatch(label) for label in labels):
+        return DECIMAL.fullmatch
     return {*labels, *(row[place].strip() for _, row in body)}.__contains__
-
-
-def _parse_labels(words: list[str]) -> list[int | float | str | None]:
-    """Numbers and words; all words as they are where some are codes, digits with zeros in front or too many of them."""
-    if any(_CODE.fullmatch(word) for word in words) and not any("." in word for word in words):
-        return [word or None for word in words]
-    return [_parse_label(word) for word in words]
-
-
-def _parse_label(word: str) -> int | float | str | None:
-    if _INTEGER.fullmatch(word):
-        return int(word)
-    return float(word) if _DECIMAL.fullmatch(word) else word or None
 
 
 def _read_jsonl(path: Path, needed: tuple[str, ...]) -> Rows:
@@ -282,7 +270,7 @@ def _read_jsonl(path: Path, needed: tuple[str, ...]) -> Rows:
 
 def _whole(digits: str) -> int | str:
     """A whole number; one of more than 18 digits is a name, and stays text."""
-    return int(digits) if _INTEGER.fullmatch(digits) else digits
+    return int(digits) if INTEGER.fullmatch(digits) else digits
 
 
 def _once(path: Path, number: int) -> Callable[[list[tuple]], dict]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from adaprune.data.datafiles import SPLIT_SEED, hold_out, read_own, select
+from adaprune.data.labels import unlike
 from adaprune.data.metrics import score
 from adaprune.data.movie_reviews import CLEAR_RATING, fetch_movie_reviews
 from adaprune.data.places import expanded
@@ -99,8 +100,8 @@ def load_task(task: str, data_dir: str | os.PathLike = "", max_train_examples: i
         task: one of `KNOWN_TASKS`, or the path of the user's own file or folder (see `datafiles.read_own`).
         data_dir: for GLUE, the folder with `<task>/train.parquet` and so on; empty = the hub.
         max_train_examples: use only this many rows of train, before anything is held out; 0 = all. They are the first
-            ones. If your own file is sorted by label or its first rows lack a class, they are drawn from all rows, with
-            a warning. The draw does not depend on the run's seed.
+            ones. If your own file is sorted by label, even nearly, or its first rows lack a class, they are drawn from
+            all rows, with a warning. The draw does not depend on the run's seed.
 
     Raises:
         FileNotFoundError: a file is missing; names it.
@@ -132,14 +133,20 @@ def _first(train: Rows, count: int, task: str) -> Rows:
     if not 0 < count < rows:
         return train
     first = {column: values[:count] for column, values in train.items()}
+    if task in KNOWN_TASKS:
+        return first
     classes = not isinstance(labels[0], float)
     changes = sum(one != other for one, other in pairwise(labels))
     is_sorted = labels in (sorted(labels), sorted(labels, reverse=True)) or (classes and changes < len(set(labels)))
-    lacks = classes and set(first["label"]) != set(labels)
-    if task in KNOWN_TASKS or not (is_sorted or lacks):
+    if is_sorted:
+        why = "are sorted by label"
+    elif classes and set(first["label"]) != set(labels):
+        why = f"lack a class among the first {count}"
+    elif unlike(labels[:count], labels[count:]):
+        why = f"are not in random order (labels of the first {count} are unlike those of the rest)"
+    else:
         return first
     drawn = set(np.random.RandomState(SPLIT_SEED).permutation(rows)[:count].tolist())
-    why = "are sorted by label" if is_sorted else f"lack a class among the first {count}"
     warnings.warn(f"{task}: the training rows {why}: {count} of the {rows} are drawn at random instead", stacklevel=3)
     return select(train, [row in drawn for row in range(rows)])
 

@@ -11,6 +11,7 @@ from adaprune.training.checkpoints import (
     check_unchanged,
     last_whole,
     read_tensors,
+    sources_of,
     stage,
     write_tensors,
 )

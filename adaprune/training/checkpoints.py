@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -20,10 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adaprune.data import expanded, load_task
-from adaprune.runs import Paths, Plan, Run, write_bytes
-from adaprune.training.encoders import source_of
+from adaprune.runs import Paths, Plan, Run, read_record, write_bytes
+from adaprune.training.encoders import source_of, tensor_hash
 from adaprune.training.job import Fit, Settings
-from adaprune.training.model_files import MINILM, files_beside, weights_in
+from adaprune.training.model_files import MINILM, file_hash, files_beside, weights_in
 
 Result = tuple[dict[str, torch.Tensor], Fit]  # of a stage
 
@@ -96,7 +97,7 @@ def facts_of(path: Path) -> dict[str, str]:
 
 
 def check_origin(folder: Path, **origin: str | int | None) -> None:
-    """Prepares ``folder`` for the checkpoints of a run on ``origin``: data, model, processes, teacher or None.
+    """Prepares ``folder`` for the checkpoints of a run on ``origin``: data, model, processes, and the like.
 
     Raises:
         ValueError: there are checkpoints or finished stages of another origin, which this run must not continue, or
@@ -119,10 +120,34 @@ def check_origin(folder: Path, **origin: str | int | None) -> None:
     write_bytes(note, json.dumps(origin).encode())  # all processes of a run write the same
 
 
-def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
+def sources_of(teacher: Paths | None, mask: Path | None) -> dict[str, Any]:
+    """What identifies the results that a run is made from, by name; it goes into the run's ``environment``.
+
+    Of its ``teacher``: the base's revision, the scores and, if they are there, the hash of the logits. Of the ``mask``
+    that an ablation changes: the file's hash, if it is there.
+
+    Raises:
+        FileNotFoundError: the teacher has no record.
+        ValueError: its record or its logits are damaged.
+    """
+    found: dict[str, Any] = {}
+    if teacher is not None:
+        record = read_record(teacher.record)
+        found["teacher_revision"] = record["environment"]["model_revision"]
+        found["teacher_scores"] = record["metrics"]["validation"]
+        if teacher.logits.is_file():
+            with reading(teacher.logits, f"delete it and {teacher.record}, run the teacher again") as stored:
+                found["teacher_logits"] = tensor_hash(stored.get_tensor("logits"))
+    if mask is not None and mask.is_file():
+        found["ablated_mask"] = file_hash(mask)
+    return found
+
+
+def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path | None = None) -> dict:
     """The ``record`` of a finished run; ValueError if the same fields would give a different run today.
 
-    The data are compared if they are still available; a record can be read without them.
+    Data, model, teacher and the ``mask`` of which the run is an ablation are compared if they are still available; a
+    record can be read without them.
     """
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
     made = record["environment"]
@@ -152,6 +177,11 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths) -> dict:
             data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
             if made["data_fingerprint"] not in (None, data):
                 changed.append("the data have changed")
+    with suppress(FileNotFoundError):  # records from before 0.2 do not say
+        for name, now in sources_of(paths.teacher, mask).items():
+            if made.get(name, now) != now:
+                whose = f"teacher {run.teacher}" if name != "ablated_mask" else str(mask)
+                changed.append(f"{name} has changed, of {whose} (it was {made[name]}, is {now})")
     if changed:
         raise ValueError(f"{paths.record}: {'; '.join(changed)}: choose another results_dir, or delete the record")
     return record

@@ -79,7 +79,15 @@ def unreachable(model: str, place: Path, error: Exception) -> OSError:
     """The error for a ``model`` that cannot be loaded from ``place``: why, and what to do."""
     said = " ".join(str(error).split())
     if isinstance(error, KeyError):  # its message is only the key
-        said = f"its config.json says {said}, which this version of transformers does not know."
+        config = place / "config.json"
+        known = f'"{error.args[0]}"' in (
+            config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+        )
+        said = (
+            f"its config.json says {said}, which this version of transformers does not know."
+            if known
+            else f"one of its files, tokenizer.json or another, lacks {said}."
+        )
     said = said if len(said) <= 300 else f"{said[:300]}..."
     if place.is_file():
         return OSError(f"model {model!r} cannot be loaded: it is a file. Give the folder with config.json beside it.")

@@ -84,7 +84,10 @@ def read_teacher(run: Run, teacher: Paths | None) -> dict | None:
     if teacher is None:
         return None
     if not teacher.record.is_file():
-        raise FileNotFoundError(f"teacher {run.teacher!r} is not a file: give the path of a finished finetune record")
+        wrong = "no record" if expanded(run.teacher).is_file() else "not a file"
+        raise FileNotFoundError(
+            f"teacher {run.teacher!r} is {wrong}: give the path of a finished finetune record, .json"
+        )
     record = read_record(teacher.record)
     taught = record["run"]
     if taught["method"] != "finetune":

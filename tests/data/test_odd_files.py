@@ -243,6 +243,38 @@ def test_two_validation_splits_are_refused_and_what_is_not_used_is_named(tmp_pat
         load_task(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".dev.csv", r"\.dev\.csv \(hidden, or it would be the validation split: rename or delete it\)"),
+        ("._train.csv", r"\._train\.csv \(hidden, or it would be the train split: rename or delete it\)"),
+        (".DS_Store", r"\.DS_Store"),
+        (".validation.csv.swp", r"\.validation\.csv\.swp"),
+        ("Thumbs.db", r"Thumbs\.db"),
+    ],
+)
+def test_hidden_files_are_named_and_not_read(tmp_path, name, said):
+    write(tmp_path / "train.csv", WORDS)
+    (tmp_path / name).write_bytes(b"\x00\xff")
+    with pytest.warns(UserWarning, match=f"not used: {said}$"):
+        data = load_task(str(tmp_path))
+    assert sum(map(len, data.splits.values())) == 12
+    (tmp_path / "train.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"train\.\*: no such file; .* \(it holds {said}\)"):
+        load_task(str(tmp_path))
+
+
+def test_a_split_that_is_a_lost_link_is_refused_and_a_folder_of_its_name_is_said(tmp_path):
+    write(tmp_path / "train.csv", WORDS)
+    (tmp_path / "val").mkdir()
+    with pytest.warns(UserWarning, match=r"not used: val \(a folder, not a file of the validation split\)"):
+        load_task(str(tmp_path))
+    (tmp_path / "val").rmdir()
+    (tmp_path / "dev.csv").symlink_to("nowhere.csv")
+    with pytest.raises(FileNotFoundError, match=r"dev\.csv: no such file, only a link to nowhere\.csv, which is none"):
+        load_task(str(tmp_path))
+
+
 def test_rows_sorted_by_class_are_drawn_from_all(tmp_path):
     path = str(write(tmp_path / "m.csv", [(f"text {n}", "abc"[n // 20]) for n in range(60)]))
     with pytest.warns(UserWarning, match="training rows are sorted by label: 30 of the 54 are drawn at random"):

@@ -1,6 +1,7 @@
 """Teachers: losses by hand, what is refused, and runs from end to end."""
 
 import importlib
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import adaprune
 from adaprune.data.tasks import load_task, tokenize
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import plan_for
-from adaprune.training import predict, prepare
+from adaprune.training import predict, prepare, read_tensors, sources_of, write_tensors
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_losses, missing_label, task_losses
 from adaprune.training.teachers import copies_in, corrupted, read_logits, read_teacher, with_teacher, write_logits
@@ -210,6 +211,8 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
         return str(caught.value)
 
     assert "'none.json' is not a file" in refusal(teacher="none.json")
+    mask = str(paths_of(teacher).logits)
+    assert f"{mask!r} is no record: give the path of a finished finetune record, .json" in refusal(teacher=mask)
     adaprune.adapt(ask(method="features"))
     assert "has method 'features'" in refusal(teacher=str(record_path(ask(method="features"))))
     assert "learned task 'ten_sentences', this run's is 'stars'" in refusal(teacher=teacher, task=stars(tmp_path))
@@ -225,3 +228,50 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
     file.unlink()
     assert f"{file} is missing: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
     assert not list(Path("out").glob("*adaprune*"))
+
+
+def other_logits(teacher: str) -> str:
+    file = paths_of(teacher).logits
+    logits, facts = read_tensors(file, "")
+    write_tensors(file, {"logits": logits["logits"] + 1e-6}, **facts)
+    return "teacher_logits"
+
+
+def other_base(teacher: str) -> str:
+    record = json.loads(Path(teacher).read_text())
+    record["environment"]["model_revision"] = "sha256:other"
+    Path(teacher).write_text(json.dumps(record))
+    return "teacher_revision"
+
+
+def other_settings(teacher: str) -> str:
+    """The record of another teacher under its name, without its logits."""
+    record = json.loads(Path(teacher).read_text())
+    record["run"]["seed"] = 7
+    record["metrics"]["validation"]["accuracy"] = 0.123
+    Path(teacher).write_text(json.dumps(record))
+    paths_of(teacher).logits.unlink()
+    return "teacher_scores"
+
+
+@pytest.mark.parametrize("change", [other_logits, other_base, other_settings])
+def test_a_finished_pupil_of_a_teacher_that_changed_is_refused(ask, teacher, change):
+    pupil = ask(teacher=teacher)
+    first = adaprune.adapt(pupil)
+    assert {"teacher_logits", "teacher_revision", "teacher_scores"} <= first["environment"].keys()
+    assert adaprune.adapt(pupil) == first
+    name = change(teacher)
+    with pytest.raises(ValueError, match=rf"{name} has changed, of teacher {teacher} .*choose another results_dir"):
+        adaprune.adapt(pupil)
+    path = record_path(pupil)  # as older records are, which do not say
+    old = json.loads(path.read_text())
+    old["environment"] = {key: value for key, value in old["environment"].items() if not key.startswith("teacher_")}
+    path.write_text(json.dumps(old))
+    assert adaprune.adapt(pupil)["metrics"] == first["metrics"]
+    path.write_text(json.dumps(first))
+    Path(teacher).unlink()  # a record can be read without its teacher
+    assert adaprune.adapt(pupil) == first
+
+
+def test_a_run_without_a_teacher_says_nothing_of_one(ask):
+    assert sources_of(paths_of(ask()).teacher, None) == {}

@@ -165,6 +165,11 @@ def test_files_that_are_no_model_are_named(tmp_path):
     folder = save(encoder(), tmp_path / "m")
     with pytest.raises(OSError, match=r"config\.json' cannot be loaded: it is a file\. Give the folder"):
         load_encoder(f"{folder}/config.json")
+    whole = (tmp_path / "m" / "tokenizer.json").read_text()
+    (tmp_path / "m" / "tokenizer.json").write_text("{}")
+    with pytest.raises(OSError, match=r"cannot be loaded: one of its files, tokenizer\.json or another, lacks '\w+'"):
+        load_encoder(folder)
+    (tmp_path / "m" / "tokenizer.json").write_text(whole)
     (tmp_path / "m" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
     with pytest.raises(OSError, match=r"model\.safetensors was not fetched by git-lfs: git lfs pull"):
         load_encoder(folder)
