@@ -1,6 +1,7 @@
 """Sparse layers compute what dense ones do, the faster of the two is chosen, and what cannot be is refused."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -190,6 +191,22 @@ def test_auto_decides_again_for_each_number_of_tokens(monkeypatch):
     for tokens in (4, 39, 40, 41, 128, 1000):
         chosen(torch.zeros(tokens, chosen.sparse.in_features))
     assert asked == ["sparse"] * 3 + ["dense"] * 3
+
+
+def test_auto_goes_by_the_shortest_times(monkeypatch):
+    """Rounds that other work slows down, here most of the dense ones, decide nothing."""
+    layer, slow = linear(8, 8, 0.5), itertools.cycle([3.0, 3.0, 1.0, 3.0, 3.0, 3.0, 3.0])
+    monkeypatch.setattr(sparse, "_seconds", lambda module, x: next(slow) if module is layer else 0.95)
+    assert sparse._wins({"a": (layer, SparseLinear(layer))}) == {"a": (False,) * len(SIZES)}
+
+
+@pytest.mark.parametrize("threads, clock", [(1, "thread_time"), (2, "perf_counter")])
+def test_one_thread_is_measured_by_the_time_of_the_processor(threads, clock, monkeypatch):
+    ticks = {name: itertools.count(step=step) for name, step in (("thread_time", 1), ("perf_counter", 2))}
+    monkeypatch.setattr(sparse.time, "thread_time", lambda: next(ticks["thread_time"]))
+    monkeypatch.setattr(sparse.time, "perf_counter", lambda: next(ticks["perf_counter"]))
+    monkeypatch.setattr(sparse.torch, "get_num_threads", lambda: threads)
+    assert sparse._seconds(nn.Identity(), torch.zeros(1)) == {"thread_time": 1, "perf_counter": 2}[clock]
 
 
 def test_between_two_sizes_it_was_ahead_at_both():
