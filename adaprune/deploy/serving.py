@@ -181,6 +181,10 @@ class MaskedEncoder(nn.Module):
         self._kept.forget()
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, *args):
+        self._kept.forget()
+        super()._load_from_state_dict(*args)
+
     def task(self, name: str) -> Task:
         if name not in self.tasks:
             raise ValueError(

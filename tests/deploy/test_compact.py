@@ -214,6 +214,12 @@ def test_large_batches_go_through_the_ffn_in_blocks():
     assert difference(model, compact(model), tiny.batch(rows=41)) <= 1e-5  # 287 tokens
 
 
+def test_no_rows_at_all():
+    none = {name: tensor[:0] for name, tensor in tiny.batch().items()}
+    model = masked()
+    assert compact(model)(**none).logits.shape == (0, model.head.output.out_features)
+
+
 def test_other_masks_of_attention_and_tuples_are_refused():
     small = compact(masked())
     ids = tiny.batch()["input_ids"]

@@ -159,6 +159,17 @@ def test_another_dtype_or_a_copy_begins_with_nothing(masks):
     torch.testing.assert_close(logits(model, "a").float(), before, atol=1e-5, rtol=1e-5)
 
 
+def test_what_load_state_dict_brings_is_served(masks):
+    model = served(masks, keep=2)
+    other = MaskedEncoder(Encoder(tiny.encoder(), None, "tiny", "none"))
+    other.add_task("a", masks["c"])
+    other.add_task("b", masks["b"])
+    other.add_task("c", masks["a"])
+    before = logits(model, "a")
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(logits(model, "a"), logits(other, "a")) and not torch.equal(logits(model, "a"), before)
+
+
 def test_sparse_matrices_are_kept_at_8_bytes_a_weight(masks):
     model = served(masks, keep=1, runtime="sparse")
     logits(model, "c")

@@ -1,6 +1,7 @@
 """Sparse layers compute what dense ones do, the faster of the two is chosen, and what cannot be is refused."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -83,11 +84,12 @@ def test_placed_outputs_and_inputs():
 
 @pytest.mark.parametrize("runtime", ["sparse", "auto"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_logits_are_those_of_dense(family, runtime, mask):
+def test_logits_are_those_of_dense(family, runtime, mask, monkeypatch):
     made = mask(family)
+    pretend(monkeypatch, lambda tokens: 2.0 if tokens < 100 else 0.5)  # so that `auto` takes both ways
     dense, fast = apply_mask(tiny.encoder(family), made), apply_mask(tiny.encoder(family), made, runtime=runtime)
     kinds = {type(module) for module in fast.encoder.modules()}
-    assert SparseLinear in kinds or runtime == "auto"
+    assert (ChosenLinear in kinds) == (runtime == "auto") and SparseLinear in kinds
     for batch in (tiny.batch(), tiny.batch(rows=50)):
         for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
             with mode():
@@ -105,7 +107,8 @@ def test_unmasked_matrices_stay_dense(mask):
 
 @pytest.mark.parametrize("family", tiny.FIVE)
 @pytest.mark.parametrize("runtime", ["sparse", "auto"])
-def test_a_compact_model_can_be_sparse(family, runtime):
+def test_a_compact_model_can_be_sparse(family, runtime, monkeypatch):
+    pretend(monkeypatch, lambda tokens: 2.0 if tokens < 100 else 0.5)
     for sparsity in (0.5, 0.9, 0.999):
         model = masked(family, sparsity)
         fast = set_runtime(compact(model), runtime)
@@ -190,6 +193,22 @@ def test_auto_decides_again_for_each_number_of_tokens(monkeypatch):
     for tokens in (4, 39, 40, 41, 128, 1000):
         chosen(torch.zeros(tokens, chosen.sparse.in_features))
     assert asked == ["sparse"] * 3 + ["dense"] * 3
+
+
+def test_auto_goes_by_the_shortest_times(monkeypatch):
+    """Rounds that other work slows down, here most of the dense ones, decide nothing."""
+    layer, slow = linear(8, 8, 0.5), itertools.cycle([3.0, 3.0, 1.0, 3.0, 3.0, 3.0, 3.0])
+    monkeypatch.setattr(sparse, "_seconds", lambda module, x: next(slow) if module is layer else 0.95)
+    assert sparse._wins({"a": (layer, SparseLinear(layer))}) == {"a": (False,) * len(SIZES)}
+
+
+@pytest.mark.parametrize("threads, clock", [(1, "thread_time"), (2, "perf_counter")])
+def test_one_thread_is_measured_by_the_time_of_the_processor(threads, clock, monkeypatch):
+    ticks = {name: itertools.count(step=step) for name, step in (("thread_time", 1), ("perf_counter", 2))}
+    monkeypatch.setattr(sparse.time, "thread_time", lambda: next(ticks["thread_time"]))
+    monkeypatch.setattr(sparse.time, "perf_counter", lambda: next(ticks["perf_counter"]))
+    monkeypatch.setattr(sparse.torch, "get_num_threads", lambda: threads)
+    assert sparse._seconds(nn.Identity(), torch.zeros(1)) == {"thread_time": 1, "perf_counter": 2}[clock]
 
 
 def test_between_two_sizes_it_was_ahead_at_both():

@@ -79,7 +79,7 @@ class Attention(nn.Module):
         units = self.projections(hidden_states).view(batch, tokens, 3, len(self.heads), self.size)
         query, key, value = units.permute(2, 0, 3, 1, 4)
         context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
-        return self.out_proj(context.transpose(1, 2).reshape(batch, tokens, -1))
+        return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):

@@ -134,7 +134,7 @@ class Kept:
         return spare if self.runtime == "dense" else {}
 
     def forget(self, task: Task | None = None) -> None:
-        """Drops a task's matrices; without one all, which the base's new dtype or device has made stale."""
+        """Drops a task's matrices; without one all, which the base's new dtype, device or numbers have made stale."""
         with self._lock:
             for known in [*self._servings] if task is None else [task]:
                 self._servings.pop(known, None)

@@ -11,7 +11,8 @@ matrix gives stays turned, as its second one wants it.
 
 from __future__ import annotations
 
-import statistics
+import math
+import sys
 import time
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ RUNTIMES = ("dense", "sparse", "auto")
 BLOCK = 128  # tokens multiplied at a time: x^T of that many, up to 3072 wide, stays in a core's cache
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # those the kernel has
 SIZES = (4, 12, 40, 128)  # tokens at which `auto` measures; beyond, the work is done in blocks
-AHEAD = 1.1  # how much faster the sparse product must have been there to be taken
+AHEAD = 1.1  # the sparse product is taken where it was more than this much faster
 _ROUNDS = 7
 
 
@@ -156,9 +157,9 @@ def set_runtime(model: AdaptedModel, runtime: str) -> AdaptedModel:
         runtime: ``sparse`` or ``auto``; ``dense`` changes nothing.
 
     Raises:
+        TypeError: ``model`` is not such a model.
         ValueError: another runtime; a model that is already sparse, learns masks or serves many tasks; a dtype or
-        device
-            that the sparse kernel does not support. Nothing has then been changed.
+            device that the sparse kernel does not support. Nothing has then been changed.
     """
     if not isinstance(model, AdaptedModel):
         raise TypeError(f"model must be what apply_mask or compact returns, got {type(model).__name__}")
@@ -210,32 +211,35 @@ def _check_kernel(weight: Tensor) -> None:
 
 @torch.no_grad()
 def _wins(pairs: Mapping[str, tuple[nn.Linear, SparseLinear]]) -> dict[str, tuple[bool, ...]]:
-    """For each matrix, whether its sparse product was ahead at each of ``SIZES``: by the median of rounds in turns.
+    """For each matrix, whether its sparse product was ahead at each of ``SIZES``, by the shortest times of all rounds.
 
     All matrices are gone through one after the other, as in a forward pass, so that their weights come from where they
-    come from in one: a matrix multiplied again and again stays in the cache, and flatters the sparse product.
+    come from in one: a matrix multiplied again and again stays in the cache, and flatters the sparse product. Other
+    work on the machine only ever adds time, so the shortest times are the least disturbed.
     """
     ahead: dict[str, list[bool]] = {name: [] for name in pairs}
     generator = torch.Generator().manual_seed(0)
     for size in SIZES:
-        ratios: dict[str, list[float]] = {name: [] for name in pairs}
         inputs = {
-            name: torch.randn(1, size, sparse.in_features, generator=generator) for name, (_, sparse) in pairs.items()
+            name: torch.randn(1, size, sparse.in_features, generator=generator).to(sparse.values.dtype)
+            for name, (_, sparse) in pairs.items()
         }
-        inputs = {name: x.to(pairs[name][1].values.dtype) for name, x in inputs.items()}
+        shortest = {name: [math.inf, math.inf] for name in pairs}
         for _ in range(_ROUNDS):
-            seconds = [{name: _seconds(pair[way], inputs[name]) for name, pair in pairs.items()} for way in (0, 1)]
-            for name, found in ratios.items():
-                found.append(seconds[0][name] / seconds[1][name])
-        for name, found in ratios.items():
-            ahead[name].append(statistics.median(found) >= AHEAD)
+            for way in (0, 1):
+                for name, pair in pairs.items():
+                    shortest[name][way] = min(shortest[name][way], _seconds(pair[way], inputs[name]))
+        for name, (dense, sparse) in shortest.items():
+            ahead[name].append(dense > AHEAD * sparse)
     return {name: tuple(found) for name, found in ahead.items()}
 
 
 def _seconds(module: nn.Module, x: Tensor) -> float:
-    start = time.perf_counter()
+    """Of the processor with one thread, since a busy machine hardly affects those; Windows counts them too coarsely."""
+    clock = time.thread_time if torch.get_num_threads() == 1 and sys.platform != "win32" else time.perf_counter
+    start = clock()
     module(x).contiguous()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _put(encoder: nn.Module, name: str, module: nn.Module) -> None:
