@@ -215,10 +215,18 @@ def zoo(csv: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command. Exits with 0; with 1 and a sentence if something cannot be done; with 2 for a wrong option."""
+    said = set()
+
+    def note(message: Warning | str, *_: object) -> None:
+        """Once, though a table is read more than once, and libraries change the filter that would see to it."""
+        if str(message) not in said:
+            click.echo(f"adaprune: note: {message}", err=True)
+        said.add(str(message))
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("once", UserWarning)  # a table is read more than once
-            warnings.showwarning = lambda message, *_: click.echo(f"adaprune: note: {message}", err=True)
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = note
             adaprune.main(arguments, prog_name="adaprune", standalone_mode=False)
     except click.ClickException as error:
         error.show()

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 
 import pandas as pd
 import pytest
@@ -276,3 +277,15 @@ def test_an_empty_path_is_not_this_folder(wrong, tmp_path, monkeypatch, capsys):
     code, err = refused(capsys, *wrong)
     assert code == 1 and err.startswith("adaprune: a path is empty, ") and "'.' is this folder" in err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_note_is_said_once_whatever_libraries_do_to_the_filter(monkeypatch, capsys):
+    def read_twice(*_, **__):
+        for _ in range(2):
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                warnings.warn("an odd table", stacklevel=1)
+
+    monkeypatch.setattr(command.adaprune, "main", read_twice)
+    main([])
+    assert capsys.readouterr().err == "adaprune: note: an odd table\n"
