@@ -93,8 +93,8 @@ def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
     base = tensor_hashes(encoder.model)
     model = {"model_revision": encoder.revision, "model_files": encoder.files}
     sources = sources_of(paths.teacher, source_mask(run, paths))
-    origin = {"data": task.fingerprint, "model": encoder.revision, "model_files": encoder.files,
-              "teacher": sources.get("teacher_logits"), "mask": sources.get("ablated_mask")}  # fmt: skip
+    origin = {"data": task.fingerprint, "model": encoder.revision, "model_files": encoder.files}
+    origin |= {"teacher": sources.get("teacher_logits"), "mask": sources.get("ablated_mask")}
     with processes.main_process_first():
         check_origin(paths.checkpoints, **origin, processes=processes.num_processes)
 

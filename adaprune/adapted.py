@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from adaprune.data import expanded
 from adaprune.data.datafiles import says_nothing
 from adaprune.data.labels import refuse_surrogates
-from adaprune.data.metrics import score
+from adaprune.data.metrics import CORRELATIONS, score
 from adaprune.deploy import (
     Mask,
     apply_mask,
@@ -39,7 +39,6 @@ from adaprune.runs import write_bytes
 from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
 
 FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}
-CORRELATIONS = {"spearman", "pearson", "matthews_correlation"}
 
 
 class Adapted(nn.Module):

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy  # loads its parts when they are used
 
 FEW, MANY = 20, 50  # so few different numbers may be classes; so many classes may be amounts
 OFTEN, VERY_OFTEN = 3, 8  # rows of each label, on average: repeated, as codes are; more often than amounts are
@@ -193,11 +194,6 @@ def say_if_doubtful(labels: list, kind: str, path: Path) -> None:
 def unlike(one: list, other: list) -> bool:
     """Whether two samples of labels are unlike by the test of Kolmogorov and Smirnov, at a level of 1 in 1,000.
 
-        max_x |F_one(x) - F_other(x)| > sqrt(ln(2 / 0.001) / 2 * (1 / n_one + 1 / n_other))
-
     Classes are compared in the order of their numbers. Ties only make the test stricter.
     """
-    values = np.unique(np.array(one + other))
-    shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (one, other)]
-    limit = np.sqrt(np.log(2 / UNLIKELY) / 2 * (1 / len(one) + 1 / len(other)))
-    return bool(np.abs(shares[0] - shares[1]).max() > limit)
+    return bool(scipy.stats.ks_2samp(one, other, method="asymp").pvalue < UNLIKELY)

@@ -7,6 +7,8 @@ import numpy as np
 import scipy  # loads its parts when they are used
 import torch
 
+CORRELATIONS = {"spearman", "pearson", "matthews_correlation"}  # undefined for labels that are all equal
+
 
 def score(names: tuple[str, ...], predictions, labels, num_labels: int) -> dict[str, float]:
     """The named metrics of raw logits (n, num_labels) against labels (n,), n >= 1; arrays or tensors.
