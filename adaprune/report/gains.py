@@ -50,13 +50,15 @@ def landmarks(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Indexed by model, task, max_train_examples: ``floor`` and ``floor_rows`` (its resampled scores), ``floor_is``;
         ``tuned``, ``tuned_var`` (of its mean over seeds), ``tuned_rows``, ``tuned_seeds``; ``room``, their difference.
+        A setting that has nothing else to measure yet is left out, as one without probe or fine-tuning is.
         If there are several ways to fine-tune, the one with the best mean on held-out rows is used.
     """
     rows = []
     for setting, group in runs[runs["ablation"] == ""].groupby(SETTING):
         floors = group[group["method"].isin(["probe", "majority"])].sort_values("selection_score")
         tuned = group[group["method"] == "finetune"]
-        if floors.empty or tuned.empty or "probe" not in set(floors["method"]):
+        there = set(group["method"])
+        if not {"probe", "finetune"} <= there or there <= {"probe", "majority", "finetune"}:
             continue
         floor = floors.iloc[-1]
         ways = tuned.groupby(["epochs", "learning_rate", "batch_size", "teacher"])

@@ -103,6 +103,14 @@ def test_without_probe_or_fine_tuning_there_are_no_landmarks():
         assert ("minilm", "cola", 0) not in landmarks(runs[(runs["method"] != method) | (runs["task"] != "cola")]).index
 
 
+def test_a_task_that_only_fine_tuning_was_run_on_waits_for_the_others():
+    runs = two_tasks()
+    started = runs[(runs["method"] != "adaprune") | (runs["task"] != "sst2")]
+    assert set(landmarks(started).index.get_level_values("task")) == {"cola", "stsb"}
+    found = shares(started, landmarks(started), ["way"]).set_index("way").loc["adaprune"]
+    assert found["share"] == pytest.approx(0.3 / 0.4) and found["tasks"] == 1
+
+
 def test_nothing_to_place_scores_between_gives_empty_tables():
     none = landmarks(two_tasks()[lambda runs: runs["method"] == "adaprune"])
     assert none.empty and shares(two_tasks(), none, ["way"]).empty
