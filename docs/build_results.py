@@ -2,9 +2,9 @@
 
     python docs/build_results.py [--check]
 
-A table is between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/, or `gain` for the
-share of fine-tuning's gain that is kept. With --check nothing is written, and the exit code is 1 if a page is out of
-date.
+A table is between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/, `gain` for the
+share of fine-tuning's gain that is kept, or `recipes` for the settings of all folders. With --check nothing is written,
+and the exit code is 1 if a page is out of date.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import pandas as pd
 
 from adaprune.report import comparison, gains
 from adaprune.report.names import WRITTEN
-from adaprune.runs import table
+from adaprune.runs import read_record, table
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
@@ -27,6 +27,14 @@ CHOSEN_ON = {
     "steps": "selection_score",
     "heads": "selection_score",
 }  # settings were chosen by it: held-out rows; all others: dev rows
+
+COPIES = {"": "none", False: "none", True: "words"}  # as plans have named them; what is not here names itself
+FACTORS = {  # of the deciding test: the field of Run and, by its value, what stands in the table
+    "start": ("initial_theta", {"": "0", "magnitude": "abs(w)"}),
+    "cut": ("allocation", {"": "global", "scores": "SMP's"}),
+    "lambda": ("penalty", {1e-9: "0", 0.0: "400"}),  # 0 leaves it to the method
+    "slope": ("temperature", {0.0: "identity", 1.0: "sigmoid"}),
+}
 
 
 def scores(name: str) -> str:
@@ -66,22 +74,77 @@ def gain(name: str) -> str:
     rows = []
     for method, label in {"majority": "majority class", "probe": "probe", "finetune": "fine-tuned"}.items():
         of_method = runs[runs["method"] == method]
-        rows.append([label, *(_cell(of_method[of_method["task"] == task]["score"]) for task in tasks), "", "", ""])
+        rows.append([label, *(_cell(of_method[of_method["task"] == task]["score"]) for task in tasks), *[""] * 4])
     found = gains.shares(ours, marks, ["sparsity"]).set_index("sparsity")
     for sparsity, group in ours.groupby("sparsity"):
         cells = [_cell(group[group["task"] == task]["score"]) for task in tasks]
         rows.append([f"**adaprune**, {sparsity:g} removed", *cells, *_share(found, sparsity)])
     heads = [WRITTEN[task] for task in tasks]
-    return _markdown(["", *heads, "share of the gain kept", "over dev rows", "lowest task"], rows)
+    return _markdown(["", *heads, "gain kept", "95 % over dev rows", "mean of tasks", "lowest task"], rows)
+
+
+def recipes(name: str) -> str:
+    """The settings of the tuned recipe that the runs of `adaprune` in each folder had, and the commits that made them.
+
+    Plans that do not say are from before there was a choice: [CLS], the paper's head and no copies, as
+    `training.checkpoints.check_unchanged` reads them.
+    """
+    rows = []
+    for folder in sorted(path for path in (ROOT / "results").iterdir() if path.is_dir()):
+        records = [read_record(path) for path in sorted(folder.glob("*.json"))]
+        records = [record for record in records if record["run"]["method"] == "adaprune"]
+        kinds: dict[tuple[str, ...], set[str]] = {}
+        for record in records:
+            run, made = record["run"], record["environment"]
+            plan = made.get("plan") or {}
+            copies, pooling = plan.get("copies", ""), plan.get("pooling", "cls")
+            kind = (
+                plan.get("head") or run["head"] or "mlp",
+                {"own": "mean", "cls": "[CLS]"}.get(pooling, pooling),  # own: of MiniLM and mpnet, the mean
+                "yes" if run["teacher"] else "no",
+                COPIES.get(copies, copies),
+            )
+            kinds.setdefault(kind, set()).add(made["git_commit"][:7])
+        rows += [[f"`{folder.name}`", *kind, ", ".join(sorted(commits))] for kind, commits in sorted(kinds.items())]
+    return _markdown(["folder", "head", "pooling", "teacher", "copies", "commits"], rows)
+
+
+def deciding(name: str) -> str:
+    """The deciding test: each start x cut x lambda x slope, and what each of them changes while the others stay.
+
+    A change is the mean over pairs of runs, of one task and seed, that differ in one setting alone. In brackets: in how
+    many of the pairs the second setting scores higher.
+    """
+    runs = table(ROOT / "results" / name)
+    for factor, (column, labels) in FACTORS.items():
+        runs[factor] = runs[column].map(labels)
+    tasks = [task for task in WRITTEN if task in set(runs["task"])]
+    settings = runs.groupby(list(FACTORS), sort=False)
+    rows = [
+        [*setting, *(_cell(group[group["task"] == task]["score"]) for task in tasks)] for setting, group in settings
+    ]
+    cells = _markdown([*FACTORS, *(WRITTEN[task] for task in tasks)], sorted(rows))
+    rows = []
+    for factor, (_, labels) in FACTORS.items():
+        before, after = labels.values()
+        others = [other for other in FACTORS if other != factor]
+        scores = runs.pivot_table(index=["task", "seed", *others], columns=factor, values="score")
+        change = scores.reindex(columns=[before, after]).diff(axis=1)[after].dropna().reset_index(name="change")
+        for start in ["both"] if factor == "start" else FACTORS["start"][1].values():
+            some = change if start == "both" else change[change["start"] == start]
+            found = [some[some["task"] == task]["change"] for task in tasks]
+            changes = [f"{of.mean():+.3f} ({(of > 0).sum()} of {len(of)})" if len(of) else "-" for of in found]
+            rows.append([f"{factor}: {before} to {after}", start, *changes])
+    return cells + "\n" + _markdown(["change", "start", *(WRITTEN[task] for task in tasks)], rows)
 
 
 def _share(found: pd.DataFrame, sparsity: float) -> list[str]:
-    """The share, its interval over dev rows, its lowest task; dashes if a task is missing."""
+    """The share, its interval, the mean of the tasks' own shares, the lowest task; dashes if a task is missing."""
     if sparsity not in found.index:
-        return ["-"] * 3
+        return ["-"] * 4
     row = found.loc[sparsity]
     interval = "-" if np.isnan(row["rows_low"]) else f"{row['rows_low']:.2f} to {row['rows_high']:.2f}"
-    return [f"{row['share']:.2f}", interval, f"{WRITTEN[row['lowest_task']]} {row['lowest']:.2f}"]
+    return [f"{row['share']:.2f}", interval, f"{row['mean']:.2f}", f"{WRITTEN[row['lowest_task']]} {row['lowest']:.2f}"]
 
 
 def _by_number(way: str) -> list[tuple[int, float, str]]:
@@ -104,7 +167,8 @@ def filled(text: str) -> str:
     Raises:
         ValueError: a table's folder has no records.
     """
-    return PLACE.sub(lambda found: found[1] + (gain if found[2] == "gain" else scores)(found[2]) + found[3], text)
+    made = {"gain": gain, "recipes": recipes, "deciding": deciding}
+    return PLACE.sub(lambda found: found[1] + made.get(found[2], scores)(found[2]) + found[3], text)
 
 
 def main() -> None:

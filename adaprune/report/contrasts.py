@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from adaprune.data import CORRELATIONS
 from adaprune.methods import METHODS
 from adaprune.report.names import written
 from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_interval, within_cells_test
@@ -15,7 +16,9 @@ from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
 
 BUDGET = ("model", "max_train_examples", "epochs", "batch_size", "precision", "max_length")
 CELL = ("task", "sparsity", *BUDGET)  # pairs that agree here differ in their seeds alone
-AT_CHANCE = 0.02  # a score that is no further above a constant prediction's shows nothing learned
+# A score that is no further above a constant prediction's shows too little learned to compare: of accuracies and F1,
+# and of correlations, of which 0.1 explains a hundredth of the variance.
+AT_CHANCE, CORRELATION_AT_CHANCE = 0.02, 0.1
 
 
 def mask_counts(records: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
@@ -84,13 +87,15 @@ def cells(pairs: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
     Columns: those of ``CELL``; ``pairs``; ``score``, ``score_theirs``, ``difference`` (means over seeds); ``rows_low``,
     ``rows_high``, the 95 % interval of the mean difference over resampled dev rows (paired bootstrap; NaN unless
     ``records`` came from `gains.with_rows`); ``left_out``: "" or why the cell does not count: "one pair" has no spread
-    over seeds, and "both at chance" compares two failures (neither mean is more than 0.02 above ``chance``).
+    over seeds, and "both at chance" compares two failures (neither mean is more than 0.02 above ``chance``, or 0.1 if
+    the score is a correlation).
     """
     rows = []
     for key, group in pairs.groupby(list(CELL)):
         ours, theirs = group["score"].mean(), group["score_theirs"].mean()
         floor = chance.get(key[0], -math.inf)
-        why = "both at chance" if max(ours, theirs) <= floor + AT_CHANCE else "one pair" if len(group) < 2 else ""
+        margin = CORRELATION_AT_CHANCE if group["primary"].iloc[0] in CORRELATIONS else AT_CHANCE
+        why = "both at chance" if max(ours, theirs) <= floor + margin else "one pair" if len(group) < 2 else ""
         low, high = math.nan, math.nan
         if "resampled" in group:
             drawn = np.mean(np.stack(group["resampled"]) - np.stack(group["resampled_theirs"]), axis=0)

@@ -166,7 +166,7 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
 
 
 def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
-    """The share of the gain kept against times faster than the dense model (log), one line per way of computing.
+    """The share of the gain kept against speed relative to the dense model (log), one line per way of computing.
 
     Each point is a sparsity, written beside the fastest way. Bars: 95 % over seeds. Ways without masks, as quantised
     models, are vertical lines: how fast, not how good.
@@ -188,7 +188,7 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
         ax.text(row.faster, 0.02, row.way, transform=ax.get_xaxis_transform(), **place)
     ax.axvline(1, color=INK, lw=0.8, ls="--")
     ax.axhline(1, color=LINES, lw=0.8)
-    ax.set(xscale="log", xlabel="times faster than dense float32", ylabel="share of fine-tuning's gain that is kept")
+    ax.set(xscale="log", xlabel="times as fast as dense float32", ylabel="share of fine-tuning's gain that is kept")
     ax.set_xticks(ticks := [1, 1.5, 2, 3, 4, 6, 8, 12], [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.set_xlim(0.92 * points["faster"].min(), 1.1 * points["faster"].max())

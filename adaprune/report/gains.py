@@ -86,9 +86,10 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
         by: columns that form a group, e.g. ["way", "sparsity"].
 
     Returns:
-        The columns of ``by``; ``share``; ``seeds_low``, ``seeds_high``; ``rows_low``, ``rows_high``; ``retention``, the
-        plain mean over tasks of score / tuned; ``lowest`` (share of the worst task) and ``lowest_task``; ``tasks`` and
-        ``seeds`` (the fewest). Only groups with a run on every task with room are included.
+        The columns of ``by``; ``share``; ``mean``, that of the single tasks' shares; ``seeds_low``, ``seeds_high``;
+        ``rows_low``, ``rows_high``; ``retention``, the plain mean over tasks of score / tuned; ``lowest`` (share of the
+        worst task) and ``lowest_task``; ``tasks`` and ``seeds`` (the fewest). Only groups with a run on every task with
+        room are included.
     """
     room = marks[marks["room"] >= ROOM]
     rows = []
@@ -112,11 +113,11 @@ def shares(runs: pd.DataFrame, marks: pd.DataFrame, by: list[str]) -> pd.DataFra
         )
         each = (means - ends["floor"]) / ends["room"]
         rows.append([
-            *(key if isinstance(key, tuple) else (key,)), share, share - half, share + half, low, high,
+            *(key if isinstance(key, tuple) else (key,)), share, each.mean(), share - half, share + half, low, high,
             float((means / ends["tuned"]).mean()), each.min(), each.idxmin()[1], len(parts), min(seeds),
         ])  # fmt: skip
     columns = [
-        *by, "share", "seeds_low", "seeds_high", "rows_low", "rows_high",
+        *by, "share", "mean", "seeds_low", "seeds_high", "rows_low", "rows_high",
         "retention", "lowest", "lowest_task", "tasks", "seeds",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
