@@ -16,7 +16,7 @@ STRONGEST = 2  # edges into each block that a head graph shows
 
 
 def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: list[Any]) -> Axes:
-    """Means over runs with the standard deviation as a bar, side by side for each method in each group (Fig. 3).
+    """Means over runs with the standard deviation as a bar, side by side for each method that a group has (Fig. 3).
 
     Args:
         rows: a run's value for one group each: ``method`` and the columns named by ``group`` and ``value``.
@@ -26,10 +26,12 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
     methods = in_order(rows["method"])
     if not methods:
         return say(ax, "no run")
-    for number, method in enumerate(methods):
+    present = {g: [method for method in methods if method in set(of["method"])] for g, of in rows.groupby(group)}
+    for method in methods:
         some = rows[(rows["method"] == method) & rows[group].isin(order)].groupby(group)[value]
         mean, spread = some.mean(), some.std(ddof=1).fillna(0)
-        places = [order.index(g) + (number - (len(methods) - 1) / 2) * 0.7 / len(methods) for g in mean.index]
+        aside = [present[g].index(method) - (len(present[g]) - 1) / 2 for g in mean.index]
+        places = [order.index(g) + by * 0.7 / len(methods) for g, by in zip(mean.index, aside, strict=True)]
         colour, marker = style_of(method)
         look = {"color": colour, "marker": marker, "ms": 6, "ls": "", "capsize": 3, "label": method}
         ax.errorbar(places, mean, spread, **look)

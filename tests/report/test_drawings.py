@@ -29,6 +29,7 @@ def test_groups_are_means_with_the_standard_deviation(ax):
     assert [low.get_ydata()[0], high.get_ydata()[0]] == pytest.approx([0.3 - 0.02**0.5, 0.3 + 0.02**0.5])
     assert sorted(imp[0].get_ydata()) == [0.1, 0.5]
     assert ours[0].get_xdata()[0] < 0 < min(imp[0].get_xdata())  # side by side around the group's place
+    assert imp[0].get_xdata()[0] == 1  # alone there
 
 
 def frontier_points() -> pd.DataFrame:
