@@ -178,7 +178,8 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     looks, lines = list(STYLES.values()), len(LINE_STYLES)
     masked = points[points["share"].notna()]
     for number, (way, some) in enumerate(masked.groupby("way")):
-        spread = np.nan_to_num([some["share"] - some["seeds_low"], some["seeds_high"] - some["share"]])
+        spread = [some["share"] - some["seeds_low"], some["seeds_high"] - some["share"]]
+        spread = np.nan_to_num(spread) if some["seeds_low"].notna().any() else None  # one seed: no bars in the legend
         look = {"color": looks[number].colour, "marker": "os^Dvp"[number % 6], "ls": LINE_STYLES[number % lines]}
         ax.errorbar(some["faster"], some["share"], spread, **look, ms=6, capsize=2, elinewidth=0.8, label=way)
     for row in masked.sort_values("faster").groupby("sparsity").tail(1).itertuples():
