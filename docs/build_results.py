@@ -104,7 +104,7 @@ def recipes(name: str) -> str:
                 "yes" if run["teacher"] else "no",
                 COPIES.get(copies, copies),
             )
-            kinds.setdefault(kind, set()).add(made["git_commit"][:7])
+            kinds.setdefault(kind, set()).add(made["git_commit"][:7] + made["git_commit"][40:])
         rows += [[f"`{folder.name}`", *kind, ", ".join(sorted(commits))] for kind, commits in sorted(kinds.items())]
     return _markdown(["folder", "head", "pooling", "teacher", "copies", "commits"], rows)
 

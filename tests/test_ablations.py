@@ -204,18 +204,22 @@ def made_pairs(**changed) -> pd.DataFrame:
 
 def test_verdicts_on_made_pairs():
     made = made_pairs()
+    a, b = (f"{task} at 0.5 (all rows, the recipe's epochs)" for task in "ab")
     asked = [(made, 1, 0.0), (made, -1, 0.0), (made, 1, 0.299), (made[:1], 1, 0.0), (made[:0], 1, 0)]
     assert contrasts.verdicts(asked, {}) == [
-        "confirmed for a at 0.5; b at 0.5", "not confirmed: not so for a at 0.5; b at 0.5",
-        "not confirmed: not so for a at 0.5", "not tested", "not tested",
+        f"confirmed in the mean for {a}; {b} (p = 0.0003, after Holm 0.001)", f"not confirmed: not so for {a}; {b}",
+        f"not confirmed: not so for {a}", "not tested", "not tested",
     ]  # fmt: skip
     close = made_pairs(difference=[0.11, 0.19, 0.11, 0.19])  # p = 0.034 alone, 0.068 beside another of its kind
     edge = made_pairs(difference=[0.1, 0.2, 0.1, 0.2])  # t = 0.15 / 0.0354 = 4.24: p = 0.051
     sure = made_pairs(difference=[0.19, 0.21, 0.19, 0.21])
-    weak = "right sign, not significant for a at 0.5; b at 0.5"
-    assert contrasts.verdicts([(close, 1, 0.0)], {}) == ["confirmed for a at 0.5; b at 0.5"]
-    assert contrasts.verdicts([(sure, 1, 0.0), (close, 1, 0.0), (edge, 1, 0.0)], {})[1:] == [weak] * 2
-    assert contrasts.verdicts([(made_pairs(difference=[0.1, 0.3, 0.1, 0.3]), 1, 0.0)], {}) == [weak]  # p = 0.106
+    weak = f"right sign, not significant in the mean for {a}; {b} (p = "
+    (alone,) = contrasts.verdicts([(close, 1, 0.0)], {})
+    assert alone == f"confirmed in the mean for {a}; {b} (p = 0.03, after Holm 0.03)"
+    beside = contrasts.verdicts([(sure, 1, 0.0), (close, 1, 0.0), (edge, 1, 0.0)], {})[1:]
+    assert beside == [weak + "0.03, after Holm 0.07)", weak + "0.05, after Holm 0.07)"]
+    spread = contrasts.verdicts([(made_pairs(difference=[0.1, 0.3, 0.1, 0.3]), 1, 0.0)], {})
+    assert spread == [weak + "0.1, after Holm 0.1)"]  # p = 0.106
     assert [contrasts.judged(each) for each in ([], [True, True], [True, False])] == [
         "not tested", "confirmed", "not confirmed"
     ]  # fmt: skip
@@ -224,7 +228,8 @@ def test_verdicts_on_made_pairs():
 def test_cells_of_one_pair_or_at_chance_do_not_count():
     mixed = made_pairs(sparsity=[0.5, 0.5, 0.5, 0.9], difference=[0.3, 0.31, -0.1, -0.1])
     assert contrasts.cells(mixed, {})["left_out"].tolist() == ["", "one pair", "one pair"]
-    assert contrasts.verdicts([(mixed, 1, 0.0)], {}) == ["confirmed for a at 0.5"]  # though both of b go the other way
+    (said,) = contrasts.verdicts([(mixed, 1, 0.0)], {})  # though both of b go the other way
+    assert said.startswith("confirmed for a at 0.5 (all rows, the recipe's epochs) (p = ")
     made = made_pairs(score=[0.8, 0.81, 0.41, 0.42], difference=[0.3, 0.31, -0.1, -0.1])
     for chance, said in {0.39: "", 0.40: "both at chance"}.items():  # b: 0.415 against 0.4
         assert contrasts.cells(made, {"b": chance})["left_out"].tolist() == ["", said]

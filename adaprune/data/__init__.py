@@ -4,7 +4,6 @@ Take from here `load_task`, `TaskData`, `tokenize` and the table of `GLUE` tasks
 Imports no other room, and knows nothing of masks.
 """
 
-from adaprune.data.metrics import CORRELATIONS
 from adaprune.data.movie_reviews import fetch_movie_reviews
 from adaprune.data.places import expanded, public
 from adaprune.data.reading import check_known, examples, rows_read, texts_read, unknown_share

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaprune.data import CORRELATIONS
 from adaprune.methods import METHODS
 from adaprune.report.names import written
 from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_interval, within_cells_test
@@ -16,9 +15,7 @@ from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of, read_record
 
 BUDGET = ("model", "max_train_examples", "epochs", "batch_size", "precision", "max_length")
 CELL = ("task", "sparsity", *BUDGET)  # pairs that agree here differ in their seeds alone
-# A score that is no further above a constant prediction's shows too little learned to compare: of accuracies and F1,
-# and of correlations, of which 0.1 explains a hundredth of the variance.
-AT_CHANCE, CORRELATION_AT_CHANCE = 0.02, 0.1
+AT_CHANCE = 0.02  # a score that is no further above a constant prediction's shows nothing learned
 
 
 def mask_counts(records: pd.DataFrame, results_dir: str | Path) -> pd.DataFrame:
@@ -87,15 +84,13 @@ def cells(pairs: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:
     Columns: those of ``CELL``; ``pairs``; ``score``, ``score_theirs``, ``difference`` (means over seeds); ``rows_low``,
     ``rows_high``, the 95 % interval of the mean difference over resampled dev rows (paired bootstrap; NaN unless
     ``records`` came from `gains.with_rows`); ``left_out``: "" or why the cell does not count: "one pair" has no spread
-    over seeds, and "both at chance" compares two failures (neither mean is more than 0.02 above ``chance``, or 0.1 if
-    the score is a correlation).
+    over seeds, and "both at chance" compares two failures (neither mean is more than 0.02 above ``chance``).
     """
     rows = []
     for key, group in pairs.groupby(list(CELL)):
         ours, theirs = group["score"].mean(), group["score_theirs"].mean()
         floor = chance.get(key[0], -math.inf)
-        margin = CORRELATION_AT_CHANCE if group["primary"].iloc[0] in CORRELATIONS else AT_CHANCE
-        why = "both at chance" if max(ours, theirs) <= floor + margin else "one pair" if len(group) < 2 else ""
+        why = "both at chance" if max(ours, theirs) <= floor + AT_CHANCE else "one pair" if len(group) < 2 else ""
         low, high = math.nan, math.nan
         if "resampled" in group:
             drawn = np.mean(np.stack(group["resampled"]) - np.stack(group["resampled_theirs"]), axis=0)
@@ -110,17 +105,17 @@ def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]], chance: Mapping[
 
     Only cells that count are judged (see `cells`); without one the claim is "not tested". "not confirmed" if the mean
     difference of any of them is not so; "confirmed" if all are and p < 0.05, by `statistics.within_cells_test` and
-    Holm's correction over the claims; else "right sign, not significant". The test speaks of the tasks and sparsities
-    measured, which the verdict names: two or three tasks cannot say what others would do.
+    Holm's correction over the claims; else "right sign, not significant". One test judges the mean over all cells
+    named, with their budgets: it says nothing of a single cell, nor of other tasks. Both p-values follow.
 
     Args:
         claims: for each the pairs of `contrast`, the sign and the margin.
         chance: of `chance_of`.
     """
     judged = [cells(pairs, chance).query("left_out == ''") for pairs, *_ in claims]
-    p = holm([_p(pairs, found, *rest) for (pairs, *rest), found in zip(claims, judged, strict=True)])
+    alone = [_p(pairs, found, *rest) for (pairs, *rest), found in zip(claims, judged, strict=True)]
     said = []
-    for (_, sign, margin), found, corrected in zip(claims, judged, p, strict=True):
+    for (_, sign, margin), found, p, corrected in zip(claims, judged, alone, holm(alone), strict=True):
         wrong = found[~(sign * found["difference"] > margin)]
         if found.empty:
             said.append("not tested")
@@ -128,19 +123,23 @@ def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]], chance: Mapping[
             said.append(f"not confirmed: not so for {places(wrong)}")
         else:
             verdict = "confirmed" if corrected < SIGNIFICANT else "right sign, not significant"
-            said.append(f"{verdict} for {places(found)}")
+            mean = " in the mean" if len(found) > 1 else ""
+            said.append(f"{verdict}{mean} for {places(found)} (p = {p:.1g}, after Holm {corrected:.1g})")
     return said
 
 
 def places(found: pd.DataFrame) -> str:
-    """Tasks and sparsities of `cells`, as a sentence has them.
+    """The `cells`, as a sentence has them.
 
-    >>> places(pd.DataFrame({"task": ["cola", "stsb", "stsb"], "sparsity": [0.5, 0.2, 0.9]}))
-    'CoLA at 0.5; STS-B at 0.2, 0.9'
+    >>> cells = {"task": ["cola", "stsb", "stsb"], "sparsity": [0.5, 0.2, 0.9], "model": "minilm"}
+    >>> places(pd.DataFrame({**cells, "max_train_examples": 3000, "epochs": 3.0}))
+    'CoLA at 0.5 (3,000 rows, 3 epochs); STS-B at 0.2, 0.9 (3,000 rows, 3 epochs)'
     """
-    levels = found.groupby("task")["sparsity"].unique()
+    alike = found.groupby(["task", "model", "max_train_examples", "epochs"])
     return "; ".join(
-        f"{written(task)} at {', '.join(f'{level:g}' for level in sorted(of))}" for task, of in levels.items()
+        f"{written(of['task'].iloc[0])} at {', '.join(f'{level:g}' for level in sorted(of['sparsity'].unique()))} "
+        f"({_budget(of.iloc[0])})"
+        for _, of in alike
     )
 
 
@@ -168,10 +167,14 @@ def setting(run: Mapping[str, Any]) -> str:
     >>> setting({"task": "stsb", "sparsity": 0.5, "model": "minilm", "max_train_examples": 3000, "epochs": 0.0})
     "STS-B at 0.5 (3,000 rows, the recipe's epochs)"
     """
+    return f"{written(run['task'])} at {run['sparsity']:g} ({_budget(run)})"
+
+
+def _budget(run: Mapping[str, Any]) -> str:
     model = "" if run["model"] == "minilm" else f"{run['model']}, "
     size = f"{run['max_train_examples']:,}" if run["max_train_examples"] else "all"
     length = f"{run['epochs']:g}" if run["epochs"] else "the recipe's"
-    return f"{written(run['task'])} at {run['sparsity']:g} ({model}{size} rows, {length} epochs)"
+    return f"{model}{size} rows, {length} epochs"
 
 
 def not_worse(pairs: pd.DataFrame, margin: float, tasks: int = 5, seeds: int = 3) -> str:

@@ -138,9 +138,9 @@ def table(results_dir: str | Path = "results") -> pd.DataFrame:
     ``score`` (its value on the dev split), ``selection_score`` (on held-out training rows), ``validation_<metric>``;
     ``mask_sparsity`` (in scope), ``encoder_sparsity``, ``all_weights_sparsity``; ``weights_intact``;
     ``train_seconds``, ``steps``, ``examples_per_second``, ``peak_memory_bytes``, ``device``, ``shipped_bytes``;
-    ``git_commit``; ``record`` (the
-    file, relative to ``results_dir``). Values that a run does not have are missing. Folders named ``masks`` and hidden
-    folders are ignored; other JSON files that are not records are skipped with one warning.
+    ``pooled_by`` (in the plan: "own", the checkpoint's, or "cls"); ``git_commit``; ``record`` (the file, relative to
+    ``results_dir``). Values that a run does not have are missing. Folders named ``masks`` and hidden folders are
+    ignored; other JSON files that are not records are skipped with one warning.
 
     Raises:
         ValueError: not a folder, no record in it, or a damaged record.
@@ -182,6 +182,7 @@ def _row(record: dict[str, Any], file: str) -> dict[str, Any]:
         "all_weights_sparsity": mask.get("all_weights", nothing)["sparsity"],
         "weights_intact": record["weights_intact"],
         **{name: math.nan if cost.get(name) is None else cost[name] for name in Cost.model_fields},
+        "pooled_by": (record["environment"].get("plan") or {}).get("pooling", "cls"),  # old runs had no other
         "git_commit": record["environment"]["git_commit"],
         "record": file,
     }
