@@ -111,6 +111,11 @@ class SparseLinear(nn.Module):
                 y[start : start + BLOCK] = self._product(rows[start : start + BLOCK])
         return y.view(*x.shape[:-1], self.out_features)
 
+    @property
+    def weight(self) -> Tensor:
+        """The kept weights, in a row: families ask a layer's weight for its dtype and device (T5)."""
+        return self.values
+
     def _product(self, rows: Tensor) -> Tensor:
         """Rows (tokens, inputs) times W^T, plus b, as a turned view (tokens, outputs)."""
         turned = rows.t().contiguous()  # no copy where the layer before left its result turned
@@ -132,6 +137,10 @@ class ChosenLinear(nn.Module):
     def __init__(self, dense: nn.Linear, sparse: SparseLinear, wins: tuple[bool, ...]):
         super().__init__()
         self.dense, self.sparse, self.wins = dense, sparse, wins
+
+    @property
+    def weight(self) -> Tensor:
+        return self.dense.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.sparse(x) if sparse_at(x.numel() // self.sparse.in_features, self.wins) else self.dense(x)
