@@ -137,7 +137,9 @@ class MaskedEncoder(nn.Module):
 
     def delete_task(self, name: str) -> None:
         """Removes a task; if it was the active one, no task is active."""
-        self._kept.forget(self.task(name))
+        task = self.task(name)
+        task.deleted = True
+        self._kept.forget(task)
         self.deleted.add(name)
         del self._tasks[_key(name)]
         self.active_task = None if self.active_task == name else self.active_task
@@ -175,7 +177,8 @@ class MaskedEncoder(nn.Module):
     def _logits(self, task: Task, inputs: dict, keep: bool) -> Tensor:
         with self._kept.serving(task, keep):
             states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
-            return task.head(states[1:], inputs.get("attention_mask"))
+            dtype = task.head.mix.dtype  # another than the states' if only the encoder was converted
+            return task.head(tuple(state.to(dtype) for state in states[1:]), inputs.get("attention_mask"))
 
     def _apply(self, fn, recurse=True):
         self._kept.forget()
