@@ -19,7 +19,7 @@ from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo, zoo_file
 from adaprune.training import MINILM, Encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors next to it
-NAME = r"[A-Za-z0-9][\w.-]{0,99}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
 def save_tasks(served, folder: Path) -> None:

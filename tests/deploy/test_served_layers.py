@@ -245,6 +245,14 @@ def test_sparse_matrices_are_kept_at_8_bytes_a_weight(masks):
             assert len(matrix.values) == int(masks["c"].masks[name].sum())
 
 
+def test_two_can_serve_one_base(masks):
+    base = Encoder(tiny.encoder(), None, "tiny", "none")
+    for runtime in ("dense", "sparse", "dense"):
+        model = MaskedEncoder(base, runtime=runtime)
+        model.add_task("a", masks["a"])
+        assert torch.equal(logits(model, "a"), apply_mask(tiny.encoder(), masks["a"], runtime)(**tiny.batch()).logits)
+
+
 def test_what_cannot_be_is_refused():
     def made(**how):
         return MaskedEncoder(Encoder(tiny.encoder(), None, "tiny", "none"), **how)

@@ -72,7 +72,7 @@ class SparseLinear(nn.Module):
     def __init__(self, linear: nn.Linear, turned: bool = False):
         super().__init__()
         weight, bias = linear.weight.detach(), linear.bias
-        _check_kernel(weight)
+        check_kernel(weight)
         rows, columns = getattr(linear, "rows", None), getattr(linear, "columns", None)
         self.out_features = getattr(linear, "gives", linear.out_features)
         self.in_features = getattr(linear, "reads", linear.in_features)
@@ -194,7 +194,7 @@ def check_runtime(runtime: str, encoder: nn.Module) -> None:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     if runtime != "dense":
         check_dense(encoder)
-        _check_kernel(next(encoder.parameters()))
+        check_kernel(next(encoder.parameters()))
 
 
 def check_dense(encoder: nn.Module) -> None:
@@ -209,7 +209,8 @@ def check_dense(encoder: nn.Module) -> None:
             )
 
 
-def _check_kernel(weight: Tensor) -> None:
+def check_kernel(weight: Tensor) -> None:
+    """ValueError if the sparse kernel lacks the dtype or device of ``weight``."""
     if weight.dtype not in DTYPES or weight.device.type != "cpu":
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise ValueError(
