@@ -44,7 +44,9 @@ def read_file(path: Path, weights: dict | None = None) -> tuple[dict, dict[str, 
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    card = json.loads(header.pop("__metadata__")["adaprune"])["card"]
+    sealed = json.loads(header.pop("__metadata__")["adaprune"])
+    card, text = sealed["card"], json.dumps(sealed["card"], sort_keys=True, separators=(",", ":"))
+    assert text.isascii() and hashlib.sha256(text.encode()).hexdigest() == sealed["sha256"]
     masks, head = {}, {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
@@ -66,6 +68,7 @@ def read_mask(data: bytes, shape: list[int], kept: int, coding: str) -> np.ndarr
         return np.array([packed[i // 8] >> i % 8 & 1 for i in range(n)], bool).reshape(shape)
     rare = min(kept, n - kept)
     mask = np.full(n, kept != rare)
+    assert rare or not data
     if rare:
         low = max(0, len(f"{n // rare:b}") - 5)
         first = -(-rare * low // 8)
