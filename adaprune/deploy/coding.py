@@ -74,7 +74,7 @@ def _positions(data: bytes, size: int, rare: int) -> Iterator[np.ndarray]:
     low = _low_bits(size, max(rare, 1))
     head = -(-rare * low // 8)
     if not 0 < rare <= 8 * (len(data) - head):  # a zlib stream with repeats can claim 1032 a byte
-        raise ValueError(f"{len(data)} bytes do not hold {rare} gaps")
+        raise ValueError(f"{len(data)} bytes are not those of {rare} gaps")
     symbols = np.frombuffer(inflate(data[head:], rare + size // _MORE), np.uint8)
     if np.count_nonzero(symbols != _MORE) != rare or symbols[-1] == _MORE:
         raise ValueError(f"the gaps are not {rare}")

@@ -103,8 +103,8 @@ def check_reference(reference: Mask, base: Mapping, shapes: Mapping[str, Any]) -
 
 def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     """Card and tensors, after checking that they belong together and claim no more than the file can hold."""
-    if (size := int.from_bytes(content[:8], "little")) > min(MAX_HEADER, len(content) - 8):
-        raise ValueError(f"the header claims {size} bytes")
+    if (size := int.from_bytes(content[:8], "little")) > (most := min(MAX_HEADER, len(content) - 8)):
+        raise ValueError(f"the header claims {size} bytes, and can have {max(most, 0)}")
     said = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     if "adaprune" not in said:
         raise ValueError("it holds other tensors, and no mask of adaprune")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -254,6 +255,19 @@ def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_mode
         (folder / INDEX).write_text(content)
         with pytest.raises(ValueError, match="is no list of tasks"):
             MaskedEncoder.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("capitals", [True, False])
+def test_a_task_replaced_by_one_of_other_capitals_is_saved(served, paths, tmp_path, capitals, monkeypatch):
+    """Where both names are one file, as on a disk without capitals (pretended), it stays: it is the new task's."""
+    served.save_pretrained(tmp_path / "all")
+    served.delete_task("two")
+    served.add_task("Two", paths["two"])
+    if not capitals:
+        monkeypatch.setattr(Path, "samefile", lambda one, other: one.name.lower() == other.name.lower())
+    served.save_pretrained(tmp_path / "all")
+    assert MaskedEncoder.from_pretrained(str(tmp_path / "all")).tasks == served.tasks
+    assert (tmp_path / "all" / "two.safetensors").exists() != capitals
 
 
 def test_masks_that_name_no_base(tmp_path):
