@@ -29,6 +29,7 @@ WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer
 MAX_HEADER = 2**20  # bytes, for the header and for the card next to the file (the zoo's have 20,000)
 HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 MAX_SAID = 300  # characters of what a message repeats from a file
+_NAMED = ("model", "revision")  # of the base: messages repeat these, and the names of its tensors
 _FILE = r"[^/\\\x00]{1,240}\.safetensors"  # a name that cannot lead to another folder
 
 
@@ -121,6 +122,9 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     names |= {f"head.{name}" for name in card["head"]}
     if names != tensors.keys() or not card["tensors"] or card["tensors"].keys() - card["base"].keys():
         raise ValueError(f"its tensors are not those of its card: {sorted(names ^ tensors.keys())[:3]}")
+    texts = [*card["base"], *(str(card.get(key)) for key in _NAMED)]
+    if any(len(text) > MAX_SAID or not text.isprintable() for text in texts):
+        raise ValueError("a name of its base is too long, or has signs that cannot be printed")
     limit = min(MAX_WEIGHTS, max(FEW_WEIGHTS, WEIGHTS_A_BYTE * len(content)))
     if type(card.get("heads", 1)) is not int:
         raise ValueError(f"the heads of a layer are no number, but {card['heads']!r:.20}")

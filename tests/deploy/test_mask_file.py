@@ -452,9 +452,11 @@ def test_a_header_too_long_to_be_read_quickly(alone):
         (lambda card, tensors: card["tensors"].update({"n\n\x1b[31m": {}}), r"mask\.n.{1,2}n.{1,2}x1b\[31m"),
         (lambda card, tensors: replaced(tensors, "n" * 100_000, torch.zeros(1)), "not those of its card"),
         (lambda card, tensors: card.__delitem__("labels"), "the card lacks or misstates an entry: 'labels'"),
+        (lambda card, tensors: card.update(model="\x1b[31m"), "a name of its base is too long, or has signs"),
+        (lambda card, tensors: card["base"].update({"n" * 5000: ""}), "a name of its base is too long, or has signs"),
         (lambda card, tensors: card.update(tensors=3), "the card lacks or misstates an entry: "),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_what_is_said_of_a_damaged_card_is_short_and_printable(alone, change, said):
     rewritten(alone, change)
