@@ -270,7 +270,9 @@ def test_wrong_arguments_are_named(here):
     ):
         save_mask("m.safetensors", mask.masks, mask.head, {"labels": ["a", "b"]}, loaded)
     for labels in ([0, 1], ["a"], ["a", "b", "c"]):
-        with pytest.raises(ValueError, match="card: labels must be texts, one for each of the head's 2 outputs, got"):
+        with pytest.raises(
+            ValueError, match="labels must be different texts, one for each of the head's 2 outputs, got"
+        ):
             save_mask("m.safetensors", mask.masks, mask.head, {"labels": labels}, loaded.model)
     damaged = {name: tensor * torch.nan for name, tensor in mask.head.items()}
     with pytest.raises(ValueError, match="the head's tensors are not those .* holds NaN or infinity"):

@@ -7,12 +7,14 @@ within 2 % of the bound while an arithmetic coder is within 1 %. docs/mask_forma
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
 CODINGS = ("bits", "bytes", "gaps")
 _SPARSE = 0.2  # below this share of the rarer value, gaps are shorter than coded bytes
 _MORE = 255  # a byte of a gap that means 255 plus what follows
+_BLOCK = 2**16  # bytes of gaps decoded together, so that their positions stay in the cache
 
 
 def encode(mask: np.ndarray, plain: bool = False) -> tuple[str, bytes]:
@@ -30,7 +32,7 @@ def encode(mask: np.ndarray, plain: bool = False) -> tuple[str, bytes]:
 
 
 def decode(coding: str, data: bytes, size: int, kept: int) -> np.ndarray:
-    """The boolean vector of ``size`` entries with ``kept`` True; takes memory at most proportional to ``size``.
+    """The boolean vector of ``size`` entries with ``kept`` True; takes the memory of that and of ``data``, inflated.
 
     Raises:
         ValueError: the bytes are not such a mask.
@@ -40,8 +42,8 @@ def decode(coding: str, data: bytes, size: int, kept: int) -> np.ndarray:
     if coding == "gaps":
         rare = min(kept, size - kept)
         mask = np.full(size, rare != kept)
-        if rare:
-            mask[_positions(data, size, rare)] = rare == kept
+        for positions in _positions(data, size, rare):
+            mask[positions] = rare == kept
     else:
         packed = np.frombuffer(data if coding == "bits" else inflate(data, -(-size // 8)), np.uint8)
         if len(packed) != -(-size // 8) or (size % 8 and packed[-1] >> size % 8):
@@ -65,21 +67,33 @@ def _gaps(positions: np.ndarray, size: int) -> bytes:
     return np.packbits(planes.astype(bool), bitorder="little").tobytes() + _huffman(symbols.tobytes())
 
 
-def _positions(data: bytes, size: int, rare: int) -> np.ndarray:
-    low = _low_bits(size, rare)
+def _positions(data: bytes, size: int, rare: int) -> Iterator[np.ndarray]:
+    """The positions that the gaps lead to, a block at a time: those up to entry j add up to its position, less j."""
+    if not rare and not data:
+        return
+    low = _low_bits(size, max(rare, 1))
     head = -(-rare * low // 8)
+    if not 0 < rare <= 8 * (len(data) - head):  # a zlib stream with repeats can claim 1032 a byte
+        raise ValueError(f"{len(data)} bytes are not those of {rare} gaps")
     symbols = np.frombuffer(inflate(data[head:], rare + size // _MORE), np.uint8)
-    ends = np.flatnonzero(symbols != _MORE)
-    if len(data) < head or len(ends) != rare or ends[-1] != len(symbols) - 1:
+    if np.count_nonzero(symbols != _MORE) != rare or symbols[-1] == _MORE:
         raise ValueError(f"the gaps are not {rare}")
-    gaps = np.diff(np.cumsum(symbols, dtype=np.int64)[ends], prepend=0) << low
-    planes = np.unpackbits(np.frombuffer(data[:head], np.uint8), count=rare * low, bitorder="little")
-    for place in range(low):
-        gaps |= planes[place::low].astype(np.int64) << place
-    positions = np.cumsum(gaps + 1) - 1
-    if positions[-1] >= size:
-        raise ValueError("the gaps lead beyond the last entry")
-    return positions
+    done, highs, lows = 0, 0, 0
+    for start in range(0, len(symbols), _BLOCK):
+        part = symbols[start : start + _BLOCK]
+        summed = highs + np.cumsum(part, dtype=np.int64)
+        found = summed[part != _MORE] << low
+        first, last = done * low, (done + len(found)) * low
+        planes = np.unpackbits(np.frombuffer(data[first // 8 : -(-last // 8)], np.uint8), bitorder="little")
+        planes = planes[first % 8 :][: last - first].reshape(len(found), low)
+        added = lows + np.cumsum(planes @ (1 << np.arange(low)), dtype=np.int64)
+        found += added + np.arange(done, done + len(found))
+        if len(found):
+            if found[-1] >= size:
+                raise ValueError("the gaps lead beyond the last entry")
+            yield found
+            done, lows = done + len(found), added[-1]
+        highs = summed[-1]
 
 
 def _low_bits(size: int, count: int) -> int:

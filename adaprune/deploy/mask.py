@@ -144,8 +144,8 @@ def _check_module(model: object, name: str) -> None:
 def check_base(encoder: nn.Module, mask: Mask) -> None:
     """ValueError, with the difference, if ``encoder`` is not the base that the mask was made for."""
     card, state = mask.card, encoder.state_dict()
-    named = ", ".join(str(card[key]) for key in ("model", "revision") if card.get(key))
-    way = f"Load the model and revision of its card ({named or 'none named'}), in float32 and with no mask applied yet"
+    named = ", ".join(str(card[key]) for key in ("model", "revision") if card.get(key)) or "none named"
+    way = f"Load the model and revision of its card ({named:.200}), in float32 and with no mask applied yet"
     if (expected := card.get("heads")) is not None and (heads := encoder.config.num_attention_heads) != expected:
         many = f"one of {expected} attention heads a layer, this one has {heads}"  # no tensor tells them apart
         raise ValueError(f"mask made for another base: {many}. {way}")
@@ -277,9 +277,10 @@ def _at_hand(path: Path, card: Mapping) -> nn.Module:
         model, commit = base_of(card, path)
         return _loaded(model, commit, _files(model))
     except OSError as error:
-        raise OSError(f"{path} has masks as differences from {card['model']!r}, and {error} Or {way}") from error
+        whole = f"{path} has masks as differences from {card['model']!r:.100}"
+        raise OSError(f"{whole}, and {error!s:.600} Or {way}") from error
     except ValueError as error:
-        raise ValueError(f"{path} has masks as differences from its base, but {error}: {way}") from error
+        raise ValueError(f"{path} has masks as differences from its base, but {error!s:.600}: {way}") from error
 
 
 @functools.lru_cache(maxsize=1)  # many masks usually share one base; nobody else holds or changes this copy

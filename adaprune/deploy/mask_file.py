@@ -37,6 +37,7 @@ from adaprune.deploy.reading import (
     MAX_FILE,
     MAX_HEADER,
     check_reference,
+    fit_labels,
     read_mask,
     sha256_of,
 )
@@ -86,8 +87,10 @@ def save_mask(
     if not isinstance(encoder, nn.Module):
         raise TypeError(f"encoder must be a torch module, got {type(encoder).__name__}: give load_encoder(...).model")
     outputs, labels = len(head.get("output.weight", ())), card["labels"]
-    if outputs and (outputs != (len(labels) or 1) or not all(isinstance(label, str) for label in labels)):
-        raise ValueError(f"card: labels must be texts, one for each of the head's {outputs} outputs, got {labels}")
+    if outputs and not fit_labels(labels, outputs):
+        raise ValueError(
+            f"card: labels must be different texts, one for each of the head's {outputs} outputs, got {labels!r:.200}"
+        )
     check_precision(encoder)
     check_masks(masks, encoder)
     base = tensor_hashes(encoder)
@@ -125,11 +128,14 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
     if os.path.lexists(beside) and not _is_record(beside):
         try:
             found = sha256_of(json.loads(read_bytes(beside, MAX_HEADER)))
-        except HOSTILE as error:
+        except (OSError, *HOSTILE) as error:
             found = str(error)
         if found != sha256_of({**mask.card, "file_sha256": sha256_of(content)}):
             raise ValueError(f"{beside} is not the card of {path}: get both again, or delete it (the mask has its own)")
-    return mask if base is None else mask.resolve(base)
+    try:
+        return mask if base is None else mask.resolve(base)
+    except ValueError as error:  # about the base alone, it names no file
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
 def _stored(

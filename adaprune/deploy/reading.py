@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +26,10 @@ FORMAT = 3  # the newest that can be read, with flips; 2 is without
 MAX_FILE = 2**30  # bytes; larger files are not read
 MAX_WEIGHTS = 2**33  # weights per byte of the file, or in total if that is more:
 WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
-MAX_HEADER = 2**23  # bytes, for the header and for the card next to the file
+MAX_HEADER = 2**20  # bytes, for the header and for the card next to the file (the zoo's have 20,000)
 HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MAX_SAID = 300  # characters of what a message repeats from a file
+_NAMED = ("model", "revision")  # of the base: messages repeat these, and the names of its tensors
 _FILE = r"[^/\\\x00]{1,240}\.safetensors"  # a name that cannot lead to another folder
 
 
@@ -45,23 +48,36 @@ def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
     try:
         card, tensors = _opened(content)
         shapes, said = card["tensors"], card.get("flips")
+        named, seal = (None, "") if said is None else (said["reference"], said["masks"])
         head = _head(tensors, card)
         if said is None:
             masks: Any = {name: _mask(name, tensors[f"mask.{name}"], one) for name, one in shapes.items()}
-        elif alone and said["reference"] is not None:
+        elif alone and named is not None:
             raise ValueError("a mask that is a reference to others can have no reference itself")
         else:
             stored, sizes = tensors["flips"], [_matrix(shapes[name]) for name in sorted(shapes)]
             if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
                 raise ValueError("flips are not what the card says")
             flips = read_flips(said, stored.numpy().tobytes(), sizes)
+    except _Newer as error:
+        raise ValueError(f"{path} is of {error}, newer than this adaprune reads: pip install -U adaprune") from None
     except HOSTILE as error:
         way = "get it again, or delete it and the run's record and run again"
-        raise ValueError(f"{path} is not a whole mask file: {error}; {way}") from None
+        raise ValueError(f"{path} is not a whole mask file: {_why(error)}; {way}") from None
     if said is not None:
-        reference = None if said["reference"] is None else _reference(path, card)
-        masks = Differences(path, flips, str(said["masks"]), reference)
+        masks = Differences(path, flips, str(seal), None if named is None else _reference(path, named, card))
     return Mask(masks, head, card)
+
+
+class _Newer(ValueError):
+    """A file is sound, but of a format that is newer than this reader; says which."""
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file; what it says itself is shortened, and without signs that a terminal obeys."""
+    lacks = "the card lacks or misstates an entry: " * isinstance(error, (AttributeError, LookupError, TypeError))
+    text = f"{lacks}{error}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:MAX_SAID]) + "..." * (len(text) > MAX_SAID)
 
 
 def sha256_of(content: bytes | dict) -> str:
@@ -69,6 +85,12 @@ def sha256_of(content: bytes | dict) -> str:
     if not isinstance(content, bytes):
         content = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     return hashlib.sha256(content).hexdigest()
+
+
+def fit_labels(labels: Any, outputs: int) -> bool:
+    """Whether these are the names of a head's outputs: different texts, or an empty list for a regression."""
+    texts = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+    return texts and len({*labels}) == len(labels) and outputs == (len(labels) or 1)
 
 
 def check_reference(reference: Mask, base: Mapping, shapes: Mapping[str, Any]) -> None:
@@ -82,8 +104,8 @@ def check_reference(reference: Mask, base: Mapping, shapes: Mapping[str, Any]) -
 
 def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     """Card and tensors, after checking that they belong together and claim no more than the file can hold."""
-    if (size := int.from_bytes(content[:8], "little")) > min(MAX_HEADER, len(content) - 8):
-        raise ValueError(f"the header claims {size} bytes")
+    if (size := int.from_bytes(content[:8], "little")) > (most := min(MAX_HEADER, len(content) - 8)):
+        raise ValueError(f"the header claims {size} bytes, and can have {max(most, 0)}")
     said = json.loads(content[8 : 8 + size]).get("__metadata__", {})
     if "adaprune" not in said:
         raise ValueError("it holds other tensors, and no mask of adaprune")
@@ -92,7 +114,7 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     if sha256_of(card) != sealed["sha256"] or type(card["format"]) is not int or card["format"] < 1:
         raise ValueError("the card's sha256 or format does not fit")
     if card["format"] > FORMAT:
-        raise ValueError(f"it is of format {card['format']}, newer than this adaprune reads: pip install -U adaprune")
+        raise _Newer(f"format {card['format']!s:.20}")
     if (card.get("flips") is not None) != (card["format"] == FORMAT):
         raise ValueError(f"flips belong to format {FORMAT}, and to no other")
     tensors = load(content)  # checks header and length before anything is allocated
@@ -100,7 +122,12 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     names |= {f"head.{name}" for name in card["head"]}
     if names != tensors.keys() or not card["tensors"] or card["tensors"].keys() - card["base"].keys():
         raise ValueError(f"its tensors are not those of its card: {sorted(names ^ tensors.keys())[:3]}")
+    texts = [*card["base"], *(str(card.get(key)) for key in _NAMED)]
+    if any(len(text) > MAX_SAID or not text.isprintable() for text in texts):
+        raise ValueError("a name of its base is too long, or has signs that cannot be printed")
     limit = min(MAX_WEIGHTS, max(FEW_WEIGHTS, WEIGHTS_A_BYTE * len(content)))
+    if type(card.get("heads", 1)) is not int:
+        raise ValueError(f"the heads of a layer are no number, but {card['heads']!r:.20}")
     if sum(_entries(name, said) for name, said in card["tensors"].items()) > limit:
         raise ValueError(f"its {len(content)} bytes claim to hold the masks of more than {limit} weights")
     return card, tensors
@@ -113,16 +140,20 @@ def _head(tensors: Mapping[str, Tensor], card: dict) -> dict[str, Tensor]:
         if said != {"shape": [*head[name].shape], "sha256": tensor_hash(head[name])}:
             raise ValueError(f"{name} is not what the card says")
     outputs = head_of(head, card).output.out_features
-    if not isinstance(labels, list) or outputs != (len(labels) or 1) or {type(label) for label in labels} - {str}:
-        raise ValueError(f"the head has {outputs} outputs, the card's labels are {labels}")
+    if not fit_labels(labels, outputs):
+        raise ValueError(
+            f"the head has {outputs} outputs, and the card's labels must be as many different texts, got {labels!r}"
+        )
     return head
 
 
 def _entries(name: str, said: dict) -> int:
-    """How many entries a mask has according to the card; ValueError if that is not a count."""
+    """How many entries a mask has according to the card; ValueError if that is no count, or none at all."""
     shape, kept = said["shape"], said["kept"]
     if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in [*shape, kept]):
         raise ValueError(f"{name} is not what the card says: shape or kept are no counts")
+    if not all(shape):
+        raise ValueError(f"{name} is empty, and a mask has entries")
     if any(n > MAX_WEIGHTS for n in shape) or kept > (total := math.prod(shape)):
         raise ValueError(f"{name} is not what the card says: too many entries, or more kept than there are")
     return total
@@ -143,24 +174,26 @@ def _matrix(said: dict) -> tuple[int, int]:
     """Rows and columns of a mask that is stored as flips."""
     if said.keys() != {"shape", "kept", "coding"} or said["coding"] != "flips" or len(said["shape"]) != 2:
         raise ValueError("a mask of flips is a matrix with shape, kept and coding")
-    if not all(said["shape"]):  # no entries, but possibly endless rows
-        raise ValueError("a mask of flips is not empty")
     return tuple(said["shape"])
 
 
-def _reference(path: Path, card: dict) -> Mask:
+def _reference(path: Path, named: Any, card: dict) -> Mask:
     """The mask file in the same folder that is the reference of ``path``; errors name both."""
-    named, whole = card["flips"]["reference"], f"{path} is stored by where it differs from"
-    if not isinstance(named, dict) or not isinstance(name := named.get("file"), str) or not re.fullmatch(_FILE, name):
+    name = named.get("file") if isinstance(named, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(_FILE, name) or not name.isprintable():
         raise ValueError(f"{path} is not a whole mask file: its reference is no file beside it")
-    beside = path.with_name(name)
-    if not beside.exists():
-        raise FileNotFoundError(f"{whole} {name}, which must lie beside it and does not")
-    if sha256_of(content := read_bytes(beside, MAX_FILE)) != named.get("sha256"):
-        raise ValueError(f"{whole} {name}, but {beside} is another file: its sha256 is not {named.get('sha256')!s:.64}")
+    beside, whole = path.with_name(name), f"{path} is stored by where it differs from {name!r}"
     try:
+        if not os.path.exists(beside):  # unlike that of a Path, False for a name that no disk can hold
+            raise FileNotFoundError(f"{whole}, which must lie beside it and does not")
+        if sha256_of(content := read_bytes(beside, MAX_FILE)) != (seal := named.get("sha256")):
+            raise ValueError(f"it is another file, its sha256 is not {seal!r:.70}: get both again")
         mask = read_mask(beside, content, alone=True)
         check_reference(mask, card["base"], {name: said["shape"] for name, said in card["tensors"].items()})
     except ValueError as error:
-        raise ValueError(f"{whole} {name}: {error}") from None
+        raise ValueError(f"{whole}, which lies beside it: {error}") from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(f"{whole}, which cannot be read: {error.strerror}") from error
     return mask

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from adaprune.data import expanded
 from adaprune.deploy.mask import Mask, base_of, fitting_head
 from adaprune.deploy.mask_file import load_mask
-from adaprune.deploy.runtime import check_runtime
+from adaprune.deploy.runtime import check_kernel
 from adaprune.deploy.runtime.served_layers import Kept, ServedEmbedding, ServedLinear, Task
 from adaprune.deploy.sharing import INDEX, NAME, check_files, folder_of, mask_file, push, save_tasks, tasks_in
 from adaprune.masks import maskable
@@ -54,7 +54,8 @@ class MaskedEncoder(nn.Module):
             raise ValueError(f"keep is a number of tasks, 0 and more, got {keep!r}")
         if runtime not in ("dense", "sparse") or (runtime == "sparse" and not keep):
             raise ValueError(f"runtime is 'dense', or with keep >= 1 'sparse', got {runtime!r} with keep={keep}")
-        check_runtime(runtime, base.model)
+        if runtime == "sparse":
+            check_kernel(next(base.model.parameters()))
         self._kept = Kept(keep, runtime)
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
         self.active_task: str | None = None
@@ -119,11 +120,13 @@ class MaskedEncoder(nn.Module):
             OSError: no such file or repository.
         """
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise ValueError(f"a task's name has letters, digits, - _ and ., at most 100, got {name!r}")
+            raise ValueError(f"a task's name has letters a to z, digits, - _ and ., at most 100, got {name!r:.110}")
         if f"{name}.json".lower() == INDEX:  # some file systems know no capitals
             raise ValueError(f"task {name!r} would have its card in {INDEX}, the index of tasks: choose another name")
-        if name in self.tasks:
-            raise ValueError(f"task {name!r} is there already: delete_task({name!r}) first, or choose another name")
+        if same := [task for task in self.tasks if task.lower() == name.lower()]:
+            raise ValueError(
+                f"task {same[0]!r} is there already: delete_task({same[0]!r}) first, or choose another name"
+            )
         source = name if source is None else source
         mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
         check_files(self.base, mask.card)
@@ -137,7 +140,9 @@ class MaskedEncoder(nn.Module):
 
     def delete_task(self, name: str) -> None:
         """Removes a task; if it was the active one, no task is active."""
-        self._kept.forget(self.task(name))
+        task = self.task(name)
+        task.deleted = True
+        self._kept.forget(task)
         self.deleted.add(name)
         del self._tasks[_key(name)]
         self.active_task = None if self.active_task == name else self.active_task
@@ -167,7 +172,8 @@ class MaskedEncoder(nn.Module):
         logits = torch.full((len(tasks), width), -torch.inf, dtype=self.dtype, device=self.device)
         for name, task in found.items():
             rows = torch.tensor([row for row, of in enumerate(tasks) if of == name], device=self.device)
-            part = {k: v[rows] if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            own = {k for k, v in inputs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(tasks)}
+            part = {k: v[rows] if k in own else v for k, v in inputs.items()}  # others are for all rows
             own = self._logits(task, part, len(found) <= self._kept.limit)
             logits[rows, : own.shape[1]] = own.to(logits.dtype)
         return SequenceClassifierOutput(logits=logits)
@@ -175,7 +181,8 @@ class MaskedEncoder(nn.Module):
     def _logits(self, task: Task, inputs: dict, keep: bool) -> Tensor:
         with self._kept.serving(task, keep):
             states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
-            return task.head(states[1:], inputs.get("attention_mask"))
+            dtype = task.head.mix.dtype  # another than the states' if only the encoder was converted
+            return task.head(tuple(state.to(dtype) for state in states[1:]), inputs.get("attention_mask"))
 
     def _apply(self, fn, recurse=True):
         self._kept.forget()

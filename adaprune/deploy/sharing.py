@@ -19,7 +19,7 @@ from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo, zoo_file
 from adaprune.training import MINILM, Encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors next to it
-NAME = r"[A-Za-z0-9][\w.-]{0,99}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
 def save_tasks(served, folder: Path) -> None:
@@ -37,9 +37,12 @@ def save_tasks(served, folder: Path) -> None:
         warnings.warn(f"{folder / 'README.md'} is not adaprune's: it stays, no model card is written", stacklevel=3)
     else:
         (folder / "README.md").write_text(f"---\n{front_matter(served.base)}\n---\n\n{text}", encoding="utf-8")
+    now = {name.lower(): name for name in served.tasks}
     for name in stale:
-        for file in (folder / f"{name}.safetensors", folder / f"{name}.json"):
-            file.unlink(missing_ok=True)
+        for end in (".safetensors", ".json"):
+            file, twin = folder / f"{name}{end}", folder / f"{now.get(name.lower(), name)}{end}"
+            if twin == file or not file.exists() or not file.samefile(twin):  # on a disk without capitals, both are one
+                file.unlink(missing_ok=True)
     (folder / INDEX).write_text(json.dumps({"tasks": served.tasks}) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,8 @@ from adaprune.deploy.serving import MaskedEncoder
 from adaprune.masks import maskable
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, float]:
     """How strongly a batch points to each task, from one gradient; the highest score is the guess.
 
@@ -20,7 +22,8 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
 
     This is SupSup's rule: it looks for the task whose mask would make the output more confident. Here the heads p_i
     also differ by task. H is the mean entropy over the batch, whose rows are assumed to belong to one task. Scores
-    depend on the head: a head that is confident about everything always wins, see `called`.
+    depend on the head: a head that is confident about everything always wins, see `called`. Gradients are taken in
+    ``torch.no_grad`` and ``torch.inference_mode`` too.
 
     Raises:
         ValueError: fewer than two tasks, or tasks that differ in their number of classes or kind of head.
@@ -33,9 +36,9 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
     if len(set(kinds.values())) > 1:
         raise ValueError(f"give tasks whose heads are of one kind and pooling; by task: {kinds}")
     share = 1 / len(chosen)
-    masked = {name for task in chosen.values() for name in task.places}
+    scope = {name for task in chosen.values() for name in task.places}
     modules = maskable(served.encoder, "encoder+embeddings").items()
-    base = {name: module.weight for name, module in modules if name in masked}
+    base = {name: module.weight for name, module in modules if name in scope}
     mixed = {
         name: (w0 * sum(task.kept(name, w0) for task in chosen.values()) * share).requires_grad_()
         for name, w0 in base.items()
@@ -45,8 +48,12 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
     head = {
         p: sum(own[p] for own in heads.values()).mul(share).requires_grad_() for p in dict(first.named_parameters())
     }
+    inputs = {name: _usable(value) for name, value in inputs.items()}
     asked = {**inputs, "output_hidden_states": True, "return_dict": True}
-    states = torch.func.functional_call(served.encoder, mixed, kwargs=asked).hidden_states
+    masked = {id(w0) for w0 in base.values()}
+    others = {n: _usable(t) for n, t in served.encoder.named_parameters() if t.is_inference() and id(t) not in masked}
+    whole = {**others, **mixed}
+    states = torch.func.functional_call(served.encoder, whole, kwargs=asked).hidden_states
     sure = torch.func.functional_call(first, head, (states[1:], inputs.get("attention_mask"))).log_softmax(-1)
     entropy = -(sure.exp() * sure).sum(-1).mean()
     slopes = torch.autograd.grad(entropy, [*mixed.values(), *head.values()])
@@ -56,6 +63,11 @@ def task_scores(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inp
         - sum(float((by_head[p] * heads[name][p]).sum()) for p in head)
         for name, task in chosen.items()
     }
+
+
+def _usable(value: Tensor) -> Tensor:
+    """A copy if it was made in inference mode, whose tensors no gradient can go through or past."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def task_entropies(served: MaskedEncoder, tasks: Sequence[str] | None = None, **inputs: Tensor) -> dict[str, Tensor]:

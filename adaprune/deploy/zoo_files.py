@@ -18,7 +18,7 @@ from adaprune.runs import Run
 from adaprune.training import MINILM
 
 ZOO = Path(__file__).parents[1] / "zoo"
-_NAME = r"(?!.*\.safetensors$)[A-Za-z0-9][\w.-]{0,99}"
+_NAME = r"(?!.*\.safetensors$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _COLUMNS = ["task", "sparsity", "model", "metric", "score", "mean", "seeds", "bytes", "head_bytes", "licence"]
 
 

@@ -41,6 +41,7 @@ CHANGES = st.lists(
         ),  # with its hash made to fit
         st.tuples(st.just("card"), st.integers(0, 2**20), VALUES),  # and sealed again
         st.tuples(st.just("header"), st.integers(0, 2**20), VALUES),
+        st.tuples(st.just("without"), st.integers(0, 2**20), st.none()),  # an entry of the card, and sealed again
     ),
     min_size=1,
     max_size=4,
@@ -85,12 +86,18 @@ def places(value, way=()) -> list[tuple]:
     return [(*way, key) for key, _ in inner] + [found for key, item in inner for found in places(item, (*way, key))]
 
 
+GONE = object()
+
+
 def put(value, place: int, new) -> None:
-    """Replaces one thing in a JSON value."""
+    """Replaces one thing in a JSON value, or takes it out."""
     *way, last = places(value)[place % len(places(value))]
     for key in way:
         value = value[key]
-    value[last] = new
+    if new is GONE:
+        del value[last]
+    else:
+        value[last] = new
 
 
 def changed(content: bytes, kind: str, place: int, what) -> bytes:
@@ -107,8 +114,8 @@ def changed(content: bytes, kind: str, place: int, what) -> bytes:
         sealed = json.loads(header["__metadata__"]["adaprune"])
         if kind == "header":
             put(header, place, what)
-        elif kind == "card":
-            put(sealed["card"], place, what)
+        elif kind in ("card", "without"):
+            put(sealed["card"], place, what if kind == "card" else GONE)
         else:
             names = sorted(set(header) - {"__metadata__"})
             name = names[place % len(names)]
@@ -146,6 +153,7 @@ def judge(path: Path, changes: list[tuple], number: int) -> str:
     except (ValueError, FileNotFoundError) as error:  # once it is read, "another base" can be its fault too
         said = str(error)
         assert str(path) in said or (found is not None and "another base" in said), said
+        assert said.isprintable() and len(said) < 1500, said
         found = None
     seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

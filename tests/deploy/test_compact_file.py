@@ -1,6 +1,7 @@
 """A compact model's file is all that is needed, and another file is refused with its name."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -80,10 +81,11 @@ def test_an_onnx_file_of_others_stays(tmp_path, monkeypatch):
 
 
 def changed(change):
-    """What `change` makes of the description of a sound file."""
+    """What `change` makes of the description of a sound file, without a seal, as the first files were."""
 
     def make(path):
         said, tensors = described(path), load_file(path)
+        del said["sha256"]
         change(said, tensors)
         save_file(tensors, path, metadata={"adaprune_compact": json.dumps(said)})
 
@@ -106,6 +108,20 @@ FAULTS = {
     "constants": changed(lambda said, tensors: tensors.pop("buffer.embeddings.position_ids")),
     "activation": changed(lambda said, tensors: said["config"].update(hidden_act=3)),
     "head": changed(lambda said, tensors: said["head"].update(kind="other")),
+    "constants of another shape": changed(
+        lambda said, tensors: tensors.update({"buffer.embeddings.position_ids": torch.zeros(1)})
+    ),
+    "NaN": changed(lambda said, tensors: tensors["head.output.bias"].fill_(math.nan)),
+    "infinite constants": changed(
+        lambda said, tensors: tensors.update({"buffer.embeddings.position_ids": torch.full((1, 40), math.inf)})
+    ),
+    "mixed dtypes": changed(lambda said, tensors: tensors.update({"head.mix": tensors["head.mix"].half()})),
+    "whole numbers": changed(lambda said, tensors: tensors.update({n: t.int() for n, t in tensors.items()})),
+    "scale is NaN": changed(lambda said, tensors: said["layers"][0].update(scale=math.nan)),
+    "scale is 0": changed(lambda said, tensors: said["layers"][0].update(scale=0.0)),
+    "scale is text": changed(lambda said, tensors: said["layers"][0].update(scale="0.5")),
+    "tokenizer": changed(lambda said, tensors: said.update(tokenizer=5)),
+    "config is a list": changed(lambda said, tensors: said.update(config=[1])),
 }
 
 
@@ -115,6 +131,66 @@ def test_damaged_and_foreign_files_are_refused_by_name(fault, tmp_path):
     FAULTS[fault](path)
     with pytest.raises(ValueError, match=r"a\.safetensors is not a whole compact model of format 1"):
         load_compact(path)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"attn_implementation": "flash_attention_2"},
+        {"attn_implementation": "somebody/kernel"},
+        {"_attn_implementation": "somebody/kernel"},
+        {"_attn_implementation_internal": "somebody/kernel"},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+        {"dtype": "float99"},
+        {"torch_dtype": "float16"},
+        {"auto_map": {"AutoModel": "somebody--code.Model"}},
+    ],
+    ids=range(8),
+)
+def test_how_to_compute_is_not_for_a_file_to_choose(chosen, tmp_path):
+    small = compact(masked())
+    path = save_compact(tmp_path / "a.safetensors", small)
+    changed(lambda said, tensors: said["config"].update(chosen))(path)
+    again = load_compact(path)
+    assert difference(small, again, padded()) == 0 and again.dtype == torch.float32
+    assert not {*chosen} & {*described(save_compact(path, again))["config"]}
+
+
+def test_a_package_that_is_missing_is_said_with_the_files_name(tmp_path, monkeypatch):
+    path = save_compact(tmp_path / "a.safetensors", compact(masked()))
+
+    def lacks(*args, **kwargs):
+        raise ImportError("this model needs the package kernels")
+
+    monkeypatch.setattr("transformers.AutoModel.from_config", lacks)
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a whole .*: this model needs the package kernels"):
+        load_compact(path)
+
+
+def test_the_seal_covers_tensors_and_description_and_the_first_files_had_none(tmp_path):
+    small = compact(masked())
+    path = save_compact(tmp_path / "a.safetensors", small)
+    content, seal = path.read_bytes(), described(path)["sha256"]
+    for place in (-1, -500):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place:][1:])
+        with pytest.raises(ValueError, match="its sha256 is not that of its tensors"):
+            load_compact(path)
+    for entry, value in (("layer_norm_eps", 1e-3), ("num_attention_heads", 8)):
+        path.write_bytes(content)
+        changed(lambda said, tensors, e=entry, v=value: said.update(sha256=seal, config={**said["config"], e: v}))(path)
+        with pytest.raises(ValueError, match="its sha256 is not that of its tensors"):
+            load_compact(path)
+    path.write_bytes(content)
+    changed(lambda said, tensors: None)(path)
+    assert "sha256" not in described(path) and difference(small, load_compact(path), padded()) == 0
+
+
+def test_what_would_not_load_is_not_saved(tmp_path):
+    small = compact(masked())
+    small.head.output.bias.data[0] = math.nan
+    with pytest.raises(ValueError, match=r"head\.output\.bias holds NaN"):
+        save_compact(tmp_path / "a.safetensors", small)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_file_at_all(tmp_path):

@@ -178,6 +178,7 @@ def test_equal_masks_make_equal_bytes(saved, tmp_path):
         ({"card": {"task": "mrpc"}}, "labels"),
         ({"card": {**CARD, "base": {}}}, "base"),
         ({"card": {**CARD, "labels": "abc"}}, "labels"),
+        ({"card": {**CARD, "labels": ["no", "yes", "no"]}}, "labels must be different texts"),
         ({"card": {**CARD, "score": float("nan")}}, "nan|JSON"),
     ],
 )
@@ -403,11 +404,14 @@ HOSTILE = {
     "stranger": lambda card, tensors: replaced(tensors, "other", torch.zeros(1)),
     "no base": lambda card, tensors: card.update(base={}),
     "base is a list": lambda card, tensors: card.update(base=list(card["base"])),
-    "format of the future": lambda card, tensors: card.update(format=4),
     "format is 0": lambda card, tensors: card.update(format=0),
     "format is no number": lambda card, tensors: card.update(format=3.0),
     "labels": lambda card, tensors: card.update(labels=["a"]),
     "labels are numbers": lambda card, tensors: card.update(labels=[1, 2, 3]),
+    "labels are twice the same": lambda card, tensors: card.update(labels=["a", "b", "a"]),
+    "an empty mask": lambda card, tensors: bits_of(card, tensors, shape=[0, 5], kept=0),
+    "heads are text": lambda card, tensors: card.update(heads="2"),
+    "heads are null": lambda card, tensors: card.update(heads=None),
     "labels are missing": lambda card, tensors: card.__delitem__("labels"),
     "head of another kind": lambda card, tensors: replaced(tensors, "head.mix", torch.zeros(2, dtype=torch.int32)),
     "head is empty": lambda card, tensors: replaced(tensors, "head.output.weight", torch.zeros(0, 0)),
@@ -424,6 +428,46 @@ def test_hostile_cards_are_refused_fast(alone, trick):
     with pytest.raises(ValueError, match="sparsity~0.5.safetensors"):
         load_mask(alone)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("number", [4, 10**4000])
+def test_a_newer_format_asks_for_a_newer_reader_and_no_more(alone, number):
+    rewritten(alone, lambda card, tensors: card.update(format=number))
+    with pytest.raises(ValueError, match=r"is of format \d{1,20}, newer than .* reads: pip install -U adaprune$"):
+        load_mask(alone)
+
+
+def test_a_header_too_long_to_be_read_quickly(alone):
+    rewritten(alone, lambda card, tensors: card.update(more=[[]] * 2**20))
+    start = time.process_time()
+    with pytest.raises(ValueError, match="not a whole mask file: the header claims"):
+        load_mask(alone)
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda card, tensors: card.update(labels=["x" * 100] * 5000), "the head has 3 outputs"),
+        (lambda card, tensors: card["tensors"].update({"n\n\x1b[31m": {}}), r"mask\.n.{1,2}n.{1,2}x1b\[31m"),
+        (lambda card, tensors: replaced(tensors, "n" * 100_000, torch.zeros(1)), "not those of its card"),
+        (lambda card, tensors: card.__delitem__("labels"), "the card lacks or misstates an entry: 'labels'"),
+        (lambda card, tensors: card.update(model="\x1b[31m"), "a name of its base is too long, or has signs"),
+        (lambda card, tensors: card["base"].update({"n" * 5000: ""}), "a name of its base is too long, or has signs"),
+        (lambda card, tensors: card.update(tensors=3), "the card lacks or misstates an entry: "),
+    ],
+    ids=range(7),
+)
+def test_what_is_said_of_a_damaged_card_is_short_and_printable(alone, change, said):
+    rewritten(alone, change)
+    with pytest.raises(ValueError, match=said) as refused:
+        load_mask(alone)
+    assert len(str(refused.value)) < 500 + len(str(alone)) and str(refused.value).isprintable()
+
+
+def test_a_base_that_does_not_fit_is_refused_with_the_files_name(alone):
+    with pytest.raises(ValueError, match=r"0\.5\.safetensors: mask made for another base"):
+        load_mask(alone, base=encoder_of(seed=1))
 
 
 def test_rewriting_alone_is_harmless(alone):
@@ -527,6 +571,16 @@ def test_an_edited_card_beside_the_file_is_refused(saved, edit):
     beside.write_text(edit(text))
     with pytest.raises(ValueError, match=r"0\.5\.json is not the card of"):
         load_mask(saved)
+
+
+def test_a_link_to_no_card_is_refused(saved):
+    beside = saved.with_suffix(".json")
+    beside.unlink()
+    for target in ("gone.json", beside.name):  # nowhere, and in a circle
+        beside.symlink_to(target)
+        with pytest.raises(ValueError, match=r"0\.5\.json is not the card of .*0\.5\.safetensors"):
+            load_mask(saved)
+        beside.unlink()
 
 
 def test_the_card_of_another_mask_is_refused(saved, tmp_path):

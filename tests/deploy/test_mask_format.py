@@ -44,7 +44,9 @@ def read_file(path: Path, weights: dict | None = None) -> tuple[dict, dict[str, 
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    card = json.loads(header.pop("__metadata__")["adaprune"])["card"]
+    sealed = json.loads(header.pop("__metadata__")["adaprune"])
+    card, text = sealed["card"], json.dumps(sealed["card"], sort_keys=True, separators=(",", ":"))
+    assert text.isascii() and hashlib.sha256(text.encode()).hexdigest() == sealed["sha256"]
     masks, head = {}, {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
@@ -66,6 +68,7 @@ def read_mask(data: bytes, shape: list[int], kept: int, coding: str) -> np.ndarr
         return np.array([packed[i // 8] >> i % 8 & 1 for i in range(n)], bool).reshape(shape)
     rare = min(kept, n - kept)
     mask = np.full(n, kept != rare)
+    assert rare or not data
     if rare:
         low = max(0, len(f"{n // rare:b}") - 5)
         first = -(-rare * low // 8)
@@ -277,12 +280,29 @@ def test_a_small_file_cannot_claim_a_large_mask(coded):
         (b"\0\0" + zlib.compress(b"\1\2\3\377"), 1000, 3),  # ends with "and more to come"
         (b"\0\0" + zlib.compress(b"\1\2\376"), 1000, 3),  # beyond the last entry
         (b"\0\0" + zlib.compress(b"\377" * 3 + b"\1\1\1"), 1000, 3),
+        (zlib.compress(bytes(2**25)), 2**26, 2**25),  # no Huffman code is shorter than a bit
+        (b"\0" * 1000, 1000, 0),
+        (b"\0" * 1000, 1000, 1000),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_gaps_that_cannot_be(data, size, kept):
+    start = time.process_time()
     with pytest.raises(ValueError, match="gaps|zlib|incomplete"):
         decode("gaps", data, size, kept)
+    assert time.process_time() - start < 1
+
+
+def test_many_gaps_are_decoded_in_the_memory_of_the_mask():
+    """Each gap is 4, a bit in the file: the most entries that an honest file of its size has."""
+    mask = np.zeros(2**24, bool)
+    mask[4::5] = True
+    coding, data = encode(mask)
+    tracemalloc.start()
+    assert coding == "gaps" and np.array_equal(decode(coding, data, mask.size, int(mask.sum())), mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * mask.size
 
 
 def test_bytes_and_codings_that_cannot_be():
@@ -386,6 +406,10 @@ FLIPS = {
     "a frame that is a bomb": bomb,
     "no bins": said_of(bins=0),
     "too many bins": said_of(bins=10**9),
+    "no reference": lambda card, tensors: card["flips"].pop("reference"),
+    "no seal of the masks": lambda card, tensors: card["flips"].pop("masks"),
+    "no seal of the flips": lambda card, tensors: card["flips"].pop("sha256"),
+    "no frame": lambda card, tensors: card["flips"].pop("frame"),
     "bins of another number": said_of(bins=2),
     "bins are true": said_of(bins=True),
     "frame is negative": said_of(frame=-1),
@@ -422,6 +446,9 @@ FLIPS = {
     "a reference above": said_of(reference={"file": "../a.safetensors", "sha256": "0" * 64}),
     "a reference of no suffix": said_of(reference={"file": "a.json", "sha256": "0" * 64}),
     "a reference is text": said_of(reference="a.safetensors"),
+    "a reference with signs": said_of(reference={"file": "a\n\x1b[31mb.safetensors", "sha256": "0" * 64}),
+    "a reference of a name too long": said_of(reference={"file": "é" * 200 + ".safetensors", "sha256": "0" * 64}),
+    "a reference of half a character": said_of(reference={"file": "\ud800.safetensors", "sha256": "0" * 64}),
     "its own reference": said_of(reference={"file": "a.safetensors", "sha256": "0" * 64}),
 }
 UNFIT = {  # that only the base shows
@@ -448,10 +475,18 @@ def test_hostile_flips_are_refused_at_once(flipped, trick):
     rewritten(flipped, FLIPS[trick])
     tracemalloc.start()
     start = time.process_time()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"a\.safetensors"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"a\.safetensors") as refused:
         load_mask(flipped)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1000
     assert time.process_time() - start < 1 and tracemalloc.get_traced_memory()[1] < fuzz_mask_file.MEMORY
     tracemalloc.stop()
+
+
+def test_a_reference_that_is_a_folder_is_refused_with_both_names(flipped):
+    flipped.with_name("b.safetensors").mkdir()
+    rewritten(flipped, said_of(reference={"file": "b.safetensors", "sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"a\.safetensors is stored .* 'b\.safetensors', .* is not a file"):
+        load_mask(flipped)
 
 
 @pytest.mark.parametrize("trick", UNFIT)

@@ -53,7 +53,7 @@ def pointers(model) -> dict[str, dict[str, int]]:
     """Task -> matrix -> where its kept numbers lie, the task served last at the end."""
     names = {model.task(name): name for name in model.tasks}
     found = model._kept._servings
-    return {names[task]: {n: w.data_ptr() for n, w in found[task].weights.items()} for task in model._kept.tasks}
+    return {names[task]: {n: w.data_ptr() for n, (w, *_) in found[task].weights.items()} for task in model._kept.tasks}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2, 5])
@@ -170,15 +170,87 @@ def test_what_load_state_dict_brings_is_served(masks):
     assert torch.equal(logits(model, "a"), logits(other, "a")) and not torch.equal(logits(model, "a"), before)
 
 
+@pytest.mark.parametrize("runtime", ["dense", "sparse"])
+def test_what_happens_to_the_inner_encoder_is_served(masks, runtime):
+    """Numbers that are copied, replaced or edited in place, and a dtype there and back at the same address."""
+
+    def fresh(state):
+        other = served(masks, runtime=runtime)
+        other.encoder.load_state_dict(state)
+        return other
+
+    def edit(encoder):
+        with torch.no_grad():
+            for module in maskable(encoder).values():
+                module.weight.mul_(3)
+
+    def biases(encoder):
+        with torch.no_grad():
+            for module in maskable(encoder).values():
+                module.bias.add_(1)
+
+    other = {n: t * 2 if t.is_floating_point() else t for n, t in tiny.encoder(seed=5).state_dict().items()}
+    model = served(masks, keep=2, runtime=runtime)
+    for change in (
+        lambda encoder: encoder.load_state_dict(other),
+        edit,
+        biases,
+        lambda encoder: encoder.load_state_dict(tiny.encoder(seed=6).state_dict(), assign=True),
+        lambda encoder: encoder.bfloat16().float(),
+    ):
+        before = logits(model, "a"), logits(model, "c")
+        change(model.encoder)
+        same = fresh(model.encoder.state_dict())
+        for name, old in zip("ac", before, strict=True):
+            assert torch.equal(logits(model, name), logits(same, name)) and not torch.equal(logits(model, name), old)
+    model.encoder.bfloat16()
+    for name in "acb":  # b in memory of another dtype
+        torch.testing.assert_close(logits(model, name), logits(same, name), atol=0.2, rtol=0.1)
+
+
+def test_more_tasks_at_once_than_are_kept_do_not_stay(masks):
+    model, all_in = served(masks, keep=1), threading.Barrier(3)
+
+    def serve(name):
+        with model._kept.serving(model.task(name)):
+            all_in.wait()
+            model(**tiny.batch(), tasks=[name] * 3)
+
+    threads = [threading.Thread(target=serve, args=(name,)) for name in NAMES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(model._kept.tasks) == 1
+
+
+def test_a_task_deleted_while_a_thread_turns_to_it_is_not_kept(masks):
+    model = served(masks, keep=2)
+    task = model.task("a")  # looked up before
+    model.delete_task("a")
+    with model._kept.serving(task):
+        model.encoder(**tiny.batch())
+        assert not model._kept.tasks
+    assert not model._kept.tasks
+
+
 def test_sparse_matrices_are_kept_at_8_bytes_a_weight(masks):
     model = served(masks, keep=1, runtime="sparse")
     logits(model, "c")
     (serving,) = model._kept._servings.values()
-    kinds = [type(matrix) for matrix in serving.weights.values()]
+    kinds = [type(matrix) for matrix, *_ in serving.weights.values()]
     assert kinds.count(SparseLinear) == len(kinds) - 1  # and the whole matrix as it is
-    for name, matrix in serving.weights.items():
+    for name, (matrix, *_) in serving.weights.items():
         if isinstance(matrix, SparseLinear):
             assert len(matrix.values) == int(masks["c"].masks[name].sum())
+
+
+def test_two_can_serve_one_base(masks):
+    base = Encoder(tiny.encoder(), None, "tiny", "none")
+    for runtime in ("dense", "sparse", "dense"):
+        model = MaskedEncoder(base, runtime=runtime)
+        model.add_task("a", masks["a"])
+        assert torch.equal(logits(model, "a"), apply_mask(tiny.encoder(), masks["a"], runtime)(**tiny.batch()).logits)
 
 
 def test_what_cannot_be_is_refused():

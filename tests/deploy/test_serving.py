@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -186,9 +187,11 @@ def test_bad_input(served, paths, tmp_path, tiny_model_dir):
     batch = read(served)
     with pytest.raises(ValueError, match="'two' is there already"):
         served.add_task("two", paths["two"])
-    for unfit in ("", ".b", "../up", "a,b", "a b", "x" * 101, 3, None):
-        with pytest.raises(ValueError, match="letters, digits"):
+    for unfit in ("", ".b", "../up", "a,b", "a b", "x" * 101, "ä", "aä", "x\n", 3, None):
+        with pytest.raises(ValueError, match="letters a to z, digits"):
             served.add_task(unfit, paths["two"])
+    with pytest.raises(ValueError, match=r"'two' is there already: delete_task\('two'\) first"):
+        served.add_task("Two", paths["two"])  # some file systems know no capitals
     for taken in ("adaprune", "AdaPrune"):
         with pytest.raises(ValueError, match=f"'{taken}' would have its card in adaprune.json, the index of tasks"):
             served.add_task(taken, paths["two"])
@@ -254,6 +257,19 @@ def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_mode
             MaskedEncoder.from_pretrained(str(folder))
 
 
+@pytest.mark.parametrize("capitals", [True, False])
+def test_a_task_replaced_by_one_of_other_capitals_is_saved(served, paths, tmp_path, capitals, monkeypatch):
+    """Where both names are one file, as on a disk without capitals (pretended), it stays: it is the new task's."""
+    served.save_pretrained(tmp_path / "all")
+    served.delete_task("two")
+    served.add_task("Two", paths["two"])
+    if not capitals:
+        monkeypatch.setattr(Path, "samefile", lambda one, other: one.name.lower() == other.name.lower())
+    served.save_pretrained(tmp_path / "all")
+    assert MaskedEncoder.from_pretrained(str(tmp_path / "all")).tasks == served.tasks
+    assert (tmp_path / "all" / "two.safetensors").exists() != capitals
+
+
 def test_masks_that_name_no_base(tmp_path):
     encoder = tiny.encoder()
     head = AdaptationHead(2, 32, 2).state_dict()
@@ -289,6 +305,26 @@ def test_task_scores_are_the_slope_of_the_entropy(served, tiny_model_dir):
             up, down = ([0.5 + sign * step * (at == place) for at in range(2)] for sign in (1, -1))
             assert scores[name] == pytest.approx(-(entropy(up) - entropy(down)) / (2 * step), rel=1e-4)
     assert set(scores) == set(names) and scores["two"] != scores["good_bad"]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_task_scores_take_their_gradient_in_any_mode(served, paths, tiny_model_dir, mode):
+    expected = task_scores(served, ["good_bad", "two"], **read(served))
+    with mode():
+        assert task_scores(served, ["good_bad", "two"], **read(served)) == expected
+        other = MaskedEncoder.from_pretrained(str(tiny_model_dir))  # whose weights are of that mode too
+        other.add_task("good_bad", paths["good_bad"])
+        other.add_task("two", paths["two"])
+        assert task_scores(other, **read(served)) == expected
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode) and not torch.is_grad_enabled()
+
+
+def test_inputs_for_all_rows_go_to_every_task(served):
+    batch, tasks = read(served), ["three", "grade", "good_bad", "three"]
+    expected = served(**batch, tasks=tasks).logits
+    places = torch.arange(batch["input_ids"].shape[1])
+    for position_ids in (places[None], places.expand(4, -1)):
+        assert torch.equal(served(**batch, position_ids=position_ids, tasks=tasks).logits, expected)
 
 
 def test_task_scores_need_tasks_with_the_same_classes_and_heads(served, tmp_path):

@@ -14,9 +14,10 @@ from adaprune.deploy import MaskedEncoder, apply_mask, load_mask, save_mask
 from adaprune.deploy.runtime import compact, set_runtime, sparse
 from adaprune.deploy.runtime.sparse import BLOCK, SIZES, ChosenLinear, PlacedLinear, SparseLinear, sparse_at
 from adaprune.masks import maskable
-from adaprune.training import AdaptationHead, AdaptedModel, Encoder
+from adaprune.training import AdaptationHead, AdaptedModel, Encoder, load_encoder
 from tests import tiny
 from tests.deploy.test_compact import masked
+from tests.test_families import FAMILIES, REFUSED, made
 
 
 def linear(outputs: int, inputs: int, density: float, bias: bool = True) -> nn.Linear:
@@ -94,6 +95,31 @@ def test_logits_are_those_of_dense(family, runtime, mask, monkeypatch):
         for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
             with mode():
                 torch.testing.assert_close(fast(**batch).logits, dense(**batch).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in REFUSED])
+def test_every_known_family_has_every_runtime(family, tmp_path, monkeypatch):
+    """Alone and served: the logits of dense, and in half precision too, which T5 asks a layer's weight for."""
+    pretend(monkeypatch, lambda tokens: 2.0 if tokens < 100 else 0.5)
+    folder, generator = made(family, tmp_path / "m"), torch.Generator().manual_seed(1)
+    base = load_encoder(folder).model
+    masks = {n: torch.rand(m.weight.shape, generator=generator) < 0.3 for n, m in maskable(base).items()}
+    torch.manual_seed(0)
+    head = AdaptationHead(base.config.num_hidden_layers, base.config.hidden_size, 2, "linear").state_dict()
+    kept = load_mask(save_mask(tmp_path / "a.safetensors", masks, head, {"labels": ["a", "b"]}, base), base=base)
+    models = {runtime: apply_mask(load_encoder(folder).model, kept, runtime) for runtime in sparse.RUNTIMES}
+    for runtime in ("dense", "sparse"):
+        models[f"served, {runtime}"] = MaskedEncoder(load_encoder(folder), runtime=runtime)
+        models[f"served, {runtime}"].add_task("a", kept)
+    batches = tiny.batch(), tiny.batch(rows=50)
+    with torch.inference_mode():
+        for name, model in models.items():
+            for batch in batches:
+                expected = models["dense"](**batch).logits
+                torch.testing.assert_close(model(**batch).logits, expected, atol=1e-4, rtol=1e-4, msg=name)
+        half = [models[runtime].to(torch.bfloat16)(**batches[0]).logits for runtime in sparse.RUNTIMES]
+    for found in half[1:]:
+        torch.testing.assert_close(found, half[0], atol=5e-2, rtol=5e-2)
 
 
 def test_unmasked_matrices_stay_dense(mask):

@@ -42,6 +42,7 @@ class Task(nn.Module):
         packed = {name: np.packbits(kept.numpy(), bitorder="little") for name, kept in mask.masks.items()}
         ends = np.cumsum([len(part) for part in packed.values()])
         self.places = {name: slice(end - len(packed[name]), end) for name, end in zip(packed, ends, strict=True)}
+        self.deleted = False  # from the model, though threads may still be at work with it
         self.register_buffer("bits", torch.from_numpy(np.concatenate([*packed.values()])))
         self.register_buffer("table", _ENTRIES_OF_A_BYTE.view(torch.int64).flatten())
 
@@ -62,38 +63,48 @@ class Task(nn.Module):
 class Serving:
     """A task that is computed for, with the matrices made for it so far; ``weights`` None: they are not kept.
 
-    Threads that serve one task share this. Each takes a matrix from ``spare``, or memory of its own, and the first to
-    be done is used by all.
+    Threads that serve one task share this. Each takes a matrix from ``spare``, or memory of its own, and the last to be
+    done is used by all. Beside a matrix is the state of what it was made from, and that tensor, so that no other can
+    come to lie in its place: a matrix of another state is made anew.
     """
 
     def __init__(self, task: Task, keep: bool, runtime: str = "dense", spare: dict[str, Tensor] | None = None):
         self.task, self.runtime, self.users = task, runtime, 0
-        self.weights: dict[str, Tensor | SparseLinear] | None = {} if keep else None
+        self.weights: dict[str, tuple[Tensor | SparseLinear, tuple, Tensor]] | None = {} if keep else None
         self.spare = spare or {}
 
     def product(self, layer: ServedLinear, x: Tensor) -> Tensor:
         """What a layer gives for x under the task's mask, x (w0 * m)^T + b."""
-        name = layer.mask_name
+        name, weight, bias = layer.mask_name, layer._parameters["weight"], layer._parameters["bias"]  # fast
         if name not in self.task.places:
-            return functional.linear(x, layer.weight, layer.bias)
+            return functional.linear(x, weight, bias)
         if self.weights is None:
-            return functional.linear(x, self.task.kept(name, layer.weight).mul_(layer.weight), layer.bias)
-        made = self.weights.get(name)
-        if made is None:
-            made = self.weights.setdefault(name, self._made(layer))
-        return made(x) if isinstance(made, SparseLinear) else functional.linear(x, made, layer.bias)
+            return functional.linear(x, self.task.kept(name, weight).mul_(weight), bias)
+        state = _state(weight, bias if self.runtime == "sparse" else None)
+        made, of, _ = self.weights.get(name, (None, None, None))
+        if of != state:
+            made = self._made(layer)
+            self.weights[name] = made, state, weight.detach()
+        return made(x) if isinstance(made, SparseLinear) else functional.linear(x, made, bias)
 
     def _made(self, layer: ServedLinear) -> Tensor | SparseLinear:
         name, weight = layer.mask_name, layer.weight
         with torch.inference_mode(False), torch.no_grad():  # written again for another task, in whatever mode
             if self.runtime == "dense":
                 out = self.spare.pop(name, None)
-                out = torch.empty_like(weight) if out is None else out
+                if out is None or (out.dtype, out.device) != (weight.dtype, weight.device):
+                    out = torch.empty_like(weight)
                 return torch.mul(self.task.kept(name, weight), weight, out=out)
             masked = self.task.kept(name, weight).mul_(weight)
             if bool((masked != 0).all()):
                 return masked
             return SparseLinear(PlacedLinear(masked, layer.bias), turned=component_of(name) == "ffn_in")
+
+
+def _state(weight: Tensor, bias: Tensor | None = None) -> tuple:
+    """What is another once the numbers are: where they lie, how often they were written in place, and their dtype."""
+    found = weight.data_ptr(), -1 if weight.is_inference() else weight._version, weight.dtype
+    return found if bias is None else (*found, *_state(bias))
 
 
 class Kept:
@@ -111,8 +122,8 @@ class Kept:
         with self._lock:
             serving = self._servings.pop(task, None)
             if serving is None:
-                keep = keep and self.limit > 0
-                serving = Serving(task, keep, self.runtime, self._spare() if keep else None)
+                keep = keep and self.limit > 0 and not task.deleted  # since this thread looked it up
+                serving = Serving(task, keep, self.runtime, self._dropped(self.limit - 1) if keep else None)
             if serving.weights is not None:
                 self._servings[task] = serving  # now the last of all
             serving.users += 1
@@ -123,14 +134,15 @@ class Kept:
             SERVED.reset(before)
             with self._lock:
                 serving.users -= 1
+                self._dropped(self.limit)  # of those that none could make room for while all were in use
 
-    def _spare(self) -> dict[str, Tensor]:
-        """Makes room for one more: the dense matrices of the task served longest ago, unless a thread is using them."""
+    def _dropped(self, limit: int) -> dict[str, Tensor]:
+        """Drops the tasks served longest ago, but for those that threads use, down to ``limit``: their memory."""
         spare: dict[str, Tensor] = {}
         for task, serving in [*self._servings.items()]:
-            if len(self._servings) >= self.limit and not serving.users:
+            if len(self._servings) > limit and not serving.users:
                 del self._servings[task]
-                spare = {**serving.spare, **serving.weights}
+                spare = {**serving.spare, **{name: made for name, (made, *_) in serving.weights.items()}}
         return spare if self.runtime == "dense" else {}
 
     def forget(self, task: Task | None = None) -> None:

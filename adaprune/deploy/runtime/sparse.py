@@ -72,7 +72,7 @@ class SparseLinear(nn.Module):
     def __init__(self, linear: nn.Linear, turned: bool = False):
         super().__init__()
         weight, bias = linear.weight.detach(), linear.bias
-        _check_kernel(weight)
+        check_kernel(weight)
         rows, columns = getattr(linear, "rows", None), getattr(linear, "columns", None)
         self.out_features = getattr(linear, "gives", linear.out_features)
         self.in_features = getattr(linear, "reads", linear.in_features)
@@ -111,6 +111,11 @@ class SparseLinear(nn.Module):
                 y[start : start + BLOCK] = self._product(rows[start : start + BLOCK])
         return y.view(*x.shape[:-1], self.out_features)
 
+    @property
+    def weight(self) -> Tensor:
+        """The kept weights, in a row: families ask a layer's weight for its dtype and device (T5)."""
+        return self.values
+
     def _product(self, rows: Tensor) -> Tensor:
         """Rows (tokens, inputs) times W^T, plus b, as a turned view (tokens, outputs)."""
         turned = rows.t().contiguous()  # no copy where the layer before left its result turned
@@ -132,6 +137,10 @@ class ChosenLinear(nn.Module):
     def __init__(self, dense: nn.Linear, sparse: SparseLinear, wins: tuple[bool, ...]):
         super().__init__()
         self.dense, self.sparse, self.wins = dense, sparse, wins
+
+    @property
+    def weight(self) -> Tensor:
+        return self.dense.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.sparse(x) if sparse_at(x.numel() // self.sparse.in_features, self.wins) else self.dense(x)
@@ -185,7 +194,7 @@ def check_runtime(runtime: str, encoder: nn.Module) -> None:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     if runtime != "dense":
         check_dense(encoder)
-        _check_kernel(next(encoder.parameters()))
+        check_kernel(next(encoder.parameters()))
 
 
 def check_dense(encoder: nn.Module) -> None:
@@ -200,7 +209,8 @@ def check_dense(encoder: nn.Module) -> None:
             )
 
 
-def _check_kernel(weight: Tensor) -> None:
+def check_kernel(weight: Tensor) -> None:
+    """ValueError if the sparse kernel lacks the dtype or device of ``weight``."""
     if weight.dtype not in DTYPES or weight.device.type != "cpu":
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise ValueError(
