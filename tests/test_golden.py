@@ -28,4 +28,6 @@ def test_tiny_runs_of_every_method_leave_what_they_left(tiny_runs_dir, monkeypat
         found = fingerprints(Path("ten"), Path("tiny"), Path("out"))
     finally:
         torch.set_num_threads(before)
-    assert FINGERPRINTS == {name: found[name] for name in FINGERPRINTS}  # the older kind lacks what changed since
+    assert FINGERPRINTS == {
+        name: found[name] for name in FINGERPRINTS
+    }  # a kind lacks what changed since it was written

@@ -26,8 +26,8 @@ class Plan:
     (Eq. 4), or see `methods.Scores`. ``dropout`` is the encoder's (-1: the checkpoint's). ``pooling`` makes a
     sentence's vector: "cls", "mean", or "own", the checkpoint's way. ``head`` is "mlp" or "linear".
 
-    ``copies`` is True if a pupil learns from corrupted copies of its rows too (`training.teachers`), which only a
-    teacher can label.
+    ``copies`` names the kind of corrupted copies of its rows that a pupil learns from too, which only a teacher can
+    label: "words and splices" (`training.teachers`), or empty for none.
 
     ``scores`` is True for methods that learn scores in another way; there ``penalty`` is the lambda of the penalty on
     mean sigmoid(scores). ``fixed`` is True if the sparsity holds from the first step on, unless the run sets ``reach``.
@@ -51,7 +51,7 @@ class Plan:
     dropout: float = -1.0
     pooling: str = "cls"
     head: str = "mlp"
-    copies: bool = False
+    copies: str = ""
     scores: bool = False
     fixed: bool = False
     weight_learning_rate: float = 0.0

@@ -50,7 +50,7 @@ TUNED = Plan(
     dropout=0.0,
     pooling="own",
     head="linear",
-    copies=True,
+    copies="words and splices",
 )
 
 # Settings of methods that train weights, beside TUNED: smaller batches bring them nothing (results/recipe_study), and
@@ -87,7 +87,7 @@ def plan_for(run: Run) -> Plan:
                 "whole heads and FFN neurons, the same share of each"
             )
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
-    plan = replace(plan, copies=plan.copies and bool(run.teacher))
+    plan = replace(plan, copies=plan.copies if run.teacher else "")
     if "epochs" in changed:
         plan = replace(plan, steps=0)
     if "temperature" in changed and plan.surrogate == "identity":  # scores have a slope of 1 unless one is asked for

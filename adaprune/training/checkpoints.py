@@ -152,8 +152,10 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
     made = record["environment"]
     # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
-    # Pupils of old ones saw no copies.
-    then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", "copies": False, **made.get("plan", {})}
+    then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
+    then["copies"] = (
+        then.get("copies") or ""
+    )  # old ones say nothing or False, later ones, whose copies are no splices, True
     if run.kind.trains:  # records older than the rule of steps used the recipe's epochs
         then.setdefault("steps", 0)
     if plan.steps:  # then the epochs depend on the rows

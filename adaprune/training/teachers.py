@@ -25,6 +25,7 @@ from adaprune.training.job import Job
 if TYPE_CHECKING:
     import datasets
 
+COPIES = "words and splices"  # the only kind, as `runs.Plan` names it
 CORRUPTED = 0.15  # share of the words that a copy has from elsewhere
 MOST_COPIES = 4  # of each row
 MOST_WORDS = 512  # of a text in a copy: no run reads more tokens
@@ -39,24 +40,38 @@ def copies_in(rows: int) -> int:
 def corrupted(rows: datasets.Dataset) -> datasets.Dataset:
     """Copies of training rows without labels: first copies of all rows, then second ones, and so on.
 
-    Of the words of each text (between blanks) 15 % are replaced by words drawn from all words of the same column. Only
-    the rows decide which, not the seed of a run: teacher and pupil have the same copies, whatever their models.
+    Of each two copies one has 15 % of the words of each text (between blanks) replaced by words drawn from all words of
+    the same column. The other is a splice: the first half of each text's words, then the second half of another row's.
+    Only the rows decide which, not the seed of a run: teacher and pupil have the same copies, whatever their models.
     """
     from datasets import Dataset
 
     draw, times = random.Random(0), copies_in(len(rows))
+    copies = [
+        (row, draw.randrange(len(rows)), (turn + row) % 2 == 1) for turn in range(times) for row in range(len(rows))
+    ]
     columns = {}
     for name in ("text", "text_pair"):
         if name in rows.column_names:
             texts = [text.split(maxsplit=MOST_WORDS)[:MOST_WORDS] for text in rows[name]]
             words = list(chain.from_iterable(texts)) or [""]
             columns[name] = [
-                " ".join(draw.choice(words) if draw.random() < CORRUPTED else word for word in text)
-                for text in texts * times
+                _spliced(texts[row], texts[other]) if splice else _replaced(texts[row], words, draw)
+                for row, other, splice in copies
             ]
     classes = rows.features["label"].dtype.startswith("int")
-    columns["label"] = [missing_label(classes)] * (len(rows) * times)
+    columns["label"] = [missing_label(classes)] * len(copies)
     return Dataset.from_dict(columns, features=rows.features)
+
+
+def _replaced(text: list[str], words: list[str], draw: random.Random) -> str:
+    """The text with `CORRUPTED` of its words from elsewhere."""
+    return " ".join(draw.choice(words) if draw.random() < CORRUPTED else word for word in text)
+
+
+def _spliced(text: list[str], other: list[str]) -> str:
+    """The first half of one text, its middle word with it, and the second half of the other."""
+    return " ".join(text[: (len(text) + 1) // 2] + other[(len(other) + 1) // 2 :])
 
 
 def lessons_of(job: Job) -> np.ndarray:
@@ -68,10 +83,10 @@ def lessons_of(job: Job) -> np.ndarray:
 def write_logits(path: Path, logits: np.ndarray, task: TaskData) -> None:
     """Writes a teacher's `lessons_of` to its ``Paths.logits``, completely or not at all.
 
-    The file has one float32 tensor ``logits`` (rows and copies, outputs), and the task's fingerprint.
+    The file has one float32 tensor ``logits`` (rows and copies, outputs), the task's fingerprint and the copies' kind.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32))
-    write_tensors(path, {"logits": tensor}, data=task.fingerprint)
+    write_tensors(path, {"logits": tensor}, data=task.fingerprint, copies=COPIES)
 
 
 def read_teacher(run: Run, teacher: Paths | None) -> dict | None:
@@ -115,13 +130,13 @@ def read_logits(record: dict, teacher: Paths, task: TaskData) -> Tensor:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: delete {teacher.record} and run the teacher again")
     with reading(file, f"delete it and {teacher.record}, run the teacher again") as stored:
-        logits, origin = stored.get_tensor("logits"), (stored.metadata() or {}).get("data")
+        logits, facts = stored.get_tensor("logits"), stored.metadata() or {}
     rows = len(task.splits["train"])
     expected = (rows * (1 + copies_in(rows)), task.num_labels)
-    if origin != task.fingerprint or tuple(logits.shape) != expected:
+    if (facts.get("data"), facts.get("copies")) != (task.fingerprint, COPIES) or tuple(logits.shape) != expected:
         raise ValueError(
-            f"{file} is not of {teacher.record}'s data, or not of shape {expected}, all rows and their copies: delete "
-            f"{teacher.record} and run the teacher again"
+            f"{file} is not of {teacher.record}'s data, or not of shape {expected}, all rows and their copies "
+            f"({COPIES}): delete {teacher.record} and run the teacher again"
         )
     return logits
 

@@ -122,7 +122,7 @@ def test_what_a_run_asks_for_reaches_its_plan():
     plan = plan_for(Run(**asked))
     assert {name: getattr(plan, name) for name in asked} == asked
     assert plan_for(Run(teacher="a.json")) == TUNED and (TUNED.dropout, TUNED.pooling) == (0, "own")
-    assert plan_for(Run()) == replace(TUNED, copies=False)  # which only a teacher can label
+    assert plan_for(Run()) == replace(TUNED, copies="")  # which only a teacher can label
     assert plan_for(Run(recipe="paper")) == PAPER and (PAPER.dropout, PAPER.pooling) == (-1, "cls")  # the checkpoint's
 
 

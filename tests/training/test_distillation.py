@@ -18,7 +18,15 @@ from adaprune.runs.recipes import plan_for
 from adaprune.training import predict, prepare, read_tensors, sources_of, write_tensors
 from adaprune.training.encoders import load_encoder
 from adaprune.training.heads import AdaptedModel, distillation_losses, missing_label, task_losses
-from adaprune.training.teachers import copies_in, corrupted, read_logits, read_teacher, with_teacher, write_logits
+from adaprune.training.teachers import (
+    COPIES,
+    copies_in,
+    corrupted,
+    read_logits,
+    read_teacher,
+    with_teacher,
+    write_logits,
+)
 
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
@@ -85,28 +93,43 @@ def test_there_are_up_to_four_copies_of_a_row_and_at_least_one():
     assert [copies_in(rows) for rows in (1, 10_000, 13_333, 20_000, 20_001, 400_000)] == [4, 4, 3, 2, 1, 1]
 
 
-def test_copies_have_most_words_in_their_place_and_the_rest_from_other_rows():
+def test_of_two_copies_one_has_words_from_other_rows_and_one_is_a_splice():
     texts = [" ".join(f"w{row}_{place}" for place in range(20)) for row in range(200)]
     pairs = [text.upper() for text in texts]
     rows = datasets.Dataset.from_dict({"text": texts, "text_pair": pairs, "label": [0, 1] * 100})
     copies = corrupted(rows)
     assert copies.column_names == rows.column_names and len(copies) == 4 * 200
     assert set(copies["label"]) == {missing_label(classes=True)}
-    for name, known in (("text", texts), ("text_pair", pairs)):
-        words = {word for text in known for word in text.split()}
-        found = [text.split() for text in copies[name]]
-        assert {word for text in found for word in text} <= words
-        same = [
-            a == b for text, old in zip(found, known * 4, strict=True) for a, b in zip(text, old.split(), strict=True)
-        ]
-        assert np.mean(same) == pytest.approx(0.85, abs=0.01)
+    same, others = [], []
+    for copy, (text, pair) in enumerate(zip(copies["text"], copies["text_pair"], strict=True)):
+        turn, row = divmod(copy, 200)
+        if (turn + row) % 2:  # each row's kinds take turns
+            other = int(text.split()[10].split("_")[0][1:])
+            assert text.split() == texts[row].split()[:10] + texts[other].split()[10:]
+            assert pair == text.upper()  # both halves of a pair come from the same two rows
+            others.append(other)
+        else:
+            assert {word for word in text.split()} <= {word for text in texts for word in text.split()}
+            for found, whole in ((text, texts[row]), (pair, pairs[row])):
+                same += [a == b for a, b in zip(found.split(), whole.split(), strict=True)]
+    assert np.mean(same) == pytest.approx(0.85, abs=0.01) and len(set(others)) > 150
     assert len({copies["text"][turn * 200] for turn in range(4)}) == 4
     assert corrupted(rows).to_dict() == copies.to_dict()  # whoever makes them
 
 
+def test_half_of_single_copies_are_splices(monkeypatch):
+    monkeypatch.setattr("adaprune.training.teachers.MOST_COPIED", 1)
+    monkeypatch.setattr("adaprune.training.teachers.CORRUPTED", 0.0)
+    texts = [f"a{row} b{row} c{row}" for row in range(100)]
+    copies = corrupted(datasets.Dataset.from_dict({"text": texts, "label": [0] * 100}))["text"]
+    assert copies[::2] == texts[::2]
+    for row in range(1, 100, 2):  # the middle word is the row's own
+        assert copies[row].startswith(f"a{row} b{row} c") and len(copies[row].split()) == 3
+
+
 def test_copies_hold_no_more_words_than_a_run_can_read():
-    rows = datasets.Dataset.from_dict({"text": ["a b " * 2000, "a"], "label": [0, 1]})
-    assert [len(text.split()) for text in corrupted(rows)["text"][:4]] == [512, 1, 512, 1]
+    rows = datasets.Dataset.from_dict({"text": ["a b " * 2000, "a b " * 900], "label": [0, 1]})
+    assert {len(text.split()) for text in corrupted(rows)["text"]} == {512}
 
 
 def test_copies_of_empty_texts_and_of_numbers():
@@ -115,8 +138,25 @@ def test_copies_of_empty_texts_and_of_numbers():
     assert copies["text"] == ["", "", "one"] * 4 and np.isnan(copies["label"]).all()
 
 
+@pytest.mark.parametrize("then", [True, False])
+def test_a_finished_pupil_of_other_copies_is_refused(ask, teacher, then):
+    """Plans once said whether there were copies, which then were no splices."""
+    path = record_path(ask(teacher=teacher))
+    adaprune.adapt(ask(teacher=teacher))
+    path.write_text(path.read_text().replace('"copies": "words and splices"', f'"copies": {json.dumps(then)}'))
+    with pytest.raises(ValueError, match=f"copies was {then or repr('')}, is 'words and splices'"):
+        adaprune.adapt(ask(teacher=teacher))
+
+
+def test_a_finished_run_without_copies_stays_what_it_was(ask):
+    path = record_path(ask())
+    first = adaprune.adapt(ask())
+    path.write_text(path.read_text().replace('"copies": ""', '"copies": false'))
+    assert adaprune.adapt(ask())["metrics"] == first["metrics"]
+
+
 def test_the_paper_has_no_copies_and_neither_has_a_run_without_a_teacher(ask, teacher):
-    assert plan_for(ask(teacher=teacher)).copies
+    assert plan_for(ask(teacher=teacher)).copies == COPIES
     assert not plan_for(ask()).copies
     paper = ask(teacher=teacher, recipe="paper")
     job = with_teacher(job_of(paper), torch.arange(90.0).view(45, 2))
@@ -224,7 +264,14 @@ def test_wrong_teachers_are_refused(ask, teacher, tmp_path):
     file.write_bytes(whole[:-3])
     assert f"{file} is damaged" in refusal(teacher=teacher)
     write_logits(file, np.zeros((9, 2)), load_task("ten_sentences"))  # of the rows alone, as teachers once left them
-    assert f"all rows and their copies: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
+    again = f"all rows and their copies (words and splices): delete {teacher} and run the teacher again"
+    assert again in refusal(teacher=teacher)
+    write_tensors(
+        file,
+        {"logits": read_tensors(file, "")[0]["logits"].new_zeros(45, 2)},
+        data=load_task("ten_sentences").fingerprint,
+    )
+    assert again in refusal(teacher=teacher)  # of copies without splices, as teachers once made them
     file.unlink()
     assert f"{file} is missing: delete {teacher} and run the teacher again" in refusal(teacher=teacher)
     assert not list(Path("out").glob("*adaprune*"))
