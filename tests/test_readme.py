@@ -46,6 +46,21 @@ def test_what_twelve_epochs_keep():
     assert said in PAGES["results"]
 
 
+def test_what_a_start_at_the_weights_changes_in_the_deciding_test():
+    """By another route: the row on starts from the files themselves, whose names leave out what is a method's own."""
+    changes: dict[str, list[float]] = {"cola": [], "sst2": []}
+    for path in (ROOT / "results" / "deciding").glob("*_initial_theta~magnitude_*.json"):
+        record, other = json.loads(path.read_text()), path.with_name(path.name.replace("_initial_theta~magnitude", ""))
+        if other.is_file():
+            (after, before) = (
+                found["metrics"]["validation"][found["metrics"]["primary"]]
+                for found in (record, json.loads(other.read_text()))
+            )
+            changes[record["run"]["task"]].append(after - before)
+    cells = [f"{sum(of) / len(of):+.3f} ({sum(one > 0 for one in of)} of {len(of)})" for of in changes.values()]
+    assert f"| start: 0 to abs(w) | both | {' | '.join(cells)} |" in PAGES["results"]
+
+
 def test_the_table_of_methods_is_what_they_say_of_themselves():
     """After a change of a method's line, source or kind: put the lines that fail here into docs/use.md."""
     left = {True: "a mask", False: "no mask"}
