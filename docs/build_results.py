@@ -128,8 +128,8 @@ def deciding(name: str) -> str:
     for factor, (_, labels) in FACTORS.items():
         before, after = labels.values()
         others = [other for other in FACTORS if other != factor]
-        scores = runs.pivot_table(index=["task", "seed", *others], columns=factor, values="score")
-        change = scores.reindex(columns=[before, after]).diff(axis=1)[after].dropna().reset_index(name="change")
+        paired = runs.pivot_table(index=["task", "seed", *others], columns=factor, values="score")
+        change = paired.reindex(columns=[before, after]).diff(axis=1)[after].dropna().reset_index(name="change")
         for start in ["both"] if factor == "start" else FACTORS["start"][1].values():
             some = change if start == "both" else change[change["start"] == start]
             found = [some[some["task"] == task]["change"] for task in tasks]

@@ -19,7 +19,7 @@ from adaprune.ablations import perturb, shuffled
 from adaprune.deploy.mask_file import save_mask
 from adaprune.masks.schedules import SparsityControl
 from adaprune.methods import learning
-from adaprune.report import contrasts
+from adaprune.report import contrasts, published
 from adaprune.runs.paths import mask_path, paths_of, record_path
 from adaprune.topology import overlap
 from adaprune.training.encoders import load_encoder
@@ -223,6 +223,14 @@ def test_verdicts_on_made_pairs():
     assert [contrasts.judged(each) for each in ([], [True, True], [True, False])] == [
         "not tested", "confirmed", "not confirmed"
     ]  # fmt: skip
+
+
+def test_a_rival_has_fallen_only_if_every_cell_of_several_pairs_is_near_chance():
+    made = made_pairs(score_theirs=[0.5, 0.52, 0.4, 0.44], record_theirs=list("wxyz"))
+    fallen = {near: published._fallen("gone", made, {"a": near, "b": 0.4})[4] for near in (0.47, 0.45)}
+    assert fallen == {0.47: "confirmed", 0.45: "not confirmed: not so for a at 0.5 (all rows, the recipe's epochs)"}
+    assert published._fallen("gone", made, {})[4].startswith("not confirmed")  # of which no chance is known
+    assert published._fallen("gone", made[:1], {"a": 0.5})[4] == "not tested"
 
 
 def test_cells_of_one_pair_or_at_chance_do_not_count():

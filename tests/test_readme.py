@@ -10,7 +10,7 @@ import pytest
 from adaprune import load_encoder, load_mask, zoo
 from adaprune.masks import keep_top, maskable
 from adaprune.methods import METHODS
-from adaprune.report import contrasts
+from adaprune.report import contrasts, gains
 from adaprune.report.comparison import retained, with_ways
 from adaprune.runs.records import table
 from adaprune.topology import jaccard
@@ -44,6 +44,15 @@ def test_what_twelve_epochs_keep():
     means = kept[kept["method"] == "adaprune"].sort_values("sparsity")["mean"]
     said = "Mean retention is {:.3f} at 0.5, {:.3f} at 0.8, {:.3f} at 0.9 and {:.3f} at 0.97;".format(*means)
     assert said in PAGES["results"]
+    folders = [ROOT / "results" / name for name in ("recipe_long", "baselines")]
+    runs = pd.concat([gains.with_rows(table(folder), folder) for folder in folders], ignore_index=True)
+    marks = gains.landmarks(runs)
+    assert set(marks.index[marks["room"] >= gains.ROOM].get_level_values("task")) == {"sst2"}
+    share = gains.shares(runs[runs["method"] == "adaprune"], marks, ["sparsity"])["share"]
+    said = "there the share of the gain kept is {:.2f} at 0.5, {:.2f} at 0.8, {:.2f} at 0.9 and {:.2f} at 0.97.".format(
+        *share
+    )
+    assert said in " ".join(PAGES["results"].split())
 
 
 def test_what_a_start_at_the_weights_changes_in_the_deciding_test():

@@ -139,9 +139,10 @@ def claims(records: pd.DataFrame, results_dir: str | Path, collapse: float = 0.1
 
 
 def _fallen(claim: str, pairs: pd.DataFrame, chance: dict[str, float]) -> tuple:
-    """The row of `claims` on a rival whose mean should be at chance in every cell."""
-    found = contrasts.cells(pairs, chance)
-    above = found[found["score_theirs"] > found["task"].map(lambda task: chance.get(task, -math.inf)) + NEAR_CHANCE]
+    """The row of `claims` on a rival whose mean should be at chance in every cell of several pairs."""
+    found = contrasts.cells(pairs, chance).query("pairs > 1")
+    floors = found["task"].map(lambda task: chance.get(task, -math.inf)).astype(float)
+    above = found[found["score_theirs"] > floors + NEAR_CHANCE]
     said = contrasts.judged([False] * len(above) + [True] * (len(found) - len(above)))
     verdict = f"{said}: not so for {contrasts.places(above)}" if len(above) else said
     return claim, "Fig. 2", "ours", contrasts.evidence(pairs, chance), verdict, pairs["record_theirs"].tolist()
@@ -156,10 +157,8 @@ def _of_single_runs(records: pd.DataFrame, with_imp: pd.DataFrame, results_dir: 
     wide = every[(every["scope"] == "encoder+embeddings") & (every["sparsity"] >= 0.9)]
     counts = contrasts.mask_counts(wide, results_dir).pivot_table(index="record", columns="group", values="removed")
     counts = counts.join(wide.set_index("record")["sparsity"]) if "seen" in counts else counts[:0]
-    shares, more_go = (
-        [],
-        [],
-    )  # unseen words have no gradient: a claim about learning is one about the rows of seen words
+    # Unseen words have no gradient: a claim about learning is one about the rows of seen words.
+    shares, more_go = [], []
     for level, of in counts.groupby("sparsity") if len(counts) else []:
         seen, unseen = of["seen"] - of["encoder"], of["unseen"] - of["encoder"]
         out = "; left out, one run" if len(of) < 2 else ""

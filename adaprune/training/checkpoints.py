@@ -153,9 +153,7 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
     made = record["environment"]
     # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
     then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
-    then["copies"] = (
-        then.get("copies") or ""
-    )  # old ones say nothing or False, later ones, whose copies are no splices, True
+    then["copies"] = then.get("copies") or ""  # old plans say nothing or False; True had no splices
     if run.kind.trains:  # records older than the rule of steps used the recipe's epochs
         then.setdefault("steps", 0)
     if plan.steps:  # then the epochs depend on the rows
