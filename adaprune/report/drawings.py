@@ -163,7 +163,7 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     ax.set(xscale="log", xlabel="share of the weights that is kept", ylabel="share of fine-tuning's gain that is kept")
     ax.set_xticks(kept, [f"{share:.0%}" for share in kept])
     ax.minorticks_off()
-    ax.set_xlim(kept[0] * 0.75, kept[-1] * 1.9)
+    ax.set_xlim(kept[0] * 0.6, kept[-1] * 2.8)  # room for the names
     return dress(ax)
 
 

@@ -7,8 +7,10 @@ colour and differ in marker and dashes.
 """
 
 import hashlib
+import math
 import textwrap
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ LINE_STYLES = ("-", (0, (5, 1.5)), "-.", ":")  # of the same method under other 
 OTHER_MARKERS = ("D", "v", "s", "p", "^")  # of the same method's further ways
 MANY_TICKS = 8  # from here on side by side they run into each other
 LEAST_SPAN = 0.1  # of a score's axis
+CLOSE = 0.1  # of an axis: too little room for a name between two lines
 OTHER = Style("#808080", "o")  # a method that this process does not know
 FORMATS = ("svg", "png")
 # Bytes must depend on the data alone: no date, no version, no random ids.
@@ -159,8 +162,9 @@ def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: C
             broken = LINE_STYLES[1 + number % (len(LINE_STYLES) - 1)]
             ax.plot([-0.3, end + 0.3], [level["mean"]] * 2, ls=broken, lw=1.2, color=colour)
             constants.append((level["mean"], way))
-    for mean, way in constants:  # the highest above its line, others below theirs
-        over = mean == max(constants)[0]
+    low, high = ax.get_ylim()
+    for (mean, way), (above, _) in pairwise([*sorted(constants), (math.inf, "")]):
+        over = above - mean >= CLOSE * (high - low)  # a name stands below its line if another is just above
         place = {"xytext": (0, 2 if over else -2), "textcoords": "offset points", "va": "bottom" if over else "top"}
         ax.annotate(written(way), (end + 0.28, mean), ha="right", fontsize=8, color=INK, **place)
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(places) >= MANY_TICKS else {}

@@ -237,6 +237,14 @@ def test_a_method_without_mask_is_level_even_where_it_is_given_a_sparsity():
     assert line.get_xydata().tolist() == [[-0.3, 0.3], [2.3, 0.3]] and not ax.containers
 
 
+def test_the_name_of_a_level_line_is_above_it_unless_another_is_just_above():
+    ways = {"probe": 0.1, "features": 0.85, "finetune": 0.88, "majority": 0.1}
+    rows = pd.DataFrame({"way": list(ways), "method": list(ways), "sparsity": np.nan, "mean": list(ways.values())})
+    ax = figures.draw_curves(plt.subplots()[1], rows.assign(low=np.nan, high=np.nan), [0.5], list(ways))
+    placed = {text.get_text(): text.get_verticalalignment() for text in ax.texts}
+    assert placed == {"majority class": "top", "probe": "bottom", "feature extraction": "top", "fine-tuning": "bottom"}
+
+
 def test_two_level_lines_of_a_method_look_unlike_and_many_sparsities_do_not_overlap():
     fig, ax = plt.subplots(figsize=(4.5, 4.2))
     ways = ["finetune", "finetune epochs 2"]
