@@ -89,13 +89,13 @@ run: env data  ## adapt MiniLM to movie reviews with three methods and compare t
 
 	@echo; echo "== table and figure: runs/00_start_here.ipynb"
 	@$(PAPERMILL) notebooks/00_start_here.ipynb runs/00_start_here.ipynb \
-		-p results_dir runs/results -p figures_dir runs/figures
+		-p results_dir runs/results -p figures_dir runs/make_run_figures
 
 	@echo; echo "Done. Everything is in runs/ :"
 	@echo "  records             $$(ls runs/results/*.json 2> /dev/null | wc -l | tr -d ' ') in runs/results/*.json"
 	@echo "  masks               runs/results/masks/"
 	@echo "  executed notebooks  runs/make_run_{$$(echo $(RUN_METHODS) | tr ' ' ',')}.ipynb, runs/00_start_here.ipynb"
-	@find runs -name '*.svg' -o -name '*.png' | sed 's/^/  figure              /'
+	@find runs/make_run_figures -type f | sed 's/^/  figure              /'
 
 masks: env data  ## train the five masks of sweeps/masks.tsv into runs/masks, then 07_many_tasks
 	@mkdir -p runs/masks
@@ -106,7 +106,7 @@ masks: env data  ## train the five masks of sweeps/masks.tsv into runs/masks, th
 			-r data_dir '$(DATA)' -p results_dir runs/masks < /dev/null || exit 1; \
 	done
 	$(PAPERMILL) notebooks/07_many_tasks.ipynb runs/07_many_tasks.ipynb \
-		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/figures -p sentences 64
+		-r data_dir '$(DATA)' -p results_dir runs/masks -p figures_dir runs/masks_figures -p sentences 64
 
 zoo: env  ## fill adaprune/zoo from the finished runs of sweeps/zoo.tsv, with GLUE in DATA
 	$(PY) -m adaprune.make_zoo --data '$(DATA)'
