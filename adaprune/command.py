@@ -59,7 +59,7 @@ def _help_all(context: click.Context, _: click.Parameter, asked: bool) -> None:
 
 EXAMPLE = """\b
 adaprune fit tickets.csv --sparsity 0.5 --out tickets
-adaprune predict tickets "My screen stays black"
+adaprune predict tickets "My screen is black"
 """
 
 

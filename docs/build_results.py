@@ -1,10 +1,9 @@
-"""Fills the tables of README.md and docs/results.md from the records in results/, so that no number is typed by hand.
+"""Fills the tables of README.md, docs/results.md and results/README.md from the records: no number is typed by hand.
 
     python docs/build_results.py [--check]
 
-A table is between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/, `gain` for the
-share of fine-tuning's gain that is kept, or `recipes` for the settings of all folders. With --check nothing is written,
-and the exit code is 1 if a page is out of date.
+A table is between `<!-- records: NAME -->` and `<!-- end -->`, where NAME is a folder of results/ or one of `SPECIAL`.
+With --check nothing is written, and the exit code is 1 if a page is out of date.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from adaprune.report.names import WRITTEN
 from adaprune.runs import read_record, table
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "results/README.md")
 PLACE = re.compile(r"(<!-- records: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WITHOUT_MASK = -1.0  # sorts before every sparsity
 CHOSEN_ON = {
@@ -61,16 +60,13 @@ def scores(name: str) -> str:
     return _markdown(["way", "sparsity", *heads], rows)
 
 
-def gain(name: str) -> str:
+def gain() -> str:
     """The share of the gain kept by `adaprune`, with floors and fine-tuning, on the tasks of results/gain.
 
     Tasks on which fine-tuning gains less than `gains.ROOM` are shown but do not count.
     """
-    folder = ROOT / "results" / name
-    runs = gains.with_rows(table(folder), folder)
-    ours = runs[runs["method"] == "adaprune"]
+    runs, ours, marks = _of_gain()
     tasks = [task for task in WRITTEN if task in set(ours["task"])]
-    marks = gains.landmarks(runs[runs["task"].isin(tasks)])
     rows = []
     for method, label in {"majority": "majority class", "probe": "probe", "finetune": "fine-tuned"}.items():
         of_method = runs[runs["method"] == method]
@@ -83,7 +79,31 @@ def gain(name: str) -> str:
     return _markdown(["", *heads, "gain kept", "95 % over dev rows", "mean of tasks", "lowest task"], rows)
 
 
-def recipes(name: str) -> str:
+def tasks() -> str:
+    """The tasks of results/gain, a row each: floor, fine-tuned score, room, and the share of it that masks keep."""
+    _, ours, marks = _of_gain()
+    sparsities = sorted(set(ours["sparsity"]))
+    rows = []
+    for task in (task for task in WRITTEN if task in set(ours["task"])):
+        mark, of_task = marks.xs(task, level="task").iloc[0], ours[ours["task"] == task]
+        shares = [
+            (of_task.loc[of_task["sparsity"] == at, "score"].mean() - mark["floor"]) / mark["room"] for at in sparsities
+        ]
+        numbers = [f"{mark['floor']:.3f}", f"{mark['floor'] + mark['room']:.3f}", f"{mark['room']:.3f}"]
+        rows.append([WRITTEN[task], *numbers, *(f"{share:.2f}" for share in shares)])
+    heads = ["", "floor", "fine-tuned", "room", *(f"gain kept at {at:g}" for at in sparsities)]
+    return _markdown(heads, rows)
+
+
+def _of_gain() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The runs of results/gain, those of `adaprune`, and the landmarks of the tasks that have such runs."""
+    folder = ROOT / "results" / "gain"
+    runs = gains.with_rows(table(folder), folder)
+    ours = runs[runs["method"] == "adaprune"]
+    return runs, ours, gains.landmarks(runs[runs["task"].isin(ours["task"])])
+
+
+def recipes() -> str:
     """The settings of the tuned recipe that the runs of `adaprune` in each folder had, and the commits that made them.
 
     Plans that do not say are from before there was a choice: [CLS], the paper's head and no copies, as
@@ -109,21 +129,23 @@ def recipes(name: str) -> str:
     return _markdown(["folder", "head", "pooling", "teacher", "copies", "commits"], rows)
 
 
-def deciding(name: str) -> str:
-    """The deciding test: each start x cut x lambda x slope, and what each of them changes while the others stay.
-
-    A change is the mean over pairs of runs, of one task and seed, that differ in one setting alone. In brackets: in how
-    many of the pairs the second setting scores higher.
-    """
-    runs = table(ROOT / "results" / name)
-    for factor, (column, labels) in FACTORS.items():
-        runs[factor] = runs[column].map(labels)
-    tasks = [task for task in WRITTEN if task in set(runs["task"])]
+def deciding_cells() -> str:
+    """The deciding test: the score of each start x cut x lambda x slope."""
+    runs, tasks = _of_deciding()
     settings = runs.groupby(list(FACTORS), sort=False)
     rows = [
         [*setting, *(_cell(group[group["task"] == task]["score"]) for task in tasks)] for setting, group in settings
     ]
-    cells = _markdown([*FACTORS, *(WRITTEN[task] for task in tasks)], sorted(rows))
+    return _markdown([*FACTORS, *(WRITTEN[task] for task in tasks)], sorted(rows))
+
+
+def deciding() -> str:
+    """What each setting of the deciding test changes while the others stay.
+
+    A change is the mean over pairs of runs, of one task and seed, that differ in one setting alone. In brackets: in how
+    many of the pairs the second setting scores higher.
+    """
+    runs, tasks = _of_deciding()
     rows = []
     for factor, (_, labels) in FACTORS.items():
         before, after = labels.values()
@@ -135,7 +157,15 @@ def deciding(name: str) -> str:
             found = [some[some["task"] == task]["change"] for task in tasks]
             changes = [f"{of.mean():+.3f} ({(of > 0).sum()} of {len(of)})" if len(of) else "-" for of in found]
             rows.append([f"{factor}: {before} to {after}", start, *changes])
-    return cells + "\n" + _markdown(["change", "start", *(WRITTEN[task] for task in tasks)], rows)
+    return _markdown(["change", "start", *(WRITTEN[task] for task in tasks)], rows)
+
+
+def _of_deciding() -> tuple[pd.DataFrame, list[str]]:
+    """The runs of the deciding test with a column for each of `FACTORS`, and their tasks in order."""
+    runs = table(ROOT / "results" / "deciding")
+    for factor, (column, labels) in FACTORS.items():
+        runs[factor] = runs[column].map(labels)
+    return runs, [task for task in WRITTEN if task in set(runs["task"])]
 
 
 def _share(found: pd.DataFrame, sparsity: float) -> list[str]:
@@ -161,14 +191,16 @@ def _markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+SPECIAL = {made.__name__: made for made in (gain, tasks, recipes, deciding, deciding_cells)}
+
+
 def filled(text: str) -> str:
     """``text`` with every table made again.
 
     Raises:
         ValueError: a table's folder has no records.
     """
-    made = {"gain": gain, "recipes": recipes, "deciding": deciding}
-    return PLACE.sub(lambda found: found[1] + made.get(found[2], scores)(found[2]) + found[3], text)
+    return PLACE.sub(lambda at: at[1] + (SPECIAL[at[2]]() if at[2] in SPECIAL else scores(at[2])) + at[3], text)
 
 
 def main() -> None:

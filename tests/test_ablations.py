@@ -227,8 +227,11 @@ def test_verdicts_on_made_pairs():
 
 def test_a_rival_has_fallen_only_if_every_cell_of_several_pairs_is_near_chance():
     made = made_pairs(score_theirs=[0.5, 0.52, 0.4, 0.44], record_theirs=list("wxyz"))
-    fallen = {near: published._fallen("gone", made, {"a": near, "b": 0.4})[4] for near in (0.47, 0.45)}
-    assert fallen == {0.47: "confirmed", 0.45: "not confirmed: not so for a at 0.5 (all rows, the recipe's epochs)"}
+    fallen = {near: published._fallen("gone", made, {"a": near, "b": 0.44})[3:5] for near in (0.52, 0.5)}
+    shown = "a at 0.5 (all rows, the recipe's epochs): 0.510, at chance up to {} (2 runs); "
+    assert [said.startswith(shown.format(f"{near:.3f}")) for near, (said, _) in fallen.items()] == [True, True]
+    said = "not confirmed: not so for a at 0.5 (all rows, the recipe's epochs)"
+    assert [verdict for _, verdict in fallen.values()] == ["confirmed", said]
     assert published._fallen("gone", made, {})[4].startswith("not confirmed")  # of which no chance is known
     assert published._fallen("gone", made[:1], {"a": 0.5})[4] == "not tested"
 
@@ -239,10 +242,10 @@ def test_cells_of_one_pair_or_at_chance_do_not_count():
     (said,) = contrasts.verdicts([(mixed, 1, 0.0)], {})  # though both of b go the other way
     assert said.startswith("confirmed for a at 0.5 (all rows, the recipe's epochs) (p = ")
     made = made_pairs(score=[0.8, 0.81, 0.41, 0.42], difference=[0.3, 0.31, -0.1, -0.1])
-    for chance, said in {0.39: "", 0.40: "both at chance"}.items():  # b: 0.415 against 0.4
+    for chance, said in {0.41: "", 0.42: "both at chance"}.items():  # b: 0.415 against 0.4
         assert contrasts.cells(made, {"b": chance})["left_out"].tolist() == ["", said]
     assert contrasts.verdicts([(made, 1, 0.0)], {"a": 0.9, "b": 0.9}) == ["not tested"]
-    told = contrasts.evidence(made, {"b": 0.4})
+    told = contrasts.evidence(made, {"b": 0.42})
     assert told == (
         "a at 0.5 (all rows, the recipe's epochs): 0.805 against 0.510 (2 pairs); "
         "b at 0.5 (all rows, the recipe's epochs): 0.415 against 0.400 (2 pairs; left out, both at chance)"
@@ -282,10 +285,10 @@ def test_not_worse_by_hand():
     assert "a -0.0020; b -0.0020" in said
 
 
-def test_chance_is_what_the_majority_records_say():
+def test_chance_is_what_the_majority_records_say_and_two_standard_errors_more():
     records = pd.DataFrame({"method": ["majority", "majority", "probe"], "ablation": "", "task": list("aba"),
-                            "score": [0.6, 0.0, 0.9]})  # fmt: skip
-    assert contrasts.chance_of(records) == {"a": 0.6, "b": 0.0}
+                            "score": [0.6, 0.0, 0.9], "primary": ["accuracy", "spearman", "accuracy"]})  # fmt: skip
+    assert contrasts.chance_of(records) == pytest.approx({"a": 0.62, "b": 0.05})
 
 
 def test_the_interval_over_dev_rows_is_of_the_mean_difference():
