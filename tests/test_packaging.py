@@ -81,7 +81,7 @@ def test_the_lock_has_what_make_installs_with_the_same_pins_and_a_hash():
     locked = {canonicalize_name(name): version for name, version, _ in blocks}
     assert len(blocks) == (ROOT / "lock.txt").read_text().count("==") - (ROOT / "lock.txt").read_text().count(" == '")
     assert {name: version for name, version in locked.items() if pins().get(name, version) != version} == {}
-    asked = PROJECT["dependencies"] + [line for extra in ("test", "lab", "methods", "sweep") for line in EXTRAS[extra]]
+    asked = PROJECT["dependencies"] + [line for extra in ("test", "lab", "methods", "sweep", "onnx") for line in EXTRAS[extra]]
     assert {canonicalize_name(Requirement(line).name) for line in asked} - set(locked) == {"torch"}
     assert "-m pip install --no-deps --require-hashes -r lock.txt" in (ROOT / "Makefile").read_text(encoding="utf8")
 
@@ -96,7 +96,7 @@ def test_environment_yml_installs_what_make_installs():
     python, pip, through_pip = environment["dependencies"]
     assert pip == "pip"
     assert python.removeprefix("python=") in PROJECT["requires-python"]
-    extras = ",".join(["test", "lab", "methods", "sweep"])
+    extras = ",".join(["test", "lab", "methods", "sweep", "onnx"])
     assert set(EXTRAS) >= set(extras.split(","))
     assert through_pip["pip"] == ["-c constraints.txt", f"-e .[{extras}]"]
     assert f"-c constraints.txt --no-build-isolation -e '.[{extras}]'" in (ROOT / "Makefile").read_text()
