@@ -59,7 +59,7 @@ class Source(NamedTuple):
     records: list[str]
 
 
-def source(notebook: str, folder: str | Path, runs: pd.DataFrame) -> Source:
+def source(notebook: str, folder: str | Path, runs: pd.DataFrame, also: Iterable[str | Path] = ()) -> Source:
     """Names the notebook, the folders, how many runs, their seeds, and the commit that made the records.
 
     The commit is that of the records, by how many there are of each. The commit that drew the figure cannot stand in
@@ -69,6 +69,7 @@ def source(notebook: str, folder: str | Path, runs: pd.DataFrame) -> Source:
         notebook: its name, without suffix.
         folder: where the records lie.
         runs: what is drawn, of `records.table`: ``record``, and ``seed``, ``git_commit`` where they are known.
+        also: files of other measurements that are drawn.
 
     >>> runs = pd.DataFrame({"record": ["quick/a.json", "quick/b.json"], "seed": [0, 1], "git_commit": "4f46e7c7fb"})
     >>> source("02_compare", "results", runs).line
@@ -89,7 +90,8 @@ def source(notebook: str, folder: str | Path, runs: pd.DataFrame) -> Source:
     if "git_commit" in runs:
         counts = runs["git_commit"].fillna("unknown").value_counts().sort_index().sort_values(kind="stable")
         line += f"; commit of the records {_few([c[:7] + c[40:] for c in counts.index[::-1]])}"
-    return Source(line, records)
+    more = [Path(file).as_posix() for file in also]
+    return Source("; and ".join([line, *more]), records + more)
 
 
 def _few(names: Iterable[str]) -> str:
