@@ -81,7 +81,9 @@ def test_the_lock_has_what_make_installs_with_the_same_pins_and_a_hash():
     locked = {canonicalize_name(name): version for name, version, _ in blocks}
     assert len(blocks) == (ROOT / "lock.txt").read_text().count("==") - (ROOT / "lock.txt").read_text().count(" == '")
     assert {name: version for name, version in locked.items() if pins().get(name, version) != version} == {}
-    asked = PROJECT["dependencies"] + [line for extra in ("test", "lab", "methods", "sweep", "onnx") for line in EXTRAS[extra]]
+    asked = PROJECT["dependencies"] + [
+        line for extra in ("test", "lab", "methods", "sweep", "onnx") for line in EXTRAS[extra]
+    ]
     assert {canonicalize_name(Requirement(line).name) for line in asked} - set(locked) == {"torch"}
     assert "-m pip install --no-deps --require-hashes -r lock.txt" in (ROOT / "Makefile").read_text(encoding="utf8")
 

@@ -243,6 +243,15 @@ def test_links_and_figures_exist(page):
     assert page != "README.md" or len(local) >= 15
 
 
+def test_the_verdicts_are_counted():
+    said = re.findall(r"\| \*\*(.*?)\*\* \|", (ROOT / "figures" / "claims.md").read_text(encoding="utf8"))
+    kinds = ("confirmed", "right sign, not significant", "not confirmed", "measured, not judged", "not tested")
+    counts = [sum(verdict.startswith(kind) for verdict in said) for kind in kinds]
+    told = ", ".join(f"{count} {kind}" for count, kind in zip(counts, kinds, strict=True))
+    assert f"gives a verdict on {len(said)} claims ([table](../figures/claims.md)) from the cells" in PAGES["paper"]
+    assert f"that were measured: {told}. " in " ".join(PAGES["paper"].split()) and sum(counts) == len(said)
+
+
 def test_every_page_is_a_link_away():
     assert [
         name for name in PAGES if f"docs/{name}.md" not in README and f"({name}.md" not in "".join(PAGES.values())
