@@ -289,6 +289,7 @@ def test_chance_is_what_the_majority_records_say_and_two_standard_errors_more():
     records = pd.DataFrame({"method": ["majority", "majority", "probe"], "ablation": "", "task": list("aba"),
                             "score": [0.6, 0.0, 0.9], "primary": ["accuracy", "spearman", "accuracy"]})  # fmt: skip
     assert contrasts.chance_of(records) == pytest.approx({"a": 0.62, "b": 0.05})
+    assert contrasts.chance_of(records[2:]) == {}
 
 
 def test_the_interval_over_dev_rows_is_of_the_mean_difference():
@@ -344,7 +345,7 @@ def test_05_ablations_and_08_claims(runs, tmp_path):
     folders = {"results_dir": runs["head"].results_dir, "figures_dir": "pictures"}
     code, said, error = papermill("05_ablations", tmp_path, **folders)
     assert code == 0, error
-    assert re.search(r"temperature 0.1: not tested", said)
+    assert re.search(r"t_s = 0.1: not tested", said)
     assert re.search(r"weights x N\(1, 0.1\): no direction in the paper", said)
     assert "mask shuffled 1, weights x N(1, 0.001) 0, weights x N(1, 0.01) 1" in said and "not testable here" in said
     assert (tmp_path / "pictures" / "extra_ablations.svg").is_file()

@@ -79,7 +79,7 @@ def chance_of(records: pd.DataFrame) -> dict[str, float]:
     """The highest score that is at chance, on each task that has a majority record: its score and `BY_CHANCE` more."""
     found = records[(records["method"] == "majority") & (records["ablation"] == "")]
     kinds = found["primary"].where(~found["primary"].isin(CORRELATIONS), "correlation")
-    return (found["score"] + kinds.map(BY_CHANCE)).groupby(found["task"]).mean().to_dict()
+    return (found["score"] + kinds.map(BY_CHANCE).astype(float)).groupby(found["task"]).mean().to_dict()
 
 
 def cells(pairs: pd.DataFrame, chance: Mapping[str, float]) -> pd.DataFrame:

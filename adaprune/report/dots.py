@@ -92,6 +92,6 @@ def draw_differences(ax: Axes, rows: pd.DataFrame) -> Axes:
             ax.annotate(str(pairs), (most, height), **place, color=INK, fontsize=7)
     ax.axvline(0, color=INK, lw=1, ls="--")
     ax.set_yticks(range(len(lines)), [name if at == usual else f"{name}, {at:g}" for name, at in lines])
-    where = f"at sparsity {usual:g} where none is named"
-    ax.set(xlabel=f"difference in the main metric on the dev split,\n{where}", ylim=(len(lines) - 0.5, -0.5))
+    where = f"dev split, sparsity {usual:g} where none is named, number of pairs"
+    ax.set(xlabel=f"difference in the main metric\n({where})", ylim=(len(lines) - 0.5, -0.5))
     return dress(ax, grid="both")
