@@ -199,7 +199,7 @@ def test_an_installed_wheel_predicts_and_fits_without_the_repository(wheel, tmp_
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     bad, fitted = done.stdout.splitlines()
-    said = float(re.search(r"# ([\d.]+) no", (ROOT / "README.md").read_text(encoding="utf8"))[1])
+    said = float(re.search(r"# negative: ([\d.]+)", (ROOT / "README.md").read_text(encoding="utf8"))[1])
     assert float(re.search(r"[\d.]+", bad)[0]) == pytest.approx(said, abs=0.0051) and fitted == "True"
 
 
