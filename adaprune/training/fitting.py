@@ -64,7 +64,7 @@ def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settin
     from adaprune.training.trainer import Trainer, arguments_of, show_progress
 
     data = sentences.splits[split]
-    order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
+    order = np.argsort(data["length"][:], kind="stable")
     # one array a batch, moved off the device now and then: the Trainer would copy all earlier ones with each new one
     arguments = arguments_of(settings, eval_do_concat_batches=False, eval_accumulation_steps=TOGETHER)
     trainer = show_progress(Trainer(model, arguments, data_collator=sentences.collate))
