@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from adaprune.data import expanded, load_task
+from adaprune.data import is_users, load_task
 from adaprune.runs import Paths, Plan, Run, read_record, write_bytes
 from adaprune.training.encoders import source_of, tensor_hash
 from adaprune.training.job import Fit, Settings
@@ -173,7 +173,7 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
             if now and before and before != now:
                 changed.append(f"config.json or tokenizer of model {run.model!r} have changed ({before}; now {now})")
     with suppress(FileNotFoundError):
-        if (expanded(run.data_dir or ".") / expanded(run.task)).exists():
+        if is_users(run.task, run.data_dir):
             data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
             if made["data_fingerprint"] not in (None, data):
                 changed.append("the data have changed")
