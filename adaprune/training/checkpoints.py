@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adaprune.data import is_users, load_task
-from adaprune.runs import Paths, Plan, Run, read_record, write_bytes
+from adaprune.runs import Paths, Plan, Run, plan_then, read_record, write_bytes
 from adaprune.training.encoders import source_of, tensor_hash
 from adaprune.training.job import Fit, Settings
 from adaprune.training.model_files import MINILM, file_hash, files_beside, weights_in
@@ -150,12 +150,7 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
     record can be read without them.
     """
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
-    made = record["environment"]
-    # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
-    then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
-    then["copies"] = then.get("copies") or ""  # old plans say nothing or False; True had no splices
-    if run.kind.trains:  # records older than the rule of steps used the recipe's epochs
-        then.setdefault("steps", 0)
+    made, then = record["environment"], plan_then(record)
     if plan.steps:  # then the epochs depend on the rows
         then.pop("epochs", None)
     changed = [
