@@ -149,8 +149,9 @@ class Snapshots:
 
     def clear(self) -> None:
         """Removes the snapshots of an earlier run of the same name, which may have other steps."""
-        for file in self.folder.glob("[0-9]*.*"):
-            file.unlink()
+        for pattern in ("[0-9]*.*", ".*.tmp"):  # the latter: of a kill while writing
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
         """Moves the threshold as the control does; returns whether training should stop."""

@@ -5,7 +5,6 @@ A folder counts only once it is complete, and a damaged file is named. What was 
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adaprune.data import is_users, load_task
-from adaprune.runs import Paths, Plan, Run, plan_then, read_record, write_bytes
+from adaprune.runs import Paths, Plan, Run, plan_then, read_record, replacing, write_bytes
 from adaprune.training.encoders import source_of, tensor_hash
 from adaprune.training.job import Fit, Settings
 from adaprune.training.model_files import MINILM, file_hash, files_beside, weights_in
@@ -48,12 +47,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str)
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_suffix(".partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, temporary, metadata=facts)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, metadata=facts)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk with its own error
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
 
@@ -190,7 +187,7 @@ def alone(folder: Path) -> Iterator[None]:
     run is made. Where the file system has no locks there is none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
+    lock = FileLock(f"{folder}.lock", fallback_to_soft=False)  # a soft one would outlive a killed process
     try:
         lock.acquire(timeout=0)
     except Timeout:
