@@ -32,6 +32,7 @@ from adaprune.deploy import (
     load_mask,
     push,
     set_runtime,
+    whole_file,
 )
 from adaprune.given import is_pair, number_of, rows_to_judge, texts_of
 from adaprune.methods import of_pairs
@@ -210,8 +211,8 @@ class Adapted(nn.Module):
             OSError: the folder cannot be written.
         """
         folder = check_folder(folder)
-        content = self.mask_path.read_bytes()
-        card = {**self.card, "file_sha256": hashlib.sha256(content).hexdigest()}
+        content, card = whole_file(self.mask_path, self.base.id)
+        card = {**card, "file_sha256": hashlib.sha256(content).hexdigest()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "card.json").unlink(missing_ok=True)  # so that a card is never next to another mask

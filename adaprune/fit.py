@@ -67,17 +67,20 @@ def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **field
         raise ValueError(f"teacher={str(teacher)!r} would change nothing in method {run.method!r}: leave it out")
     plan_for(run)  # refuses what the method does not read, before a teacher or the probe is run
     run = run.model_copy(update={"task": _task(data, labels, run.results_dir)})
-    _say_kind(run)
+    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    _say_kind(task)
     shared = {name: getattr(run, name) for name in SHARED}
     if teacher == "auto":
         teacher = _teacher(Run(**shared, epochs=run.epochs, method="finetune", sparsity=0.0))
     run = run.model_copy(update={"teacher": str(teacher)})
-    record = adapt(run)
-    probe = run if run.method == "probe" else Run(**shared, method="probe", sparsity=0.0)
-    said = _verdict(run, probe)
+    ours = known = (run, record := adapt(run))
+    if run.method != "probe":
+        probe = Run(**shared, method="probe", sparsity=0.0)
+        known = (probe, adapt(probe))
+    said = _verdict(task, ours, known)
     path = paths_of(run).mask
     if run.method == "probe" and not path.is_file():
-        _ship_probe(run, record)
+        _ship_probe(run, record, task)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: delete {record_path(run)} and run again (masks are not in git)")
     adapted = Adapted(load_mask(path), load_encoder(run.model), path, record, said)
@@ -100,10 +103,9 @@ def _task(data: Any, labels: Sequence | None, results_dir: str) -> str:
     return str(path)
 
 
-def _say_kind(run: Run) -> None:
+def _say_kind(task: TaskData) -> None:
     """One line: which kind of task a user's own labels make and, where they leave it open, how to choose the other."""
-    if run.task not in KNOWN_TASKS:
-        task = load_task(run.task, run.data_dir, run.max_train_examples)
+    if task.name not in KNOWN_TASKS:
         print(f"task: {taken_as(task.labels or sorted(set(task.splits['train']['label'])))}", file=sys.stderr)
 
 
@@ -122,15 +124,14 @@ def _teacher(run: Run) -> str:
     return str(path)
 
 
-def _verdict(run: Run, probe: Run) -> str:
+def _verdict(task: TaskData, ours: tuple[Run, dict], known: tuple[Run, dict]) -> str:
     """One line: the score, the majority class's and the probe's, and what adapting gained.
 
-    Whether this is a gain is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
+    ``ours`` and ``known`` are the run and the probe, which may be the same, each with its record. Whether this is a
+    gain is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
     """
-    metrics = [adapt(one)["metrics"] for one in (run, probe)]
-    metric = metrics[0]["primary"]
-    score, known = (one["validation"][metric] for one in metrics)
-    task = load_task(run.task, run.data_dir, run.max_train_examples)
+    run, metric = ours[0], ours[1]["metrics"]["primary"]
+    score, without = (record["metrics"]["validation"][metric] for _, record in (ours, known))
     held = task.splits["validation"]["label"]
     rows = f"{len(held)} held-out rows"
     if lacking := [label for number, label in enumerate(task.labels) if number not in set(held)]:
@@ -141,21 +142,21 @@ def _verdict(run: Run, probe: Run) -> str:
     if run.method == "probe":
         return f"{begin}. This is the probe: nothing was adapted."
     try:
-        samples = [_samples(one, task, metric) for one in (run, probe)]
+        samples = [_samples(one, task, metric) for one, _ in (ours, known)]
         low, high = np.quantile(samples[0] - samples[1], [0.025, 0.975])
         between = f" [{low:+.3f}, {high:+.3f}]"
     except FileNotFoundError:  # records from before 0.2
-        low, between = score - known, ""
-    gain = f"{score - known:+.3f}{between}"
-    if score <= known:
+        low, between = score - without, ""
+    gain = f"{score - without:+.3f}{between}"
+    if score <= without:
         said = f"adapting gained nothing ({gain}): the probe is the better choice, method='probe' ships it"
     elif low <= 0 or len(held) < FEWEST:
         said = f"adapting gained {gain} over it; with so few rows this may be chance"
     else:
         said = f"adapting gained {gain} over it"
-    if max(score, known) < floor:
+    if max(score, without) < floor:
         said += f"; neither is better than always {constant}"
-    return f"{begin}; a probe on the untouched model: {known:.3f}; {said}."
+    return f"{begin}; a probe on the untouched model: {without:.3f}; {said}."
 
 
 def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
@@ -198,9 +199,8 @@ def commonest(task: Any) -> dict[str, float]:
     return task.metrics(np.tile(said.astype(float), (len(held), 1)), held["label"])
 
 
-def _ship_probe(run: Run, record: dict) -> None:
+def _ship_probe(run: Run, record: dict, task: TaskData) -> None:
     """Writes the probe as a mask file: every weight kept, and the regression as a linear head."""
-    task = load_task(run.task, run.data_dir, run.max_train_examples)
     encoder, plan, paths = load_encoder(run.model), plan_for(run), paths_of(run)
     job = prepare(run, plan, paths, task, encoder)
     kept = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adaprune.data import load_task
-from adaprune.deploy import load_mask
+from adaprune.deploy import head_of, load_mask
 from adaprune.masks import count_kept, detach, keep_top, set_masks
 from adaprune.runs import Run, paths_of, plan_for, read_record
 from adaprune.training import Fit, Outcome, fit_head, load_encoder, prepare, read_tensors, score
@@ -59,7 +59,7 @@ def evaluate_at(
     mask = load_mask(paths.mask, base=encoder.model)
     scores = _read_ranks(paths.theta, mask.masks)
     job, rows = prepare(run, plan, paths, task, encoder), []
-    job.model.head.pooling = mask.card.get("pooling", "cls")  # as in the head's training; old cards do not say
+    job.model.head = head_of(mask.head, mask.card)  # of the kind and pooling that it was trained with
     with TemporaryDirectory() as folder:
         quiet = {"folder": Path(folder), "epochs": refit_head_epochs, "checkpoint_steps": 0}
         job = replace(job, settings=replace(job.settings, **quiet))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from adaprune.report import comparison, gains
 from adaprune.report.names import WRITTEN
-from adaprune.runs import read_record, table
+from adaprune.runs import plan_then, read_record, table
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md", "results/README.md")
@@ -27,7 +27,6 @@ CHOSEN_ON = {
     "heads": "selection_score",
 }  # settings were chosen by it: held-out rows; all others: dev rows
 
-COPIES = {"": "none", False: "none", True: "words"}  # as plans have named them; what is not here names itself
 FACTORS = {  # of the deciding test: the field of Run and, by its value, what stands in the table
     "start": ("initial_theta", {"": "0", "magnitude": "abs(w)"}),
     "cut": ("allocation", {"": "global", "scores": "SMP's"}),
@@ -106,8 +105,7 @@ def _of_gain() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def recipes() -> str:
     """The settings of the tuned recipe that the runs of `adaprune` in each folder had, and the commits that made them.
 
-    Plans that do not say are from before there was a choice: [CLS], the paper's head and no copies, as
-    `training.checkpoints.check_unchanged` reads them.
+    What old plans do not say is as `runs.plan_then` reads it.
     """
     rows = []
     for folder in sorted(path for path in (ROOT / "results").iterdir() if path.is_dir()):
@@ -115,16 +113,14 @@ def recipes() -> str:
         records = [record for record in records if record["run"]["method"] == "adaprune"]
         kinds: dict[tuple[str, ...], set[str]] = {}
         for record in records:
-            run, made = record["run"], record["environment"]
-            plan = made.get("plan") or {}
-            copies, pooling = plan.get("copies", ""), plan.get("pooling", "cls")
+            plan, commit = plan_then(record), record["environment"]["git_commit"]
             kind = (
-                plan.get("head") or run["head"] or "mlp",
-                {"own": "mean", "cls": "[CLS]"}.get(pooling, pooling),  # own: of MiniLM and mpnet, the mean
-                "yes" if run["teacher"] else "no",
-                COPIES.get(copies, copies),
+                plan["head"],
+                {"own": "mean", "cls": "[CLS]"}.get(plan["pooling"], plan["pooling"]),  # own: of MiniLM, mpnet the mean
+                "yes" if record["run"]["teacher"] else "no",
+                plan["copies"] or "none",
             )
-            kinds.setdefault(kind, set()).add(made["git_commit"][:7] + made["git_commit"][40:])
+            kinds.setdefault(kind, set()).add(commit[:7] + commit[40:])
         rows += [[f"`{folder.name}`", *kind, ", ".join(sorted(commits))] for kind, commits in sorted(kinds.items())]
     return _markdown(["folder", "head", "pooling", "teacher", "copies", "commits"], rows)
 

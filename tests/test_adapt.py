@@ -433,6 +433,18 @@ def test_more_tokens_than_the_model_has_positions_for_are_refused(ask):
         adaprune.adapt(ask(max_length=33))
 
 
+@pytest.mark.parametrize("fields", [{}, {"method": "random"}, {"scope": "encoder+embeddings"}, {"pattern": "units"}])
+def test_a_sparsity_that_keeps_nothing_is_refused_with_the_largest_that_keeps_one(ask, fields):
+    run = ask(sparsity=0.99999999, **fields)
+    with pytest.raises(ValueError, match=r"^sparsity 0\.99999999 keeps none of the \d+ [\w ]+ in scope") as caught:
+        adaprune.adapt(run)
+    assert left_behind(run) == []
+    total, most = re.search(r"of the (\d+) .*: at most ([\d.]+) keeps one$", str(caught.value)).groups()
+    assert round((1 - float(most)) * int(total)) == 1
+    if fields.get("method") == "random":
+        assert adaprune.adapt(ask(sparsity=float(most), **fields))["mask"]["kept"] == 1
+
+
 # ---------------------------------------------------------------- a method of one's own
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import pipeline
 
 import adaprune
+from adaprune import deploy
 from adaprune.adapted import FILES, check_folder
 from adaprune.fit import _say_kind, commonest
 from adaprune.given import columns_of, number_of
@@ -101,6 +103,24 @@ def test_a_folder_holds_three_files_and_nothing_of_others_is_touched(adapted, se
         adaprune.Adapted.from_pretrained(folder)
 
 
+def test_a_mask_with_a_reference_is_saved_whole(adapted, settings, tmp_path):
+    """The folder holds no reference; nor does a compact model hold the base that it was made for."""
+    mask, base = adaprune.load_mask(adapted.mask_path), adaprune.load_encoder(settings["model"]).model
+    card = deploy.given(mask.card)
+    near = {name: kept.clone() for name, kept in mask.masks.items()}
+    next(iter(near.values()))[0, :2] ^= True
+    adaprune.save_mask(tmp_path / "one.safetensors", mask.masks, mask.head, card, base)
+    path = adaprune.save_mask(
+        tmp_path / "two.safetensors", near, mask.head, card, base, reference=tmp_path / "one.safetensors"
+    )
+    assert adaprune.load_mask(path).card["flips"]["reference"] is not None
+    two = adaprune.Adapted.from_pretrained(path, base=settings["model"])
+    expected = two.predict(TEXTS, return_scores=True)
+    two.compact().save_pretrained(tmp_path / "alone")
+    again = adaprune.Adapted.from_pretrained(tmp_path / "alone", base=settings["model"])
+    assert again.card["flips"]["reference"] is None and again.predict(TEXTS, return_scores=True) == expected
+
+
 @pytest.mark.parametrize("runtime", ["dense", "sparse", "auto"])
 def test_compacted_it_answers_the_same_and_saves_the_same_mask(runtime, settings, tiny_runs_dir, tmp_path):
     settings = {**settings, "results_dir": str(tmp_path / "runs")}
@@ -168,30 +188,49 @@ def test_finished_runs_are_found_and_the_line_compares_with_the_probe(adapted, t
     assert nothing == (ours <= known)
 
 
+@pytest.mark.parametrize("method", ["magnitude", "probe"])
+def test_each_run_is_made_or_read_once_and_the_rows_are_loaded_once_beside_that(
+    method, settings, tiny_runs_dir, tmp_path, monkeypatch
+):
+    house, asked = importlib.import_module("adaprune.fit"), []
+    for name in ("adapt", "load_task"):
+        real = getattr(house, name)
+        monkeypatch.setattr(house, name, lambda *given, name=name, real=real: asked.append(name) or real(*given))
+    for _ in range(2):  # made, then read
+        asked.clear()
+        adaprune.fit(
+            str(tiny_runs_dir / "ten"), method=method, epochs=1.0, **{**settings, "results_dir": str(tmp_path)}
+        )
+        assert asked == ["load_task", "adapt", *["adapt"] * (method != "probe")]
+
+
 def test_the_interval_is_that_of_pairs_of_resamples(tmp_path, monkeypatch, settings, tiny_runs_dir):
     house = importlib.import_module("adaprune.fit")
     ten = str(tiny_runs_dir / "ten")
     run, probe = (adaprune.Run(task=ten, method=m, **settings) for m in ("adaprune", "probe"))
     scores = {run.name: 0.75, probe.name: 0.5}
-    monkeypatch.setattr(
-        house, "adapt", lambda r: {"metrics": {"primary": "accuracy", "validation": {"accuracy": scores[r.name]}}}
-    )
+    task = adaprune.load_task(ten)
+
+    def verdict():
+        made = [{"metrics": {"primary": "accuracy", "validation": {"accuracy": scores[r.name]}}} for r in (run, probe)]
+        return house._verdict(task, (run, made[0]), (probe, made[1]))
+
     gains = np.linspace(0, 0.4, 301)  # the quantiles of evenly spaced numbers: 0.01 and 0.39
     found = {record_path(run): 0.5 + gains, record_path(probe): np.full(301, 0.5)}
     monkeypatch.setattr(
         house, "read_answers", lambda path: (None, next(v for k, v in found.items() if k.stem == path.stem))
     )
     few = "adapting gained +0.250 [+0.010, +0.390] over it; with so few rows this may be chance."
-    assert house._verdict(run, probe).endswith(few)  # four: of so few, samples say nothing
+    assert verdict().endswith(few)  # four: of so few, samples say nothing
     monkeypatch.setattr(house, "FEWEST", 4)
-    assert house._verdict(run, probe).endswith("adapting gained +0.250 [+0.010, +0.390] over it.")
+    assert verdict().endswith("adapting gained +0.250 [+0.010, +0.390] over it.")
     found[record_path(run)] = 0.4 + gains
-    assert "[-0.090, +0.290] over it; with so few rows this may be chance" in house._verdict(run, probe)
+    assert "[-0.090, +0.290] over it; with so few rows this may be chance" in verdict()
     scores[run.name] = 0.5
-    assert "adapting gained nothing (+0.000 [" in house._verdict(run, probe)
-    assert "neither" not in house._verdict(run, probe)  # of the four rows, the commonest label has 0.5, too
+    assert "adapting gained nothing (+0.000 [" in verdict()
+    assert "neither" not in verdict()  # of the four rows, the commonest label has 0.5, too
     scores.update({run.name: 0.4, probe.name: 0.3})
-    assert house._verdict(run, probe).endswith("; neither is better than always the commonest label.")
+    assert verdict().endswith("; neither is better than always the commonest label.")
 
 
 @pytest.mark.parametrize("kind", ["classes", "values"])
@@ -286,11 +325,12 @@ def test_a_probe_of_pairs_ships_too(settings, tiny_runs_dir, tmp_path):
 def test_the_kind_of_task_is_said_in_one_line_with_how_to_choose(labels, said, tmp_path, capsys):
     words = labels.split()
     (tmp_path / "m.csv").write_text("text,label\n" + "".join(f"text {n},{words[n % 2]}\n" for n in range(12)))
-    _say_kind(adaprune.Run(task=str(tmp_path / "m.csv")))
+    task = adaprune.load_task(str(tmp_path / "m.csv"))
+    _say_kind(task)
     told = capsys.readouterr()
     assert told.err.startswith("task: the labels ") and told.err.endswith(said) and told.err.count("\n") == 1
     assert told.out == ""
-    _say_kind(adaprune.Run(task="sst2", data_dir=str(tmp_path)))  # nothing is open there, and nothing is read
+    _say_kind(replace(task, name="sst2"))  # nothing is open there
     assert capsys.readouterr().err == ""
 
 

@@ -65,6 +65,21 @@ def test_a_run_is_cut_at_every_sparsity(ask, scope):
 
 
 @pytest.mark.parametrize("refit", [0.0, 1.0])
+def test_a_record_from_before_heads_had_a_kind_is_cut_with_the_head_of_its_mask_file(ask, refit):
+    run = ask(head="mlp")
+    record = adaprune.adapt(run)
+    then = ask()  # which is a linear head today, and was this one
+    assert plan_for(then).head == "linear" and record["environment"]["plan"].pop("head") == "mlp"
+    record["run"]["head"] = ""
+    path = write_record({name: part for name, part in record.items() if name != "schema_version"}, then)
+    for one, other in (("mask", ".safetensors"), ("theta", ".safetensors")):
+        old, new = (getattr(paths_of(of), one).with_suffix(other) for of in (run, then))
+        old.rename(new)
+    found = evaluate_at(path, [0.5], refit_head_epochs=refit)
+    assert refit or found["score"].tolist() == [record["metrics"]["validation"]["accuracy"]]
+
+
+@pytest.mark.parametrize("refit", [0.0, 1.0])
 @pytest.mark.parametrize("said", [True, False])
 def test_a_head_reads_as_when_it_was_trained_whatever_the_recipe_says_now(ask, tmp_path, monkeypatch, said, refit):
     """Of a mask file from before heads could read a mean (not ``said``) that is [CLS]."""

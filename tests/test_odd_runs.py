@@ -135,6 +135,14 @@ def test_home_and_variables_in_every_path_of_a_run(here, monkeypatch):
         adaprune.adapt(run)
 
 
+@pytest.mark.parametrize("data_dir", ["", "glue"])
+def test_own_rows_that_changed_are_noticed_whatever_the_data_dir(here, data_dir):
+    with open("ten/train.csv", "a") as file:
+        file.write("more,good\n")
+    with pytest.raises(ValueError, match="the data have changed"):
+        adaprune.adapt(run_of(data_dir=data_dir))
+
+
 def test_a_card_has_no_path(here):
     run = run_of(task=str(here / "ten"), model=str(here / "tiny"), results_dir=str(here / "other"))
     adaprune.adapt(run)

@@ -127,6 +127,13 @@ def load_task(task: str, data_dir: str | os.PathLike = "", max_train_examples: i
     )
 
 
+def is_users(task: str, data_dir: str | os.PathLike = "") -> bool:
+    """Whether `load_task` reads the rows from files of the user's, which can change; it then needs no network."""
+    if task in GLUE:
+        return bool(data_dir)
+    return task not in KNOWN_TASKS and expanded(task).exists()  # the movie sentences are always the same
+
+
 def _first(train: Rows, count: int, task: str) -> Rows:
     """The first ``count`` rows (0 = all), or as many drawn from all if the first ones of a user's file mislead."""
     labels, rows = train["label"], len(train["label"])

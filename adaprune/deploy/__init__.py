@@ -5,8 +5,8 @@ Imports `data`, `masks`, `runs` and `training`.
 """
 
 from adaprune.deploy.coding import decode, encode
-from adaprune.deploy.mask import Mask, apply_mask, base_of, check_base, given
-from adaprune.deploy.mask_file import load_mask, save_mask
+from adaprune.deploy.mask import Mask, apply_mask, base_of, check_base, given, head_of
+from adaprune.deploy.mask_file import load_mask, save_mask, whole_file
 from adaprune.deploy.runtime import compact, export, load_compact, save_compact, set_runtime
 from adaprune.deploy.serving import MaskedEncoder
 from adaprune.deploy.sharing import check_files, find_mask, front_matter, push

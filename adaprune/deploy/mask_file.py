@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from adaprune.data import expanded
 from adaprune.deploy.coding import encode
 from adaprune.deploy.flips import encode_flips
-from adaprune.deploy.mask import OWN, Mask, check_masks, check_precision, digest, weights_of
+from adaprune.deploy.mask import OWN, Mask, base_of, check_masks, check_precision, digest, given, weights_of
 from adaprune.deploy.reading import (
     FORMAT,
     HOSTILE,
@@ -41,9 +42,9 @@ from adaprune.deploy.reading import (
     read_mask,
     sha256_of,
 )
-from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_file, zoo_names
 from adaprune.runs import read_bytes, write_bytes
-from adaprune.training import tensor_hash, tensor_hashes
+from adaprune.training import load_encoder, tensor_hash, tensor_hashes
 
 PLAIN_FORMAT = 2  # for files without flips, which older readers can read
 WORTH = 0.95  # flips are used if they take less than this share of the other codings, which need no base
@@ -78,6 +79,8 @@ def save_mask(
         OSError: the folder cannot be written, or the reference cannot be read.
     """
     path, beside = _paths(path)
+    if not masks:
+        raise ValueError("masks is empty: a mask file has at least one mask, by the name of the weight")
     if "labels" not in card or set(OWN) & set(card):
         raise ValueError(f"card: labels must, {', '.join(OWN)} must not be given: {[*card]}")
     if os.path.lexists(beside) and not _is_card(beside):
@@ -123,6 +126,8 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
             different reference. Names the file.
         ValueError: ``base`` is another model (names the tensor), or the zoo has no such name (lists those it has).
     """
+    if not str(path).strip():
+        raise ValueError(f"no mask is named: give a file's path, or a name from the zoo ({', '.join(zoo_names())})")
     path, beside = _paths(zoo_file(path) if is_zoo_name(path) else path)
     mask = read_mask(path, content := read_bytes(path, MAX_FILE))
     if os.path.lexists(beside) and not _is_record(beside):
@@ -136,6 +141,22 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
         return mask if base is None else mask.resolve(base)
     except ValueError as error:  # about the base alone, it names no file
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+def whole_file(path: Path, model: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of the mask file ``path`` and its card; written anew if it needs a reference beside it to be read.
+
+    ``model`` says where the base is, which is then loaded: masks are written with the weights that they belong to.
+    """
+    content = read_bytes(path, MAX_FILE)
+    card = read_mask(path, content).card
+    if (card.get("flips") or {}).get("reference") is None:
+        return content, card
+    base = load_encoder(*base_of({**card, "model": model}, path)).model
+    mask = load_mask(path, base)
+    with tempfile.TemporaryDirectory() as folder:
+        alone = save_mask(Path(folder) / path.name, mask.masks, mask.head, given(card), base)
+        return alone.read_bytes(), load_mask(alone).card
 
 
 def _stored(

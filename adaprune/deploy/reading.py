@@ -60,7 +60,9 @@ def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
                 raise ValueError("flips are not what the card says")
             flips = read_flips(said, stored.numpy().tobytes(), sizes)
     except _Newer as error:
-        raise ValueError(f"{path} is of {error}, newer than this adaprune reads: pip install -U adaprune") from None
+        raise ValueError(
+            f"{path} is of {error}, newer than this adaprune reads: get a newer version from the repository"
+        ) from None
     except HOSTILE as error:
         way = "get it again, or delete it and the run's record and run again"
         raise ValueError(f"{path} is not a whole mask file: {_why(error)}; {way}") from None

@@ -172,10 +172,10 @@ class MaskedEncoder(nn.Module):
         logits = torch.full((len(tasks), width), -torch.inf, dtype=self.dtype, device=self.device)
         for name, task in found.items():
             rows = torch.tensor([row for row, of in enumerate(tasks) if of == name], device=self.device)
-            own = {k for k, v in inputs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(tasks)}
-            part = {k: v[rows] if k in own else v for k, v in inputs.items()}  # others are for all rows
-            own = self._logits(task, part, len(found) <= self._kept.limit)
-            logits[rows, : own.shape[1]] = own.to(logits.dtype)
+            per_row = {k for k, v in inputs.items() if isinstance(v, Tensor) and v.ndim and len(v) == len(tasks)}
+            part = {k: v[rows] if k in per_row else v for k, v in inputs.items()}  # others are for all rows
+            answers = self._logits(task, part, len(found) <= self._kept.limit)
+            logits[rows, : answers.shape[1]] = answers.to(logits.dtype)
         return SequenceClassifierOutput(logits=logits)
 
     def _logits(self, task: Task, inputs: dict, keep: bool) -> Tensor:

@@ -15,10 +15,12 @@ from huggingface_hub import errors as hub_errors
 from adaprune.data import expanded
 from adaprune.deploy.mask import given
 from adaprune.deploy.mask_file import load_mask, save_mask
-from adaprune.deploy.zoo_files import ZOO, is_zoo_name, zoo, zoo_file
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
+from adaprune.runs import write_bytes
 from adaprune.training import MINILM, Encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors next to it
+OTHERS = "; a folder of save_pretrained or a hub repository (user/name) will do, too"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
@@ -36,14 +38,14 @@ def save_tasks(served, folder: Path) -> None:
     if is_foreign(folder / "README.md"):
         warnings.warn(f"{folder / 'README.md'} is not adaprune's: it stays, no model card is written", stacklevel=3)
     else:
-        (folder / "README.md").write_text(f"---\n{front_matter(served.base)}\n---\n\n{text}", encoding="utf-8")
+        write_bytes(folder / "README.md", f"---\n{front_matter(served.base)}\n---\n\n{text}".encode())
     now = {name.lower(): name for name in served.tasks}
     for name in stale:
         for end in (".safetensors", ".json"):
             file, twin = folder / f"{name}{end}", folder / f"{now.get(name.lower(), name)}{end}"
             if twin == file or not file.exists() or not file.samefile(twin):  # on a disk without capitals, both are one
                 file.unlink(missing_ok=True)
-    (folder / INDEX).write_text(json.dumps({"tasks": served.tasks}) + "\n", encoding="utf-8")
+    write_bytes(folder / INDEX, json.dumps({"tasks": served.tasks}).encode() + b"\n")
 
 
 def _stale(served, folder: Path) -> list[str]:
@@ -93,11 +95,10 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
     """
     name = expanded(name)
     if not name.exists() and is_zoo_name(str(name)):  # the hub's names have a slash
-        if str(name) not in (names := zoo().index):
-            raise FileNotFoundError(
-                f"{name} is no folder, no mask file, and none of the zoo's masks ({', '.join(names)})"
-            )
-        return ZOO / f"{name}.safetensors"
+        try:
+            return zoo_file(str(name))
+        except ValueError as error:
+            raise FileNotFoundError(f"{name} is no folder and no mask file here, and {error}{OTHERS}") from None
     if name.is_dir() or name.suffix == ".safetensors":
         path = name / "mask.safetensors" if name.is_dir() else name
         if not path.is_file():
@@ -109,7 +110,7 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
         return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
     except (OSError, ValueError, hub_errors.HFValidationError) as error:
         raise FileNotFoundError(
-            f"{name} is no folder with mask.safetensors, no mask file, and cannot be had from the hub "
+            f"{name} is no folder with mask.safetensors, no mask file, and cannot be downloaded from the hub "
             f"({str(error).splitlines()[0]})"
         ) from error
 
@@ -119,7 +120,10 @@ def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
     if str(source).endswith(".safetensors"):
         return expanded(source)
     if is_zoo_name(source) and not Path(source).is_dir():
-        return zoo_file(source)
+        try:
+            return zoo_file(source)
+        except ValueError as error:
+            raise ValueError(f"{error}{OTHERS}") from None
     folder = folder_of(source, revision)
     if folder is None:
         try:

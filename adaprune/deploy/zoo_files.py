@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from adaprune.data import expanded
+from adaprune.data import KNOWN_TASKS, expanded
 from adaprune.runs import Run
 from adaprune.training import MINILM
 
@@ -54,14 +54,26 @@ def is_zoo_name(source: object) -> bool:
 
 def zoo_file(name: str) -> Path:
     """The file of the zoo's mask ``name``; ValueError, with the names in the zoo, for an unknown name."""
-    names = sorted(path.stem for path in ZOO.glob("*.safetensors"))
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
+    if name not in (names := zoo_names()):
+        close = _close(name, names)
         raise ValueError(
-            f"the zoo has no mask {name!r}{f', did you mean {close[0]!r}?' if close else '.'} It has "
+            f"the zoo has no mask {name!r}{f', did you mean {close!r}?' if close else '.'} It has "
             f"{', '.join(names) or 'none'}. A mask file is given by a path that ends in .safetensors"
         )
     return ZOO / f"{name}.safetensors"
+
+
+def zoo_names() -> list[str]:
+    """The names of the masks that come with the package."""
+    return sorted(path.stem for path in ZOO.glob("*.safetensors"))
+
+
+def _close(name: str, names: list[str]) -> str | None:
+    """The name in the zoo that was meant, in whatever capitals; never that of another task."""
+    known = {one.lower(): one for one in names}
+    said, task = name.lower(), name.lower().split("-")[0]
+    rivals = [one for one in known if one.split("-")[0] == task] if task in KNOWN_TASKS else [*known, *KNOWN_TASKS]
+    return known.get(next(iter(difflib.get_close_matches(said, rivals, n=1)), ""))
 
 
 def _row(path: Path) -> dict:

@@ -5,7 +5,7 @@ Imports torch alone: no other room.
 """
 
 from adaprune.masks.allocation import counts, shares
-from adaprune.masks.counting import COMPONENTS, EMBED, component_of, count_kept, layer_of, summary
+from adaprune.masks.counting import COMPONENTS, EMBED, check_keeps, component_of, count_kept, layer_of, summary
 from adaprune.masks.cuts import keep_each, keep_top, keep_units, masks_of_units, sum_over_units
 from adaprune.masks.layers import (
     MaskedEmbedding,

@@ -44,6 +44,21 @@ def count_kept(masks: Mapping[str, Tensor]) -> dict[str, int | float]:
     return {"sparsity": (total - kept) / total if total else 0.0, "kept": kept, "total": total}
 
 
+def check_keeps(encoder: nn.Module, scope: str, sparsity: float, units: bool = False) -> None:
+    """ValueError if ``sparsity`` leaves none of the weights in ``scope`` or, of ``units``, no FFN neuron."""
+    modules = maskable(encoder, scope)
+    if units:
+        what, total = (
+            "FFN neurons",
+            sum(m.in_features for name, m in modules.items() if component_of(name) == "ffn_out"),
+        )
+    else:
+        what, total = "weights", sum(module.weight.numel() for module in modules.values())
+    if total and round((1 - sparsity) * total) == 0:
+        most = f"{1 - 1 / total:.10g}"
+        raise ValueError(f"sparsity {sparsity} keeps none of the {total} {what} in scope: at most {most} keeps one")
+
+
 def summary(encoder: nn.Module, masks: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None) -> dict:
     """The counts of ``masks`` as a record holds them: in scope, under both denominators, by component and by layer.
 

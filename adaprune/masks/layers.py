@@ -46,14 +46,16 @@ class _MaskedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         x, weight, theta = ctx.saved_tensors
-        to_input = to_theta = None
+        to_input = to_theta = to_bias = None
         if ctx.needs_input_grad[0]:
             to_input = upstream @ masked(weight, theta, ctx.threshold).to(upstream.dtype)
         if ctx.needs_input_grad[2]:
             x = x if ctx.gelu is None else functional.gelu(x, approximate=ctx.gelu)
             product = upstream.reshape(-1, upstream.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
             to_theta = product.to(theta.dtype).mul_(weight)
-        return to_input, None, to_theta, None, None
+        if ctx.needs_input_grad[3]:
+            to_bias = upstream.reshape(-1, upstream.shape[-1]).sum(0)
+        return to_input, None, to_theta, to_bias, None
 
 
 class _MaskedRows(torch.autograd.Function):

@@ -149,8 +149,9 @@ class Snapshots:
 
     def clear(self) -> None:
         """Removes the snapshots of an earlier run of the same name, which may have other steps."""
-        for file in self.folder.glob("[0-9]*.*"):
-            file.unlink()
+        for pattern in ("[0-9]*.*", ".*.tmp"):  # the latter: of a kill while writing
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
     def update(self, step: int, thetas: Iterable[Tensor], threshold: Tensor) -> bool:
         """Moves the threshold as the control does; returns whether training should stop."""
@@ -188,14 +189,14 @@ def optimiser_for(
         level = modules[name].threshold.data_ptr()
         parts.setdefault((level, name if plan.scores else name in tables), []).append(name)
     gamma = plan.penalty if plan.control == "penalty" else 0.0
-    last = {level: part for (level, _), part in parts.items()}
-    for (level, _), part in parts.items():
+    sharing = [level for level, _ in parts]  # a threshold bears its penalty once, with the last group that shares it
+    for place, part in enumerate(parts.values()):
         group = {
             "params": [thetas[name] for name in part],
             "masked": True,
             "threshold": modules[part[0]].threshold,
             "lr": plan.learning_rate,
-            "penalty": gamma if part is last[level] else 0.0,
+            "penalty": 0.0 if sharing[place] in sharing[place + 1 :] else gamma,
             "betas": (0.0, 0.999) if part[0] in tables else (0.9, 0.999),
         }
         if plan.scores:

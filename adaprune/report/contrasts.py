@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaprune.data.metrics import CORRELATIONS
+from adaprune.data import CORRELATIONS
 from adaprune.methods import METHODS
 from adaprune.report.names import written
 from adaprune.report.statistics import LEVEL, SIGNIFICANT, holm, within_cells_interval, within_cells_test

@@ -99,9 +99,9 @@ class Progress:
 
 
 def _check_columns(path: str | Path, columns: list[str], common: dict[str, Any]) -> None:
-    """ValueError for a column that is no field, stands twice or is common too, and for a misfit in ``common``."""
+    """ValueError for a column that is no field, occurs twice or is common too, and for a misfit in ``common``."""
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise ValueError(f"{path}: column {twice[0]!r} stands there twice")
+        raise ValueError(f"{path}: column {twice[0]!r} occurs twice")
     if both := [name for name in columns if name in common]:
         raise ValueError(f"{path}: {both[0]} is a column and set for all rows ({common[both[0]]!r}): use one")
     try:

@@ -30,7 +30,10 @@ class Paths:
 
 
 def paths_of(run: Run | str | Path) -> Paths:
-    """The paths of a run, or of the one whose record is the file ``run``; ``~`` and ``$NAME`` are put in here, once."""
+    """The paths of a run, or of the one whose record is the file ``run``.
+
+    ``~`` and ``$NAME`` are expanded here, and only here.
+    """
     if isinstance(run, Run):
         folder, name, teacher = expanded(run.results_dir), run.name, run.teacher
     else:

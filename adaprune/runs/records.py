@@ -25,7 +25,7 @@ from adaprune.data import expanded
 from adaprune.runs.files import write_bytes
 from adaprune.runs.paths import mask_path as mask_path
 from adaprune.runs.paths import record_path
-from adaprune.runs.retired import RETIRED
+from adaprune.runs.retired import RETIRED, plan_then
 from adaprune.runs.run import NAMED, RESULT_NEUTRAL, Run
 from adaprune.runs.schema import SCHEMA_VERSION, Cost, Record
 
@@ -182,7 +182,7 @@ def _row(record: dict[str, Any], file: str) -> dict[str, Any]:
         "all_weights_sparsity": mask.get("all_weights", nothing)["sparsity"],
         "weights_intact": record["weights_intact"],
         **{name: math.nan if cost.get(name) is None else cost[name] for name in Cost.model_fields},
-        "pooled_by": (record["environment"].get("plan") or {}).get("pooling", "cls"),  # old runs had no other
+        "pooled_by": plan_then(record)["pooling"],
         "git_commit": record["environment"]["git_commit"],
         "record": file,
     }

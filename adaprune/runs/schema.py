@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adaprune.runs.method import METHODS
-from adaprune.runs.retired import RETIRED, modern
+from adaprune.runs.retired import RETIRED, head_asked, modern
 from adaprune.runs.run import NAMED, Run
 
 SCHEMA_VERSION = 1
@@ -122,8 +122,7 @@ class Record(_Exact):
 
     @model_validator(mode="after")
     def _names_its_head(self) -> Record:
-        if self.run["head"] == "mlp" and "head" not in (self.environment.model_extra.get("plan") or {}):
-            self.run["head"] = ""  # that was the default of old records, which their plan did not name
+        self.run["head"] = head_asked(self.run["head"], self.environment.model_extra)
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ A folder counts only once it is complete, and a damaged file is named. What was 
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from adaprune.data import expanded, load_task
-from adaprune.runs import Paths, Plan, Run, read_record, write_bytes
+from adaprune.data import is_users, load_task
+from adaprune.runs import Paths, Plan, Run, plan_then, read_record, replacing, write_bytes
 from adaprune.training.encoders import source_of, tensor_hash
 from adaprune.training.job import Fit, Settings
 from adaprune.training.model_files import MINILM, file_hash, files_beside, weights_in
@@ -48,12 +47,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], **facts: str)
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_suffix(".partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(plain, temporary, metadata=facts)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, metadata=facts)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk with its own error
         raise OSError(f"cannot write {path} ({error}): make room or choose another results_dir") from error
 
@@ -150,12 +147,7 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
     record can be read without them.
     """
     shutil.rmtree(paths.checkpoints, ignore_errors=True)  # a kill can come between the record and this
-    made = record["environment"]
-    # The oldest records have no plan, old ones no pooling, and a head only if it was not the paper's.
-    then = {"pooling": "cls", "head": record["run"]["head"] or "mlp", **made.get("plan", {})}
-    then["copies"] = then.get("copies") or ""  # old plans say nothing or False; True had no splices
-    if run.kind.trains:  # records older than the rule of steps used the recipe's epochs
-        then.setdefault("steps", 0)
+    made, then = record["environment"], plan_then(record)
     if plan.steps:  # then the epochs depend on the rows
         then.pop("epochs", None)
     changed = [
@@ -173,7 +165,7 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
             if now and before and before != now:
                 changed.append(f"config.json or tokenizer of model {run.model!r} have changed ({before}; now {now})")
     with suppress(FileNotFoundError):
-        if (expanded(run.data_dir or ".") / expanded(run.task)).exists():
+        if is_users(run.task, run.data_dir):
             data = load_task(run.task, run.data_dir, run.max_train_examples).fingerprint
             if made["data_fingerprint"] not in (None, data):
                 changed.append("the data have changed")
@@ -195,7 +187,7 @@ def alone(folder: Path) -> Iterator[None]:
     run is made. Where the file system has no locks there is none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
+    lock = FileLock(f"{folder}.lock", fallback_to_soft=False)  # a soft one would outlive a killed process
     try:
         lock.acquire(timeout=0)
     except Timeout:

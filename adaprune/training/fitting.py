@@ -15,6 +15,7 @@ from adaprune.training.checkpoints import last_whole
 from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings, steps_in
 
 POINTS = 40  # of the learning curve
+TOGETHER = 16  # batches of predictions that wait on the device
 
 
 def fit(
@@ -63,11 +64,14 @@ def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settin
     from adaprune.training.trainer import Trainer, arguments_of, show_progress
 
     data = sentences.splits[split]
-    order = np.argsort([len(ids) for ids in data["input_ids"]], kind="stable")
-    trainer = show_progress(Trainer(model, arguments_of(settings), data_collator=sentences.collate))
-    sorted_logits = trainer.predict(data.select(order)).predictions
-    logits = np.empty_like(sorted_logits)
-    logits[order] = sorted_logits
+    order = np.argsort(data["length"][:], kind="stable")
+    # one array a batch, moved off the device now and then: the Trainer would copy all earlier ones with each new one
+    arguments = arguments_of(settings, eval_do_concat_batches=False, eval_accumulation_steps=TOGETHER)
+    trainer = show_progress(Trainer(model, arguments, data_collator=sentences.collate))
+    batches = trainer.predict(data.select(order)).predictions
+    logits = np.empty((len(order), *batches[0].shape[1:]), batches[0].dtype)
+    for rows in np.split(order, np.cumsum([len(batch) for batch in batches[:-1]])):
+        logits[rows] = batches.pop(0)  # so that the result is in memory once and not twice
     return logits
 
 

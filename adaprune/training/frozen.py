@@ -66,7 +66,8 @@ class _Read(Sentences):
 def fit_head(job: Job) -> Fit:
     """Trains only the head, on what the frozen encoder currently computes, with AdamW as for every fixed mask.
 
-    Nothing below the head changes, so each sentence goes through the encoder only once, not once per epoch.
+    Nothing below the head changes, so each sentence goes through the encoder only once, not once per epoch. The vectors
+    of all sentences stay in memory meanwhile: rows x width x L x 4 bytes, L the number of layers.
     """
     start, model, splits, vectors = time.monotonic(), job.model, {}, []
     for name in ("train", "copies", "selection"):

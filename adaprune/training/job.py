@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from adaprune.data import TaskData, check_known, public, tokenize
-from adaprune.masks import EMBED, component_of, maskable
+from adaprune.masks import EMBED, check_keeps, component_of, maskable
 from adaprune.runs import Paths, Plan, Run, epochs_of
 from adaprune.training.encoders import Encoder, most_tokens, set_dropout, tensor_hashes
 from adaprune.training.heads import AdaptedModel
@@ -186,8 +186,9 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     """The job of ``run``: tokenised sentences, a new head from the run's seed, settings from the plan.
 
     Raises:
-        ValueError: ``max_length`` is more than the model has positions for.
+        ValueError: ``max_length`` is more than the model has positions for, or the sparsity keeps nothing.
     """
+    check_keeps(encoder.model, run.scope, run.sparsity, run.pattern == "units")
     most = most_tokens(encoder.model)
     if most is not None and run.max_length > most:
         raise ValueError(

@@ -113,8 +113,7 @@ class PruningTrainer(Trainer):
         return self.sentences.metrics(prediction.predictions, prediction.label_ids)
 
     def _get_train_sampler(self, train_dataset=None):
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        rows = len(self.sentences.splits["train"])
+        rows, lengths = len(self.sentences.splits["train"]), self.train_dataset["length"][:]
         self.sampler = GroupedByLength(lengths, self.args.train_batch_size, self.args.seed, rows)
         return self.sampler
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import BertTokenizerFast
 
-from adaprune.data.tasks import GLUE, KNOWN_TASKS, load_task, tokenize
+from adaprune.data.tasks import GLUE, KNOWN_TASKS, is_users, load_task, tokenize
 
 
 def logits(*classes: int, num_labels: int = 2) -> np.ndarray:
@@ -139,6 +139,20 @@ def test_unreachable_hub_says_what_to_do(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(OSError, match=r"cannot load sst2 .*go online, or pass data_dir.*sst2/train\.parquet"):
         load_task("sst2")
+
+
+@pytest.mark.parametrize(
+    ("task", "data_dir", "whose"),
+    [("sst2", "", False), ("sst2", "glue", True), ("movie_reviews", "", False), ("mine.csv", "", True),
+     ("mine.csv", "glue", True), ("gone.csv", "", False)],
+)  # fmt: skip
+def test_rows_are_the_users_where_they_come_from_files(task, data_dir, whose, tmp_path, monkeypatch):
+    """A folder that only has a known task's name is not read, and a data_dir is only of GLUE."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("sst2", "movie_reviews"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.csv").write_text("text,label\n")
+    assert is_users(task, data_dir) == whose
 
 
 def test_unknown_task_lists_choices():

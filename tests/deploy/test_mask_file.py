@@ -433,7 +433,9 @@ def test_hostile_cards_are_refused_fast(alone, trick):
 @pytest.mark.parametrize("number", [4, 10**4000])
 def test_a_newer_format_asks_for_a_newer_reader_and_no_more(alone, number):
     rewritten(alone, lambda card, tensors: card.update(format=number))
-    with pytest.raises(ValueError, match=r"is of format \d{1,20}, newer than .* reads: pip install -U adaprune$"):
+    with pytest.raises(
+        ValueError, match=r"is of format \d{1,20}, newer than .* get a newer version from the repository$"
+    ):
         load_mask(alone)
 
 
@@ -645,6 +647,8 @@ def test_paths_that_cannot_be(saved, tmp_path):
         load_mask(folder)
     with pytest.raises(OSError, match="cannot write .*make room or choose another folder"):
         save_mask(saved / "a.safetensors", *rest)  # below a file
+    with pytest.raises(ValueError, match="^masks is empty: a mask file has at least one mask"):
+        save_mask(tmp_path / "none.safetensors", {}, *rest[1:])
     for wrong in ("a.json", "a", "a.pt"):
         with pytest.raises(ValueError, match="ends in .safetensors"):
             save_mask(tmp_path / wrong, *rest)

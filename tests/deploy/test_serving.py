@@ -1,6 +1,7 @@
 """Many tasks on one base: the single-task model's logits to the last bit, one copy of the weights, clear errors."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -255,6 +256,23 @@ def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_mode
         (folder / INDEX).write_text(content)
         with pytest.raises(ValueError, match="is no list of tasks"):
             MaskedEncoder.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("name", ["README.md", INDEX])
+def test_a_save_that_fails_leaves_the_old_file_whole(served, tmp_path, monkeypatch, name):
+    served.save_pretrained(tmp_path)
+    before, real = (tmp_path / name).read_bytes(), os.replace
+
+    def full(source, target):
+        if target.name == name:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    served.delete_task("two")
+    with pytest.raises(OSError, match="No space left"):
+        served.save_pretrained(tmp_path)
+    assert (tmp_path / name).read_bytes() == before and not list(tmp_path.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize("capitals", [True, False])

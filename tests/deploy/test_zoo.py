@@ -11,7 +11,7 @@ from transformers import DataCollatorWithPadding
 
 from adaprune import MaskedEncoder, Run, adapt, apply_mask, load_encoder, load_mask, load_task, zoo
 from adaprune.data import tokenize
-from adaprune.deploy import ZOO, zoo_name
+from adaprune.deploy import ZOO, find_mask, zoo_name
 from adaprune.make_zoo import MOST_BYTES, main, make_zoo
 from adaprune.report.sweeps import read_sweep
 from adaprune.runs import mask_path, plan_for, record_path
@@ -125,9 +125,34 @@ def test_a_path_is_no_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"{NAMES[0]}.safetensors"):
         load_mask(f"{NAMES[0]}.safetensors")
-    for path in (Path(NAMES[0]), f"./{NAMES[0]}", ""):
+    for path in (Path(NAMES[0]), f"./{NAMES[0]}"):
         with pytest.raises(ValueError, match="ends in .safetensors"):
             load_mask(path)
+    for nothing in ("", " "):
+        with pytest.raises(ValueError, match=rf"^no mask is named: give .* zoo \({', '.join(NAMES)}\)"):
+            load_mask(nothing)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("SST2", "sst2"), ("sst-2", "sst2"), ("QNLI-0.9", "qnli-0.9"), ("sst2-0.95", "sst2-0.9"),
+     ("mnli", None), ("MNLI-0.9", None), ("mnlii", None), ("rte", None)],
+)  # fmt: skip
+def test_a_name_that_was_meant_is_one_of_that_task_in_whatever_capitals(given, meant):
+    with pytest.raises(ValueError) as caught:
+        load_mask(given)
+    assert str(caught.value).startswith(
+        f"the zoo has no mask {given!r}{f', did you mean {meant!r}?' if meant else '.'} It has "
+    )
+
+
+def test_whoever_looks_for_more_than_a_file_hears_what_else_would_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = "A mask file is given by a path that ends in .safetensors; a folder of save_pretrained or a hub repository"
+    with pytest.raises(ValueError, match=more):
+        MaskedEncoder(load_encoder("minilm")).add_task("tickets", "nofolder")
+    with pytest.raises(FileNotFoundError, match=f"^SST2 is no folder and no .*, did you mean 'sst2'.*{more}"):
+        find_mask("SST2")
 
 
 def test_a_folder_goes_before_a_name(tmp_path, monkeypatch, tiny_model_dir):

@@ -50,6 +50,32 @@ def autograd_reference(model, thetas, inputs):
     return hidden, dict(zip(products, gradients, strict=True))
 
 
+@pytest.mark.parametrize("with_theta", [True, False])
+def test_biases_that_are_to_learn_get_their_gradients(with_theta):
+    """Also beside a fixed mask; theta's own gradients stay what they were."""
+    model, inputs = encoder(), batch()
+    thetas = random_thetas(model)
+    plain = dict(model.named_parameters())
+    biases = {name.removesuffix("weight") + "bias" for name in thetas}
+    replaced = {n: p.detach() * (thetas[n] > 0) if n in thetas else p.detach().clone() for n, p in plain.items()}
+    replaced |= {name: replaced[name].requires_grad_() for name in biases}
+    hidden = functional_call(model, replaced, kwargs={**inputs, "output_hidden_states": True}).hidden_states
+    expected = dict(zip(biases, torch.autograd.grad(objective(hidden), [replaced[n] for n in biases]), strict=True))
+    gradients = []
+    for learned in (False, True):
+        parameters = attach(model, thetas)
+        for theta in parameters.values():
+            theta.requires_grad_(with_theta)
+        for name in biases if learned else ():
+            model.get_parameter(name).requires_grad_()
+        if with_theta or learned:
+            objective(states(model, inputs)).backward()
+        gradients.append([theta.grad for theta in parameters.values()])
+    for name in biases:
+        torch.testing.assert_close(model.get_parameter(name).grad, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert not with_theta or all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize("scope", ["encoder", BOTH])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward_and_theta_gradients_equal_plain_autograd(family, scope):

@@ -85,7 +85,7 @@ def test_an_empty_cell_is_the_default_and_empty_lines_are_none(tmp_path):
 
 WRONG = {
     ("task tusk", "rte 1"): "unknown parameter 'tusk': did you mean 'task'?",
-    ("task task", "rte rte"): "column 'task' stands there twice",
+    ("task task", "rte rte"): "column 'task' occurs twice",
     ("task",): "holds no rows",
     (): "holds no rows",
     ("task method", "rte adaprune", "rte magnitud"): "row 2 (line 3): method must be one of",

@@ -1,12 +1,16 @@
 """Fields that a run has had: their records are still read, and who asks for one is told what to do."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from adaprune.runs.paths import paths_of
+from adaprune.runs.recipes import plan_for
 from adaprune.runs.records import read_record, record_path, table, write_record
-from adaprune.runs.retired import LAST, LATER, RETIRED, farewell, modern
+from adaprune.runs.retired import LAST, LATER, RETIRED, farewell, modern, plan_then
 from adaprune.runs.run import Run, default_of
+from adaprune.training.checkpoints import check_unchanged
 from tests.runs.test_records import make_record
 
 
@@ -111,6 +115,42 @@ def test_a_retired_field_that_some_run_used_is_a_column_with_its_default_elsewhe
     assert rows["step_rule"].tolist() == ["sgd", "", ""] and rows["seed"].tolist() == [0, 1, 2]
     assert list(rows.columns[: len(Run.model_fields) + 1]) == [*Run.model_fields, "step_rule"]
     assert not (RETIRED.keys() - {"step_rule"}) & set(rows.columns)
+
+
+# ---------------------------------------------------------------- what old plans leave out
+
+
+OLDEST = {"pooling": "cls", "head": "mlp", "copies": "", "steps": 0}
+
+
+@pytest.mark.parametrize("lacking", [{}, {"plan": None}, {"plan": {}}])
+@pytest.mark.parametrize("method", ["adaprune", "probe", "smallest"])
+def test_a_plan_that_is_missing_had_the_only_choice_of_its_time(lacking, method):
+    record = {"run": {"method": method, "head": ""}, "environment": lacking}
+    trains = {name: value for name, value in OLDEST.items() if method != "probe" or name != "steps"}
+    assert plan_then(record) == trains
+    record["run"]["head"] = "linear"
+    assert plan_then(record)["head"] == "linear"
+
+
+@pytest.mark.parametrize(("said", "meant"), [(False, ""), (None, ""), (True, "words"), ("words and splices",) * 2])
+def test_what_a_plan_says_counts_and_copies_have_todays_names(said, meant):
+    plan = {"pooling": "own", "head": "linear", "copies": said, "steps": 9, "reach": 0.4}
+    record = {"run": {"method": "adaprune", "head": "mlp"}, "environment": {"plan": plan}}
+    assert plan_then(record) == {**plan, "copies": meant}
+
+
+@pytest.mark.parametrize("plan", [None, {}, {"reach": 0.4}])
+def test_records_without_a_plan_are_read_and_tabled(old_record, tmp_path, plan):
+    path = old_record(head="mlp")
+    record = json.loads(path.read_text())
+    record["environment"]["plan"] = plan
+    path.write_text(json.dumps(record))
+    assert read_record(path)["run"]["head"] == "" and table(tmp_path)["pooled_by"].tolist() == ["cls"]
+    run = Run(results_dir=str(tmp_path))
+    old = check_unchanged(read_record(path), run, replace(plan_for(run), head="mlp", pooling="cls", steps=0),
+                          paths_of(run))  # fmt: skip
+    assert old["environment"]["plan"] == plan
 
 
 # ---------------------------------------------------------------- a user's own method

@@ -1,6 +1,7 @@
 """Checkpoints hold what is trained, count once they are whole, and tell of damage by name."""
 
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 import torch
@@ -105,6 +107,23 @@ def test_a_full_disk_is_an_os_error_and_keeps_the_old_file(model, tmp_path, monk
     with pytest.raises(OSError, match=r"cannot write .*best\.safetensors .*make room"):
         save_trained(model, path, score="0.9")
     assert facts_of(path) == {"score": "0.5"}
+
+
+def test_tensors_are_on_disk_before_they_replace_older_ones(model, tmp_path, monkeypatch):
+    """And by no name that two processes share: one that fails leaves nothing behind."""
+    path, wrote = tmp_path / "best.safetensors", []
+    real = checkpoints.save_file
+    monkeypatch.setattr(checkpoints, "save_file", lambda *given, **more: wrote.append(given[1]) or real(*given, **more))
+    save_trained(model, path, score="0.5")
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*best\.safetensors .*make room"):
+        save_trained(model, path, score="0.9")
+    assert facts_of(path) == {"score": "0.5"} and list(tmp_path.iterdir()) == [path]
+    assert len(set(wrote)) == 2
 
 
 def test_safetensors_tells_of_a_really_full_disk(model, tmp_path):
@@ -219,6 +238,19 @@ def test_a_checkpoint_with_code_in_it_runs_none(tmp_path, monkeypatch):
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "optimizer.pt", weights_only=True)
     assert not (tmp_path / "evil_was_here").exists()
+
+
+def test_where_the_file_system_has_no_locks_nobody_waits_nor_is_warned(tmp_path, monkeypatch):
+    """A lock by the mere existence of a file would outlive a killed process."""
+
+    def unknown(*given):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with alone(tmp_path / "run"), alone(tmp_path / "run"):
+            pass
 
 
 def test_one_process_at_a_time_makes_a_run(tmp_path, caplog):

@@ -28,7 +28,7 @@ from adaprune.training import fit, predict, prepare, score, steps_in
 from adaprune.training.checkpoints import facts_of
 from adaprune.training.encoders import load_encoder, tensor_hashes
 from adaprune.training.job import Fit, Outcome
-from adaprune.training.trainer import PruningTrainer, arguments_of
+from adaprune.training.trainer import PruningTrainer, Trainer, arguments_of
 
 HERE = Path(__file__).parent
 # Offline, one thread, and the package found from wherever the tests are started.
@@ -351,6 +351,27 @@ def test_predictions_come_in_the_order_of_the_rows(fields):
         for row, found in zip(job.sentences.splits["train"], logits, strict=True):
             expected = job.model(**job.sentences.collate([row])).logits[0].numpy()
             np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_predictions_are_put_together_once_and_are_the_trainers_own(fields, monkeypatch):
+    """The Trainer would copy all earlier batches with each new one."""
+    job, joined = job_of(fields), []
+
+    def small(settings, **more):
+        arguments = arguments_of(settings, **more)
+        arguments.per_device_eval_batch_size = 2
+        return arguments
+
+    rows = job.sentences.splits["train"]
+    order = np.argsort([len(ids) for ids in rows["input_ids"]], kind="stable")
+    whole = Trainer(job.model, small(job.settings), data_collator=job.sentences.collate)
+    expected = whole.predict(rows.select(order)).predictions[np.argsort(order)]
+    monkeypatch.setattr("adaprune.training.trainer.arguments_of", small)
+    monkeypatch.setattr("adaprune.training.fitting.TOGETHER", 2)
+    monkeypatch.setattr("transformers.trainer_pt_utils.nested_concat", lambda *found, **_: joined.append(found))
+    found = predict(job.model, job.sentences, "train", job.settings)
+    assert len(rows) > 2 * 2 and not joined
+    assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
 def test_evaluating_changes_nothing(fields):

@@ -48,7 +48,7 @@ def export(model: AdaptedModel, path: str | Path) -> Path:
         path: ``<name>.onnx``; its folder is made, an older file of ``export`` replaced.
 
     Raises:
-        ModuleNotFoundError: the extra adaprune[onnx] is not installed.
+        ModuleNotFoundError: onnx or onnxscript is not installed.
         ValueError: another name of the file, a model that `compact` refuses or that is sparse, or one over 2 GB.
         OSError: the file cannot be written, or is somebody else's.
     """
@@ -56,7 +56,7 @@ def export(model: AdaptedModel, path: str | Path) -> Path:
     if path.suffix != ".onnx":
         raise ValueError(f"{path}: the name of an ONNX file ends in .onnx")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise ModuleNotFoundError(f"export needs {' and '.join(missing)}: pip install 'adaprune[onnx]'")
+        raise ModuleNotFoundError(f"export needs {' and '.join(missing)}: pip install onnx onnxscript")
     if path.exists() and _LABELS.encode() not in path.read_bytes():
         raise FileExistsError(f"{path} is not from export, yet would be replaced: move it, or choose another name")
     if isinstance(getattr(model, "encoder", None), CompactEncoder):

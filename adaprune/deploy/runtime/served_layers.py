@@ -102,7 +102,7 @@ class Serving:
 
 
 def _state(weight: Tensor, bias: Tensor | None = None) -> tuple:
-    """What is another once the numbers are: where they lie, how often they were written in place, and their dtype."""
+    """A fingerprint that changes whenever the tensor does: its address, its version counter and its dtype."""
     found = weight.data_ptr(), -1 if weight.is_inference() else weight._version, weight.dtype
     return found if bias is None else (*found, *_state(bias))
 

@@ -245,7 +245,10 @@ def _wins(pairs: Mapping[str, tuple[nn.Linear, SparseLinear]]) -> dict[str, tupl
 
 
 def _seconds(module: nn.Module, x: Tensor) -> float:
-    """Of the processor with one thread, since a busy machine hardly affects those; Windows counts them too coarsely."""
+    """Seconds of one call: processor time with one thread, which other load hardly affects, else wall-clock time.
+
+    (Windows counts processor time too coarsely.)
+    """
     clock = time.thread_time if torch.get_num_threads() == 1 and sys.platform != "win32" else time.perf_counter
     start = clock()
     module(x).contiguous()
