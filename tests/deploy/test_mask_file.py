@@ -169,7 +169,7 @@ def test_equal_masks_make_equal_bytes(saved, tmp_path):
         ({"masks": {"pooler.dense.weight": torch.ones(32, 32, dtype=torch.bool)}}, "pooler.dense.weight cannot"),
         ({"masks": {QUERY: torch.ones(32, 31, dtype=torch.bool)}}, QUERY),
         ({"masks": {QUERY: torch.ones(32, 32)}}, "float32"),
-        ({"masks": {}}, "tensors"),
+        ({"masks": {}}, "masks is empty"),
         ({"head": {}}, "AdaptationHead"),
         ({"head": {**head_of(), "mix": torch.zeros(2, dtype=torch.float64)}}, "float32"),
         ({"head": {**head_of(), "mix": torch.zeros(())}}, "AdaptationHead"),
