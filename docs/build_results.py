@@ -1,4 +1,4 @@
-"""Fills the tables of README.md, docs/results.md and results/README.md from the records: no number is typed by hand.
+"""Fills the tables of README.md, docs/results.md and results/tables.md from the records: no number is typed by hand.
 
     python docs/build_results.py [--check]
 
@@ -19,7 +19,7 @@ from adaprune.report.names import WRITTEN
 from adaprune.runs import plan_then, read_record, table
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md", "results/README.md")
+PAGES = ("README.md", "docs/results.md", "results/tables.md")
 PLACE = re.compile(r"(<!-- records: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WITHOUT_MASK = -1.0  # sorts before every sparsity
 CHOSEN_ON = {

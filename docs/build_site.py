@@ -16,6 +16,7 @@ import shutil
 import sys
 import warnings
 import zipfile
+from html import unescape
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -36,6 +37,7 @@ NOT_RUN = (
 )
 MATHS = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$]+?)(?<=\S)\$", re.DOTALL)
 FROM_NET = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")  # README's badges: the site shows their texts instead
+HEADING = re.compile(r'(<h\d [^>]*)id="[^"]*"([^>]*>)(.*?)<a class="anchor-link" href="[^"]*"')
 COPIES = {"01_adapt": "runs/make_run_adaprune.ipynb"}  # copies that `make` writes under another name
 
 
@@ -75,7 +77,7 @@ def put(exporter: HTMLExporter, source: Path, out: Path) -> list[Path]:
         shutil.copyfile(source, target)
         return []
     html, linked = with_links(render(exporter, source), source)
-    target.write_text(html, encoding="utf8")
+    target.write_text(html if source.suffix == ".ipynb" else with_anchors(html), encoding="utf8")
     return linked
 
 
@@ -116,6 +118,18 @@ def render(exporter: HTMLExporter, source: Path) -> str:
     up = os.path.relpath(ROOT, source if source.is_dir() else source.parent)
     heading = notebook.cells[0].source.lstrip("# ").splitlines()[0]
     return exporter.from_notebook_node(notebook, {"metadata": {"name": heading}, "up": up})[0]
+
+
+def with_anchors(html: str) -> str:
+    """The page, its headings named as GitHub names those of Markdown files, which is how our links name them."""
+
+    def named(found: re.Match) -> str:
+        before, after, text = found.groups()
+        words = unescape(re.sub(r"<[^>]*>", "", text)).strip().lower()
+        name = re.sub(r"[^\w -]", "", words).replace(" ", "-")
+        return f'{before}id="{name}"{after}{text}<a class="anchor-link" href="#{name}"'
+
+    return HEADING.sub(named, html)
 
 
 def page(text: str) -> NotebookNode:

@@ -266,6 +266,17 @@ def test_the_verdicts_are_counted():
     assert f"that were measured: {told}. " in " ".join(PAGES["paper"].split()) and sum(counts) == len(said)
 
 
+@pytest.mark.parametrize("page", ["README.md", "results/tables.md", *(f"docs/{name}.md" for name in PAGES)])
+def test_links_to_a_heading_lead_to_one(page):
+    """By the names that GitHub gives headings, which the site takes over."""
+    text = (ROOT / page).read_text(encoding="utf8")
+    for name, place in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        target = ROOT / page if not name else (ROOT / page).parent / name
+        if target.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf8"), re.MULTILINE)
+            assert place in [re.sub(r"[^\w -]", "", of.lower()).replace(" ", "-") for of in headings], (name, place)
+
+
 def test_every_page_is_a_link_away():
     assert [
         name for name in PAGES if f"docs/{name}.md" not in README and f"({name}.md" not in "".join(PAGES.values())

@@ -114,6 +114,19 @@ def test_pictures_from_the_net_become_their_words(monkeypatch, tmp_path):
     assert build_site.render(exporter, tmp_path / "README.md").endswith("[paper](b.md) ![own](figures/c.svg)")
 
 
+def test_headings_of_texts_are_named_as_github_names_them(tmp_path):
+    for needed in ("pdoc", "nbconvert", "latex2mathml"):
+        pytest.importorskip(needed, reason="needs the extra adaprune[site]")
+    build_site = load("build_site")
+    (tmp_path / "a.md").write_text("# One\n\n## What it's for: `code` at |w| < 1\n")
+    with mock.patch.object(build_site, "ROOT", tmp_path):
+        html = build_site.render(build_site.HTMLExporter(template_name="basic"), tmp_path / "a.md")
+    html = build_site.with_anchors(html)
+    headings = BeautifulSoup(html, "html.parser").find_all(["h1", "h2"])
+    assert [of["id"] for of in headings] == ["one", "what-its-for-code-at-w--1"]
+    assert [of.find(class_="anchor-link")["href"] for of in headings] == ["#one", "#what-its-for-code-at-w--1"]
+
+
 def test_a_formula_on_its_own_line_can_scroll_and_code_is_left_alone():
     for needed in ("pdoc", "nbconvert", "latex2mathml"):
         pytest.importorskip(needed, reason="needs the extra adaprune[site]")
