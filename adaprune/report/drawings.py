@@ -56,7 +56,7 @@ def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: f
         return say(ax, "no mask")
     random = np.sort(np.random.default_rng(0).binomial(most, density, 4000))
     ax.step(random, np.arange(1, 4001) / 4000, where="post", color=INK, lw=0.9, alpha=0.6, label="chance")
-    ax.set(xlabel=f"degree (of {most})", ylabel="share of units up to it", ylim=(0, 1.02))
+    ax.set(xlabel=f"degree, of {most} at most", ylabel="share of units with no more", ylim=(0, 1.02))
     return dress(ax, grid="both")
 
 

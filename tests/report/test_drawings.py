@@ -143,7 +143,7 @@ def test_differences(ax):
     rows = pd.DataFrame(rows, columns=["ablation", "sparsity", "difference"]).assign(task="t")
     dots.draw_differences(ax, rows)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "x, 0.2", "y"]
-    assert "at sparsity 0.5 where none is named" in ax.get_xlabel()
+    assert "sparsity 0.5 where none is named" in ax.get_xlabel()
     means, heights = ax.containers[0][0].get_data()
     assert dict(zip(heights, means, strict=True)) == pytest.approx({0: -0.2, 1: 0.4, 2: 0.2})
     assert {text.xy[1]: (text.xy[0], text.get_text()) for text in ax.texts} == {

@@ -159,7 +159,8 @@ def set_runtime(model: AdaptedModel, runtime: str) -> AdaptedModel:
     Memory for a matrix of n weights, k of them kept, in float32: ``dense`` 4 n bytes, ``sparse`` 8 k; ``auto`` one of
     the two if it is faster at every measured number of tokens, else both. ``auto`` measures every matrix, which takes a
     second for MiniLM and a few for BERT-base, with torch's current number of threads: set it first. A matrix without
-    zeros stays dense. Logits are those of ``dense`` up to the order of sums.
+    zeros stays dense. Logits are those of ``dense`` up to the order of sums. The encoder can no longer be trained, only
+    the head.
 
     Args:
         model: what `apply_mask`, `compact` or `load_compact` returned.
