@@ -129,9 +129,8 @@ def load_task(task: str, data_dir: str | os.PathLike = "", max_train_examples: i
 
 def is_users(task: str, data_dir: str | os.PathLike = "") -> bool:
     """Whether `load_task` reads the rows from files of the user's, which can change; it then needs no network."""
-    if task in GLUE:
-        return bool(data_dir)
-    return task not in KNOWN_TASKS and expanded(task).exists()  # the movie sentences are always the same
+    own = task not in KNOWN_TASKS and expanded(task).exists()  # the movie sentences are always the same
+    return bool(data_dir) if task in GLUE else own
 
 
 def _first(train: Rows, count: int, task: str) -> Rows:

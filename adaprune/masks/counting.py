@@ -47,13 +47,9 @@ def count_kept(masks: Mapping[str, Tensor]) -> dict[str, int | float]:
 def check_keeps(encoder: nn.Module, scope: str, sparsity: float, units: bool = False) -> None:
     """ValueError if ``sparsity`` leaves none of the weights in ``scope`` or, of ``units``, no FFN neuron."""
     modules = maskable(encoder, scope)
-    if units:
-        what, total = (
-            "FFN neurons",
-            sum(m.in_features for name, m in modules.items() if component_of(name) == "ffn_out"),
-        )
-    else:
-        what, total = "weights", sum(module.weight.numel() for module in modules.values())
+    neurons = sum(module.in_features for name, module in modules.items() if component_of(name) == "ffn_out")
+    weights = sum(module.weight.numel() for module in modules.values())
+    what, total = ("FFN neurons", neurons) if units else ("weights", weights)
     if total and round((1 - sparsity) * total) == 0:
         most = f"{1 - 1 / total:.10g}"
         raise ValueError(f"sparsity {sparsity} keeps none of the {total} {what} in scope: at most {most} keeps one")

@@ -247,10 +247,14 @@ def test_where_the_file_system_has_no_locks_nobody_waits_nor_is_warned(tmp_path,
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", unknown)
+    entered = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with alone(tmp_path / "run"), alone(tmp_path / "run"):
-            pass
+        with alone(tmp_path / "run"):
+            entered.append("first")
+            with alone(tmp_path / "run"):
+                entered.append("second, at once")
+    assert entered == ["first", "second, at once"]
 
 
 def test_one_process_at_a_time_makes_a_run(tmp_path, caplog):
