@@ -410,9 +410,8 @@ def test_what_the_machine_lacks_is_told_at_once(ask, monkeypatch):
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_run_in_bf16_warns_on_a_cpu_that_computes_it_slowly(fast, ask, monkeypatch):
-    monkeypatch.setattr("adaprune.training.job._computes_bf16", lambda: fast)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_a_run_in_bf16_warns_on_a_cpu_without_instructions_for_it(fast, ask, monkeypatch):
+    monkeypatch.setattr("adaprune.training.job.lacks_bf16", lambda: not fast)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         check_machine(ask(precision="bf16"))

@@ -13,6 +13,7 @@ from torch import nn
 from adaprune.masks import AdaPrune, SparsityControl
 from adaprune.training.checkpoints import last_whole
 from adaprune.training.job import Fit, Job, Outcome, Sentences, Settings, steps_in
+from adaprune.training.precision import products_of
 
 POINTS = 40  # of the learning curve
 TOGETHER = 16  # batches of predictions that wait on the device
@@ -47,7 +48,8 @@ def fit(
     handles = optimiser.step_in_backward() if isinstance(optimiser, AdaPrune) and in_backward else []
     with trainer.accelerator.main_process_first():  # only it removes what a kill left behind
         start = last_whole(settings.folder)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    with products_of(settings.precision):
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
     for handle in handles:
         handle.remove()
     trainer.restore_best()
@@ -68,7 +70,8 @@ def predict(model: nn.Module, sentences: Sentences, split: str, settings: Settin
     # one array a batch, moved off the device now and then: the Trainer would copy all earlier ones with each new one
     arguments = arguments_of(settings, eval_do_concat_batches=False, eval_accumulation_steps=TOGETHER)
     trainer = show_progress(Trainer(model, arguments, data_collator=sentences.collate))
-    batches = trainer.predict(data.select(order)).predictions
+    with products_of(settings.precision):
+        batches = trainer.predict(data.select(order)).predictions
     logits = np.empty((len(order), *batches[0].shape[1:]), batches[0].dtype)
     for rows in np.split(order, np.cumsum([len(batch) for batch in batches[:-1]])):
         logits[rows] = batches.pop(0)  # so that the result is in memory once and not twice

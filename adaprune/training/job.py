@@ -26,6 +26,7 @@ from adaprune.masks import EMBED, check_keeps, component_of, maskable
 from adaprune.runs import Paths, Plan, Run, epochs_of
 from adaprune.training.encoders import Encoder, most_tokens, set_dropout, tensor_hashes
 from adaprune.training.heads import AdaptedModel
+from adaprune.training.precision import lacks_bf16
 
 if TYPE_CHECKING:
     import datasets
@@ -169,17 +170,12 @@ def check_machine(run: Run) -> None:
         raise ValueError(f"method={run.method!r} needs the package {package}: pip install {package}")
     if run.precision == "fp16" and not torch.accelerator.is_available():  # on a CPU it would silently be fp32
         raise ValueError("precision='fp16' needs a GPU: use precision='bf16' or 'fp32' on a CPU")
-    if run.precision == "bf16" and not torch.cuda.is_available() and not _computes_bf16():
+    if run.precision == "bf16" and lacks_bf16():
         warnings.warn(
-            "precision='bf16' on this CPU, which has no instructions for it: a step takes several times as long as "
-            "with 'fp32', which is the better choice here",
+            "precision='bf16' on this CPU, which has no instructions for it: products are computed in float32 and "
+            "rounded, so the scores are those of bfloat16, and 'fp32' is faster",
             stacklevel=3,
         )
-
-
-def _computes_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 fast, as far as torch can tell."""
-    return not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder) -> Job:

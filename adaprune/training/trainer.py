@@ -22,6 +22,7 @@ from adaprune.data import GroupedByLength
 from adaprune.masks import slanted_triangular, thetas_of, threshold_of, warmup_linear
 from adaprune.training.checkpoints import facts_of, last_whole, load_trained, save_trained, seal
 from adaprune.training.job import Sentences, Settings, bar, steps_in
+from adaprune.training.precision import half_of
 
 SCHEDULES = {"warmup_linear": warmup_linear, "slanted_triangular": slanted_triangular}
 LOOKS = 20  # evaluations on the selection split; more would pick the luckiest state on a small split
@@ -34,9 +35,7 @@ def arguments_of(settings: Settings, **more) -> TrainingArguments:
     bf16 without CUDA runs on the CPU. Several GPUs are used only through ``accelerate launch``, never through
     DataParallel, whose copies of a layer do not share theta.
     """
-    half = settings.precision
-    if half == "auto":
-        half = "fp32" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    half = half_of(settings.precision)
     arguments = TrainingArguments(
         output_dir=str(settings.folder),
         num_train_epochs=settings.epochs,
