@@ -155,8 +155,8 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
 def frontier(runs: pd.DataFrame) -> pd.DataFrame:
     """The bytes that each way of adapting ships and the share of the gain that it keeps, sorted by bytes.
 
-    A way is a method with its sparsity, rank and head. If it was run with several rates, batch sizes or numbers of
-    epochs, the setting with the best mean on held-out rows is used for each task.
+    A way is a method with its sparsity, pattern, rank and head. If it was run with several rates, batch sizes, numbers
+    of epochs or starts, the setting with the best mean on held-out rows is used for each task.
 
     Args:
         runs: from `with_rows`, for one model, including probe, majority and finetune.
@@ -170,7 +170,7 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
     )
     best = []
     for _, group in named.groupby(["way", "task", "max_train_examples"]):
-        settings = group.groupby(["learning_rate", "head_learning_rate", "batch_size", "epochs"])
+        settings = group.groupby(["learning_rate", "head_learning_rate", "batch_size", "epochs", "initial_theta"])
         best.append(max((part for _, part in settings), key=lambda part: part["selection_score"].mean()))
     best = pd.concat(best)
     found = shares(best, landmarks(best), ["way", "method"]).dropna(subset="share")
@@ -185,12 +185,13 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _way(row: dict) -> str:
-    """A method with its sparsity, LoRA's rank, and the head if the run names it.
+    """A method with its sparsity, "units" for masks of whole units, LoRA's rank, and the head if the run names it.
 
-    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "rank": 1, "head": "mlp"})
+    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "pattern": "", "rank": 1, "head": "mlp"})
     'lora r = 1, mlp head'
     """
-    masked = "" if math.isnan(row["mask_sparsity"]) else f" {row['sparsity']:g}"
+    pattern = " units" if row["pattern"] == "units" else ""
+    masked = "" if math.isnan(row["mask_sparsity"]) else f"{pattern} {row['sparsity']:g}"
     rank = f" r = {row['rank'] or 8}" if row["method"] == "lora" else ""
     head = f", {row['head']} head" if row["head"] else ""
     return f"{row['method']}{masked}{rank}{head}"

@@ -146,6 +146,7 @@ def test_speeds_stand_beside_the_share_of_their_masks():
 
 def shipped(task, method, score, size, seed=0, **more):
     fields = {"head": "", "rank": 0, "head_learning_rate": 0.0, "mask_sparsity": more.get("sparsity", math.nan)}
+    fields |= {"pattern": "weights", "initial_theta": ""}
     return row(task, method, score, seed, **fields | {"shipped_bytes": size} | more)
 
 
@@ -170,6 +171,18 @@ def test_the_frontier_by_hand():
     assert found["share"].tolist() == pytest.approx([0.5, 0.7, 0.7, 1.0])  # the rate that is best on held-out rows
     assert found["bytes"].tolist() == [1e5, 3e5, 2e6, 1e8]
     assert found["first"].tolist() == [True, True, False, True]
+
+
+def test_masks_of_units_are_a_way_of_their_own_on_the_frontier_and_their_start_a_setting():
+    """Of two starts the one with the better held-out score counts, whatever their dev scores."""
+    runs, rows = bytes_and_scores(), []
+    for task, dev in (("cola", 0.3), ("sst2", 0.85)):
+        ours = {"sparsity": 0.5, "pattern": "units", "size": 4e3}
+        rows.append(shipped(task, "adaprune", score=dev, selection=0.7, **ours))
+        rows.append(shipped(task, "adaprune", score=0.9, selection=0.6, initial_theta="gradient", **ours))
+    found = frontier(pd.concat([runs, pd.DataFrame(rows)], ignore_index=True)).set_index("way")
+    assert found.loc["adaprune units 0.5", ["share", "bytes"]].tolist() == pytest.approx([0.5, 4e3])
+    assert found.loc["adaprune 0.5", "bytes"] == 3e5  # as without them
 
 
 def test_the_frontier_asks_for_landmarks_and_leaves_ablations_out():

@@ -52,13 +52,17 @@ def test_committed_tables_hold_what_they_promise():
     assert len(masked) == 3 * 4 * 8 * 5 and len(runs["paper"]) - len(masked) == 3 * 2 * 5  # no sparsity without mask
     assert {run.recipe for run in runs["paper"]} == {"paper"}
     assert len({run.task for run in runs["glue"]}) == 9
-    units = [run for run in runs["structured"] if run.pattern == "units"]
+    units = [run for run in runs["frontier"] if run.pattern == "units"]
     assert {(run.task, run.sparsity, run.initial_theta) for run in units} == {
         (task, *kind)
-        for task in ("sst2", "cola", "stsb")
+        for task in ("sst2", "cola", "qnli")
         for kind in ((0.25, ""), (0.5, ""), (0.5, "gradient"), (0.75, ""))
     }
-    assert len(units) == 3 * 4 * 3 and len(runs["structured"]) == 3 * (2 + 3 + 9 + 12)
+    assert len(units) == 3 * 4 * 3
+    weights = {
+        (run.task, run.seed) for run in runs["frontier"] if run.method == "adaprune" and run.pattern == "weights"
+    }
+    assert {(run.task, run.seed) for run in units} <= weights  # beside masks of single weights
     quick = runs["quick"]
     assert {(run.max_train_examples, run.batch_size) for run in quick} == {(3000, 32)}
     assert {(run.method == "imp", run.epochs) for run in quick} == {(False, 3), (True, 1)}  # 1 a round, of 4 to 11
