@@ -112,6 +112,7 @@ zoo: env  ## fill adaprune/zoo from the finished runs of sweeps/zoo.tsv, with GL
 	$(PY) -m adaprune.make_zoo --data '$(DATA)'
 
 test: export HF_HUB_OFFLINE := 1
+test: export OMP_NUM_THREADS := 1
 test: env data lint  ## run every check: style, notebooks, doctests, tests
 	@rm -rf runs/test && mkdir -p runs/test/results
 	$(PAPERMILL) notebooks/01_adapt.ipynb runs/test/01_adapt.ipynb $(TINY_PARAMETERS) -p results_dir runs/test/results

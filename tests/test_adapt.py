@@ -34,9 +34,6 @@ from adaprune.training.trainer import PruningTrainer
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def mask_file(run: Run) -> Path:
     return Path(run.results_dir, "masks", f"{run.name}.safetensors")
 

@@ -1,6 +1,5 @@
 """What needs no adapting: probe, zero_shot and majority, each by hand on vectors computed another way."""
 
-import gc
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -82,11 +81,6 @@ def place(tmp_path_factory, tiny_model_dir):
 @pytest.fixture(autouse=True)
 def at_place(place, monkeypatch):
     monkeypatch.chdir(place)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()
-    yield
-    torch.set_num_threads(before)
 
 
 def ask(**fields):

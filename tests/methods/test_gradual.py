@@ -26,9 +26,6 @@ GMP, IMP = (importlib.import_module(f"adaprune.methods.{name}") for name in ("gm
 STAGES = importlib.import_module("adaprune.training.checkpoints")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # ---------------------------------------------------------------- schedules
 
 

@@ -1,6 +1,5 @@
 """The methods that learn scores: each one's arithmetic by another route, and each through adapt()."""
 
-import gc
 import importlib
 from dataclasses import replace
 from functools import partial
@@ -313,12 +312,8 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     """Makes a small run, by short paths: they are part of its name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny_model_dir)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     small = {"max_length": 16, "batch_size": 2, "epochs": 2, "results_dir": "out"}
-    yield lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
-    torch.set_num_threads(before)
+    return lambda **fields: Run(**{"task": ten_sentences.name, "model": "tiny", **small, **fields})
 
 
 def masks_of(run: Run) -> dict[str, torch.Tensor]:

@@ -21,8 +21,6 @@ from adaprune.training import prepare
 from adaprune.training.encoders import load_encoder
 from adaprune.training.job import Job
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def job_of(run):
     paths = paths_of(record_path(run))

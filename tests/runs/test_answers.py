@@ -1,6 +1,5 @@
 """What a run says of each dev row: exact round trips, damaged and foreign files, and what adapt() writes."""
 
-import gc
 import io
 import pickle
 import zipfile
@@ -8,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import adaprune
 from adaprune.data.metrics import score
@@ -235,12 +233,8 @@ def ask(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
         rows = [line(n) for n in range(8)]
         (tmp_path / name / "train.csv").write_text("\n".join([head, *rows, *rows, *rows]) + "\n")
         (tmp_path / name / "validation.csv").write_text("\n".join([head, *(f"the {row}" for row in rows[1:])]) + "\n")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()
     small = {"max_length": 16, "batch_size": 4, "epochs": 1, "results_dir": "out", "model": "tiny"}
-    yield lambda **fields: Run(**{"task": ten_sentences.name, **small, **fields})
-    torch.set_num_threads(threads)
+    return lambda **fields: Run(**{"task": ten_sentences.name, **small, **fields})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@
 changed. A knob that does nothing fails here. Then the directions, and every field that a method says it reads.
 """
 
-import gc
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,11 +84,6 @@ def world(tmp_path_factory, tiny_model_dir):
 @pytest.fixture(autouse=True)
 def in_world(world, monkeypatch):
     monkeypatch.chdir(world)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.freeze()  # the Trainer collects garbage at every start, which takes longer than these runs
-    yield
-    torch.set_num_threads(before)
 
 
 def ask(**fields):

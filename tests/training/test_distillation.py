@@ -31,9 +31,6 @@ from adaprune.training.teachers import (
 HOUSE = importlib.import_module("adaprune.adapt")  # the name adaprune.adapt is the function's
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def teacher(ask) -> str:
     """The record of a fine-tuned teacher."""

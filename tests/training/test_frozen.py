@@ -22,9 +22,6 @@ from adaprune.training.teachers import copies_in, with_teacher
 STARS = ("a fine film", "dull and long", "funny", "flat", "the cast is superb and I laughed and I cried", "skip it")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def job_of(ten_sentences, tiny_model_dir, tmp_path, monkeypatch):
     """The job of a small run in fp32, in a results folder of its own; ``task="stars"`` is a regression."""

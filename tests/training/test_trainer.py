@@ -36,9 +36,6 @@ SURROUNDINGS = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OM
 SURROUNDINGS["PYTHONPATH"] = str(HERE.parents[1])
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def fields(ten_sentences, tiny_model_dir, tmp_path, monkeypatch) -> dict:
     """A small run, by short paths: they are part of its name."""
