@@ -67,7 +67,7 @@ _MOVED = {
     "data": "datafiles metrics movie_reviews sampler tasks",
     "masks": "allocation counting optim ranks schedules theta",
     "runs": "files recipes records refusals run schema",
-    "training": "checkpoints encoders heads job progress:trainer stages:checkpoints teachers weights",
+    "training": "checkpoints encoders heads job progress:trainer stages:checkpoints teachers weights:fitting",
     "methods": "learning oneshot",
     "deploy": "artifact:mask_file coding serving task_inference",
     "topology": "graphs overlap spectra",

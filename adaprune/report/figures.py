@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from adaprune.data import expanded
 from adaprune.masks import COMPONENTS
 from adaprune.methods import METHODS
-from adaprune.report.names import Source, written
+from adaprune.report.names import Source, way_of, written
 
 
 class Style(NamedTuple):
@@ -181,22 +181,6 @@ def share_legend(fig: Figure) -> None:
     look = {"loc": "outside lower center", "ncols": max(1, int(fig.get_figwidth() / 1.6)), "frameon": False}
     look |= {"handlelength": 4, "fontsize": 8.5, "columnspacing": 1}  # so long, dashes can be told
     fig.legend([found[label] for label in labels], [*map(written, labels)], **look)
-
-
-def way_of(row: dict[str, Any]) -> str:
-    """What a run is called in figures and tables: its method, with sparsity, recipe and scope where they matter.
-
-    >>> way_of({"method": "adaprune", "sparsity": 0.5, "recipe": "paper", "scope": "encoder"})
-    'adaprune 0.5 paper'
-    >>> way_of({"method": "features", "sparsity": 0.5, "recipe": "tuned", "scope": "encoder"})
-    'features'
-    """
-    parts = [row["method"]]
-    if row["method"] not in METHODS or METHODS[row["method"]].mask:
-        parts.append(f"{row['sparsity']:g}")
-        parts += ["+embeddings"] if row["scope"] == "encoder+embeddings" else []
-    parts += ["paper"] if row["recipe"] == "paper" else []
-    return " ".join(parts)
 
 
 def save(fig: Figure, name: str, folder: str | Path, made_from: Source | None) -> list[Path]:

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from adaprune.data import RESAMPLES
+from adaprune.report.names import way_of
 from adaprune.runs import paths_of, read_answers
 
 ROOM = 0.03  # tasks on which fine-tuning gains less over the floor do not count
@@ -155,7 +156,7 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
 def frontier(runs: pd.DataFrame) -> pd.DataFrame:
     """The bytes that each way of adapting ships and the share of the gain that it keeps, sorted by bytes.
 
-    A way is a method with its sparsity, pattern, rank and head. If it was run with several rates, batch sizes, numbers
+    A way is named by `names.way_of`. If it was run with several rates, batch sizes, numbers
     of epochs or starts, the setting with the best mean on held-out rows is used for each task.
 
     Args:
@@ -165,9 +166,8 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
         The columns of `shares`, and: ``method``; ``bytes``, the mean over tasks and seeds; ``first``, whether no other
         way keeps as much with as few bytes.
     """
-    named = runs[runs["ablation"] == ""].assign(
-        way=[_way(row) for row in runs[runs["ablation"] == ""].to_dict("records")]
-    )
+    named = runs[runs["ablation"] == ""]
+    named = named.assign(way=[way_of(row) for row in named.to_dict("records")])
     best = []
     for _, group in named.groupby(["way", "task", "max_train_examples"]):
         settings = group.groupby(["learning_rate", "head_learning_rate", "batch_size", "epochs", "initial_theta"])
@@ -182,19 +182,6 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
         for row in found.itertuples()
     ]
     return found.assign(first=~np.array(beaten, bool))
-
-
-def _way(row: dict) -> str:
-    """A method with its sparsity, "units" for masks of whole units, LoRA's rank, and the head if the run names it.
-
-    >>> _way({"method": "lora", "sparsity": 0.5, "mask_sparsity": math.nan, "pattern": "", "rank": 1, "head": "mlp"})
-    'lora r = 1, mlp head'
-    """
-    pattern = " units" if row["pattern"] == "units" else ""
-    masked = "" if math.isnan(row["mask_sparsity"]) else f"{pattern} {row['sparsity']:g}"
-    rank = f" r = {row['rank'] or 8}" if row["method"] == "lora" else ""
-    head = f", {row['head']} head" if row["head"] else ""
-    return f"{row['method']}{masked}{rank}{head}"
 
 
 def _variance(scores: pd.Series) -> float:

@@ -1,10 +1,12 @@
 """Tasks, models and methods as people write them, and the line that says what a figure was made from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+
+from adaprune.methods import METHODS
 
 WRITTEN = {
     "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP", "mnli": "MNLI", "qnli": "QNLI",
@@ -50,6 +52,28 @@ def written(way: str) -> str:
     name, _, settings = way.replace(",", "").partition(" ")
     apart = ", " if settings[:1].isalpha() else " "
     return f"{CALLED.get(name, name)}{apart}{settings.replace('_', ' ')}".strip()
+
+
+def way_of(row: Mapping[str, Any]) -> str:
+    """What a run is called beside others: its method, with sparsity, rank, scope, recipe and head where they matter.
+
+    Args:
+        row: of `adaprune.runs.records.table`, or the fields of a run.
+
+    >>> run = {"recipe": "tuned", "scope": "encoder", "pattern": "weights", "rank": 0, "head": ""}
+    >>> way_of({**run, "method": "adaprune", "sparsity": 0.5, "recipe": "paper"})
+    'adaprune 0.5 paper'
+    >>> way_of({**run, "method": "lora", "sparsity": 0.5, "rank": 1, "head": "mlp"})
+    'lora r = 1, mlp head'
+    """
+    parts = [row["method"]]
+    if row["method"] not in METHODS or METHODS[row["method"]].mask:
+        parts += ["units"] if row["pattern"] == "units" else []
+        parts.append(f"{row['sparsity']:g}")
+        parts += ["+embeddings"] if row["scope"] == "encoder+embeddings" else []
+    parts += [f"r = {row['rank'] or 8}"] if row["method"] == "lora" else []
+    parts += ["paper"] if row["recipe"] == "paper" else []
+    return " ".join(parts) + (f", {row['head']} head" if row["head"] else "")
 
 
 class Source(NamedTuple):

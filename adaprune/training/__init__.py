@@ -24,7 +24,7 @@ from adaprune.training.encoders import (
     tensor_hash,
     tensor_hashes,
 )
-from adaprune.training.fitting import fit, predict, score
+from adaprune.training.fitting import fit, fit_added, fit_weights, predict, put_zeros, score
 from adaprune.training.frozen import fit_head, read
 from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
 from adaprune.training.job import (
@@ -45,4 +45,3 @@ from adaprune.training.job import (
 )
 from adaprune.training.model_files import MINILM, place_of, weights_in
 from adaprune.training.teachers import lessons_of, read_logits, read_teacher, with_teacher, write_logits
-from adaprune.training.weights import fit_added, fit_weights, put_zeros

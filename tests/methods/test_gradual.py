@@ -19,8 +19,8 @@ from adaprune.training import add_fits
 from adaprune.training import trainer as training
 from adaprune.training.checkpoints import last_whole, stage
 from adaprune.training.encoders import load_encoder, tensor_hashes
+from adaprune.training.fitting import hold_zeros
 from adaprune.training.job import Fit, Settings
-from adaprune.training.weights import hold_zeros
 
 GMP, IMP = (importlib.import_module(f"adaprune.methods.{name}") for name in ("gmp", "imp"))
 STAGES = importlib.import_module("adaprune.training.checkpoints")

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from adaprune.report import figures
-from adaprune.report.names import source
+from adaprune.report.names import source, way_of
 from adaprune.runs import METHODS, Method, Run
 
 matplotlib.use("Agg")
@@ -58,7 +58,7 @@ def runs() -> pd.DataFrame:
         ("magnitude", 0.5, 0, 0.6),
     ]
     frame = pd.DataFrame(rows, columns=["method", "sparsity", "seed", "score"])
-    return frame.assign(recipe="tuned", scope="encoder", primary="accuracy")
+    return frame.assign(pattern="weights", rank=0, head="", recipe="tuned", scope="encoder", primary="accuracy")
 
 
 def texts(ax) -> list[str]:
@@ -94,7 +94,7 @@ def test_a_method_of_ones_own_has_the_look_that_it_asks_for(monkeypatch):
 
     monkeypatch.setitem(METHODS, "mine", Method(mine, line="mine", mask=False, colour="#123456", marker="*"))
     assert figures.style_of("mine") == ("#123456", "*")
-    assert figures.way_of({"method": "mine", "sparsity": 0.5, "recipe": "tuned", "scope": "encoder"}) == "mine"
+    assert way_of({"method": "mine", "sparsity": 0.5, "recipe": "tuned", "scope": "encoder", "head": ""}) == "mine"
 
 
 def test_records_of_a_method_that_nobody_knows_are_drawn_beside_the_others():
@@ -268,8 +268,10 @@ def test_a_way_has_one_line_style_in_all_panels_of_a_figure():
 
 
 def test_a_way_is_named_by_what_matters():
-    row = {"method": "random", "sparsity": 0.9, "recipe": "paper", "scope": "encoder+embeddings"}
-    assert figures.way_of(row) == "random 0.9 +embeddings paper"
+    row = {"method": "random", "sparsity": 0.9, "recipe": "paper", "scope": "encoder+embeddings", "head": ""}
+    assert way_of({**row, "pattern": "weights"}) == "random 0.9 +embeddings paper"
+    assert way_of({**row, "pattern": "units", "head": "mlp"}) == "random units 0.9 +embeddings paper, mlp head"
+    assert way_of({**row, "method": "lora", "rank": 2}) == "lora r = 2 paper"
 
 
 def test_same_data_same_bytes(tmp_path):

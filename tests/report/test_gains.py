@@ -146,7 +146,7 @@ def test_speeds_stand_beside_the_share_of_their_masks():
 
 def shipped(task, method, score, size, seed=0, **more):
     fields = {"head": "", "rank": 0, "head_learning_rate": 0.0, "mask_sparsity": more.get("sparsity", math.nan)}
-    fields |= {"pattern": "weights", "initial_theta": ""}
+    fields |= {"pattern": "weights", "initial_theta": "", "recipe": "tuned", "scope": "encoder"}
     return row(task, method, score, seed, **fields | {"shipped_bytes": size} | more)
 
 
