@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.report import comparison, gains
-from adaprune.report.names import WRITTEN
+from adaprune.report.names import WRITTEN, written
 from adaprune.runs import plan_then, read_record, table
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,20 @@ def _of_gain() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     runs = gains.with_rows(table(folder), folder)
     ours = runs[runs["method"] == "adaprune"]
     return runs, ours, gains.landmarks(runs[runs["task"].isin(ours["task"])])
+
+
+def frontier_ways() -> str:
+    """The ways of results/frontier by the bytes that a task ships, with the share of the gain that they keep.
+
+    In the last column, whether no other way keeps as much with as few bytes.
+    """
+    folder = ROOT / "results" / "frontier"
+    found = gains.frontier(gains.with_rows(table(folder), folder))
+    rows = [
+        [written(row.way), f"{row.bytes / 1000:,.0f}", f"{row.share:.2f}", "yes" if row.first else ""]
+        for row in found.itertuples()
+    ]
+    return _markdown(["way", "kB a task ships", "gain kept", "not beaten"], rows)
 
 
 def recipes() -> str:
@@ -187,7 +201,7 @@ def _markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-SPECIAL = {made.__name__: made for made in (gain, tasks, recipes, deciding, deciding_cells)}
+SPECIAL = {made.__name__: made for made in (gain, tasks, frontier_ways, recipes, deciding, deciding_cells)}
 
 
 def filled(text: str) -> str:

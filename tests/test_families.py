@@ -89,7 +89,7 @@ sentence shown here. "Heads and blocks" means that the report also has statistic
 which need the six matrices of a layer as separate matrices; fused or gated ones are reported by matrix. The test runs
 every method on DeBERTa, DeBERTa-v2 with shared keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and
 wanda on each family. `ia3` is refused if keys, values or FFN units have no matrix of their own (DeBERTa, ModernBERT),
-and `bitfit` if there are no biases (ModernBERT, T5).
+and `bitfit` if there are no biases (ModernBERT, T5). All families learn in bfloat16 but DeBERTa, which needs `precision=fp32`.
 
 | family | `model_type` | matrices of a layer | `topology.report` |
 |---|---|---|---|
@@ -184,6 +184,24 @@ def test_a_family_runs(here, family):
             report = topology.report(mask, progress=False)
             assert report.matrices["kept"].sum() == mask.kept and len(report.matrices) == len(mask.masks)
     assert told(family) in TABLE.read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in REFUSED])
+def test_a_family_learns_in_bfloat16_or_says_that_it_cannot(here, family):
+    made(family, here / "m")
+    run = asked("adaprune", precision="bf16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a processor without instructions for it
+        if family == "DeBERTa":
+            with pytest.raises(ValueError, match="precision='bf16' does not work with deberta models"):
+                adaprune.adapt(run)
+        else:
+            single = adaprune.adapt(asked("adaprune"))
+            losses = [
+                [point["loss"] for point in record["curve"] if "loss" in point]
+                for record in (single, adaprune.adapt(run))
+            ]
+            assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], abs=0.03)
 
 
 @pytest.mark.parametrize("family", ["T5, encoder alone", "ModernBERT", "DeBERTa", "XLM"])

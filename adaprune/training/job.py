@@ -26,7 +26,7 @@ from adaprune.masks import EMBED, check_keeps, component_of, maskable
 from adaprune.runs import Paths, Plan, Run, epochs_of
 from adaprune.training.encoders import Encoder, most_tokens, set_dropout, tensor_hashes
 from adaprune.training.heads import AdaptedModel
-from adaprune.training.precision import lacks_bf16
+from adaprune.training.precision import lacks_bf16, precision_for
 
 if TYPE_CHECKING:
     import datasets
@@ -208,7 +208,7 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
         batch_size=plan.batch_size,
         seed=run.seed,
         schedule=plan.schedule,
-        precision=run.precision,
+        precision=precision_for(run.precision, encoder.model.config.model_type),
         checkpoint_steps=run.checkpoint_steps,
     )
     tables = [name for name in maskable(encoder.model, run.scope) if component_of(name) == EMBED]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+NO_HALF = ("deberta",)  # its masked attention scores are float32's smallest number, which half types do not reach
 PRODUCTS = {getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm")}
 
 
@@ -15,6 +16,21 @@ def half_of(precision: str) -> str:
     if precision != "auto":
         return precision
     return "fp32" if not torch.cuda.is_available() else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def precision_for(asked: str, family: str) -> str:
+    """The precision of a run on a model of ``family``, its config's ``model_type``: "fp32" for "auto" in `NO_HALF`.
+
+    Raises:
+        ValueError: half precision is asked for, and the family cannot compute in it.
+    """
+    if family not in NO_HALF or half_of(asked) == "fp32":
+        return asked
+    if asked != "auto":
+        raise ValueError(
+            f"precision={asked!r} does not work with {family} models in transformers: use precision='fp32'"
+        )
+    return "fp32"
 
 
 def lacks_bf16() -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adaprune
-from adaprune.training.precision import products_of
+from adaprune.training.precision import precision_for, products_of
 
 PRODUCTS = {
     "mm": lambda x, y: x @ y,
@@ -69,3 +69,13 @@ def test_a_run_learns_the_same_with_and_without_instructions(ask, monkeypatch):
         losses[name] = np.array([point["loss"] for point in record["curve"] if "loss" in point])
     assert 0 < np.abs(losses["with"] - losses["fp32"]).max()
     np.testing.assert_allclose(losses["without"], losses["with"], atol=2e-3)
+
+
+def test_a_family_that_cannot_compute_in_half_precision_is_told_or_computes_in_float32(monkeypatch):
+    with pytest.raises(ValueError, match="precision='bf16' does not work with deberta models .*: use precision='fp32'"):
+        precision_for("bf16", "deberta")
+    assert precision_for("bf16", "deberta-v2") == precision_for("bf16", "bert") == "bf16"
+    assert precision_for("fp32", "deberta") == "fp32"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    assert (precision_for("auto", "deberta"), precision_for("auto", "bert")) == ("fp32", "auto")
