@@ -89,7 +89,8 @@ sentence shown here. "Heads and blocks" means that the report also has statistic
 which need the six matrices of a layer as separate matrices; fused or gated ones are reported by matrix. The test runs
 every method on DeBERTa, DeBERTa-v2 with shared keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and
 wanda on each family. `ia3` is refused if keys, values or FFN units have no matrix of their own (DeBERTa, ModernBERT),
-and `bitfit` if there are no biases (ModernBERT, T5). All families learn in bfloat16 but DeBERTa, which needs `precision=fp32`.
+and `bitfit` if there are no biases (ModernBERT, T5). All families learn in bfloat16 but
+DeBERTa, which needs `precision=fp32`.
 
 | family | `model_type` | matrices of a layer | `topology.report` |
 |---|---|---|---|

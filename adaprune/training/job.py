@@ -182,7 +182,8 @@ def prepare(run: Run, plan: Plan, paths: Paths, task: TaskData, encoder: Encoder
     """The job of ``run``: tokenised sentences, a new head from the run's seed, settings from the plan.
 
     Raises:
-        ValueError: ``max_length`` is more than the model has positions for, or the sparsity keeps nothing.
+        ValueError: ``max_length`` is more than the model has positions for, the sparsity keeps nothing, or the model
+            cannot compute in half precision.
     """
     check_keeps(encoder.model, run.scope, run.sparsity, run.pattern == "units")
     most = most_tokens(encoder.model)
