@@ -313,5 +313,25 @@ def test_what_the_readme_says_beside_its_table_is_of_records_and_zoo():
     assert losses in " ".join(PAGES["results"].split())
 
 
+def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
+    folder, page = ROOT / "results" / "frontier", " ".join(PAGES["results"].split())
+    runs = gains.with_rows(table(folder), folder)
+    ways = gains.frontier(runs).set_index("way")
+    ia3, ours, lora = ways.loc["ia3"], ways.loc["adaprune 0.5"], ways.loc["lora r = 8"]
+    assert ia3["share"] >= 1 and ia3["bytes"] * 6 < ours["bytes"] < lora["bytes"] / 3
+    said = f"keeps the whole gain in {ia3['bytes'] / 1e3:.0f} kB"
+    more = f"0.5 keeps {ours['share']:.2f} in {ours['bytes'] / 1e3:.0f} kB, LoRA {lora['share']:.2f} in "
+    assert said in README and f"{more}{lora['bytes'] / 1e6:.1f} MB" in " ".join(README.split())
+    units = f"such masks keep {ways.loc['adaprune units 0.5', 'share']:.2f} of the gain"
+    assert units in " ".join(PAGES["costs"].split())
+    best = runs.sort_values("selection_score").groupby(["method", "pattern"]).tail(1).set_index(["method", "pattern"])
+    dev, held = best["score"].xs("weights", level=1), best["selection_score"].xs("weights", level=1)
+    assert f"it scores {dev['ia3']:.3f} on the dev split, as fine-tuning does ({dev['finetune']:.3f})" in page
+    assert (
+        f"fine-tuning {held['finetune']:.3f}, LoRA {held['lora']:.3f}, the mask {held['adaprune']:.3f}, "
+        f"IA3 {held['ia3']:.3f}"
+    ) in page
+
+
 def test_the_readme_is_short():
     assert len(README.split()) <= 900

@@ -96,8 +96,8 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
 def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against the bytes that ship per task (log), a point for each way; means over tasks.
 
-    Bars: 95 % over seeds. The line joins the ways that no other beats in both, with their names. Hollow points
-    have the paper's head.
+    Bars: 95 % over seeds. The line joins the ways that no other beats in both. These have their names, as have the
+    masks of `adaprune` and methods with one point. Hollow points have the paper's head.
 
     ``points``: of `gains.frontier`.
     """
@@ -113,7 +113,8 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     first = points[points["first"]].sort_values("bytes")
     ax.step(first["bytes"], first["share"], where="post", color=INK, lw=0.8, ls="--", zorder=1)
     alone = points.groupby("method")["way"].transform("size") == 1
-    for row in points[points["first"] | alone].sort_values("bytes").itertuples():
+    ours = (points["method"] == "adaprune") & ~points["way"].str.endswith(" head")
+    for row in points[points["first"] | alone | ours].sort_values("bytes").itertuples():
         place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
         ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
