@@ -105,7 +105,7 @@ def _of_gain() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def frontier_ways() -> str:
     """The ways of results/frontier by the bytes that a task ships, with the share of the gain that they keep.
 
-    In the last column, whether no other way keeps as much with as few bytes.
+    In the last column, whether it keeps anything, and no other way as much with as few bytes.
     """
     folder = ROOT / "results" / "frontier"
     found = gains.frontier(gains.with_rows(table(folder), folder))

@@ -326,7 +326,19 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
     assert units in " ".join(PAGES["costs"].split())
     best = runs.sort_values("selection_score").groupby(["method", "pattern"]).tail(1).set_index(["method", "pattern"])
     dev, held = best["score"].xs("weights", level=1), best["selection_score"].xs("weights", level=1)
-    assert f"it scores {dev['ia3']:.3f} on the dev split, as fine-tuning does ({dev['finetune']:.3f})" in page
+    assert f"it scores {dev['ia3']:.3f}, as fine-tuning does ({dev['finetune']:.3f})" in page
+    rated = runs.set_index(["method", "learning_rate"])["score"]
+    for method, said in (
+        ("ia3", "IA3 {:.3f} and {:.3f}"),
+        ("bitfit", "BitFit {:.3f} and {:.3f}"),
+        ("lora", "LoRA {:.3f} and {:.0f}"),
+    ):
+        assert said.format(*rated[method].sort_index()) in page
+    by_bytes = [round(ways.loc[way, "bytes"] / ia3["bytes"]) for way in ("adaprune 0.5", "ia3", "lora r = 8")]
+    assert "{} to {} to {}".format(*by_bytes) in page
+    of_units = runs[runs["pattern"] == "units"].iloc[0]
+    assert f"{of_units['score']:.3f} on the dev split. Their files" in page
+    assert f"larger too ({of_units['shipped_bytes'] / 1e3:.0f} kB)" in page
     assert (
         f"fine-tuning {held['finetune']:.3f}, LoRA {held['lora']:.3f}, the mask {held['adaprune']:.3f}, "
         f"IA3 {held['ia3']:.3f}"

@@ -156,15 +156,15 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
 def frontier(runs: pd.DataFrame) -> pd.DataFrame:
     """The bytes that each way of adapting ships and the share of the gain that it keeps, sorted by bytes.
 
-    A way is named by `names.way_of`. If it was run with several rates, batch sizes, numbers
-    of epochs or starts, the setting with the best mean on held-out rows is used for each task.
+    A way is named by `names.way_of`. If it was run with several rates, batch sizes, numbers of epochs or starts, the
+    setting with the best mean on held-out rows is used for each task.
 
     Args:
         runs: from `with_rows`, for one model, including probe, majority and finetune.
 
     Returns:
-        The columns of `shares`, and: ``method``; ``bytes``, the mean over tasks and seeds; ``first``, whether no other
-        way keeps as much with as few bytes.
+        The columns of `shares`, and: ``method``; ``bytes``, the mean over tasks and seeds; ``first``, whether it keeps
+        anything, and no other way as much with as few bytes.
     """
     named = runs[runs["ablation"] == ""]
     named = named.assign(way=[way_of(row) for row in named.to_dict("records")])
@@ -181,7 +181,7 @@ def frontier(runs: pd.DataFrame) -> pd.DataFrame:
         ((found["bytes"] <= row.bytes) & (found["share"] >= row.share) & (found["way"] != row.way)).any()
         for row in found.itertuples()
     ]
-    return found.assign(first=~np.array(beaten, bool))
+    return found.assign(first=~np.array(beaten, bool) & (found["share"] > 0))  # the floor needs no adapting
 
 
 def _variance(scores: pd.Series) -> float:

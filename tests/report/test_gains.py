@@ -185,6 +185,14 @@ def test_masks_of_units_are_a_way_of_their_own_on_the_frontier_and_their_start_a
     assert found.loc["adaprune 0.5", "bytes"] == 3e5  # as without them
 
 
+def test_what_is_below_the_floor_is_beaten_by_it():
+    """One byte, and scores 0.1 and 0.01 below the floors: no way has as few bytes, but none is needed."""
+    low = [shipped(task, "features", score, 1) for task, score in (("cola", 0.0), ("sst2", 0.79))]
+    found = frontier(pd.concat([bytes_and_scores(), pd.DataFrame(low)], ignore_index=True)).set_index("way")
+    assert found.loc["features", "share"] < 0 and not found.loc["features", "first"]
+    assert found["first"].sum() == 3  # the others as without it
+
+
 def test_the_frontier_asks_for_landmarks_and_leaves_ablations_out():
     runs = bytes_and_scores()
     assert frontier(runs[runs["method"] != "probe"]).empty
