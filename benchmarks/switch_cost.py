@@ -84,7 +84,7 @@ def coding(encoder: BertModel, folder: Path) -> list[dict]:
         start = time.process_time()
         coded = {name: encode(mask) for name, mask in masks.items()}
         between = time.process_time()
-        found = {name: decode(*coded[name], mask.size, kept[name]) for name, mask in masks.items()}
+        found = {name: decode(*coded[name], mask.shape, kept[name]) for name, mask in masks.items()}
         end = time.process_time()
         assert all(np.array_equal(found[name], mask) for name, mask in masks.items())
         path = mask_file(folder, encoder, f"coded_{sparsity}", sparsity, 0)

@@ -1,4 +1,4 @@
-"""A binary mask as bytes: plain bits, or within 3 % of the entropy bound with zlib's Huffman codes.
+"""A binary mask as bytes: plain bits, within 3 % of the entropy bound with zlib's Huffman codes, or rows and columns.
 
 Zlib is used rather than an arithmetic coder because every language reads it, it is a standard (RFC 1950), and it is
 within 2 % of the bound while an arithmetic coder is within 1 %. docs/mask_format.md describes every byte.
@@ -6,52 +6,77 @@ within 2 % of the bound while an arithmetic coder is within 1 %. docs/mask_forma
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
-CODINGS = ("bits", "bytes", "gaps")
+CODINGS = ("bits", "bytes", "gaps", "outer")
 _SPARSE = 0.2  # below this share of the rarer value, gaps are shorter than coded bytes
 _MORE = 255  # a byte of a gap that means 255 plus what follows
 _BLOCK = 2**16  # bytes of gaps decoded together, so that their positions stay in the cache
 
 
 def encode(mask: np.ndarray, plain: bool = False) -> tuple[str, bytes]:
-    """The shortest coding of a boolean vector and its bytes; ``bits`` if ``plain``, or if none is shorter."""
-    bits = np.packbits(mask, bitorder="little").tobytes()
-    kept = int(np.count_nonzero(mask))
-    rare = min(kept, mask.size - kept)
+    """The shortest coding of a boolean array and its bytes; ``bits`` if ``plain``, or if none is shorter."""
+    bits = _bits(mask)
     if plain:
         return "bits", bits
+    kept = int(np.count_nonzero(mask))
+    rare = min(kept, mask.size - kept)
     if rare < _SPARSE * mask.size:
-        coding, data = "gaps", _gaps(np.flatnonzero(mask if kept == rare else ~mask), mask.size)
+        found = {"gaps": _gaps(np.flatnonzero(mask if kept == rare else ~mask), mask.size)}
     else:
-        coding, data = "bytes", _huffman(bits)
-    return (coding, data) if len(data) < len(bits) else ("bits", bits)
+        found = {"bytes": _huffman(bits)}
+    if mask.ndim == 2:
+        rows, columns = mask.any(axis=1), mask.any(axis=0)
+        if kept == np.count_nonzero(rows) * np.count_nonzero(columns):  # an entry is kept if its row and column are
+            found["outer"] = zlib.compress(_bits(rows) + _bits(columns), 9)
+    coding = min(found, key=lambda name: len(found[name]))
+    return (coding, found[coding]) if len(found[coding]) < len(bits) else ("bits", bits)
 
 
-def decode(coding: str, data: bytes, size: int, kept: int) -> np.ndarray:
-    """The boolean vector of ``size`` entries with ``kept`` True; takes the memory of that and of ``data``, inflated.
+def decode(coding: str, data: bytes, shape: tuple[int, ...], kept: int) -> np.ndarray:
+    """The boolean array of that shape with ``kept`` True; takes the memory of that and of ``data``, inflated.
 
     Raises:
         ValueError: the bytes are not such a mask.
     """
     if coding not in CODINGS:
         raise ValueError(f"coding must be one of {', '.join(CODINGS)}, got {str(coding)[:20]!r}")
+    size = math.prod(shape)
+    if coding == "outer":
+        if len(shape) != 2:
+            raise ValueError(f"outer is a coding of matrices, not of the shape {shape}")
+        both, split = inflate(data, sum(-(-n // 8) for n in shape)), -(-shape[0] // 8)
+        rows, columns = _vector(both[:split], shape[0]), _vector(both[split:], shape[1])
+        if np.count_nonzero(rows) * np.count_nonzero(columns) != kept:
+            raise ValueError(f"not {kept} entries are kept")
+        return rows[:, None] & columns
     if coding == "gaps":
         rare = min(kept, size - kept)
         mask = np.full(size, rare != kept)
         for positions in _positions(data, size, rare):
             mask[positions] = rare == kept
     else:
-        packed = np.frombuffer(data if coding == "bits" else inflate(data, -(-size // 8)), np.uint8)
-        if len(packed) != -(-size // 8) or (size % 8 and packed[-1] >> size % 8):
-            raise ValueError(f"{len(packed)} bytes, or bits beyond the last entry, for a mask of {size} entries")
-        mask = np.unpackbits(packed, count=size, bitorder="little").view(bool)
+        mask = _vector(data if coding == "bits" else inflate(data, -(-size // 8)), size)
     if np.count_nonzero(mask) != kept:
         raise ValueError(f"not {kept} entries are kept")
-    return mask
+    return mask.reshape(shape)
+
+
+def _bits(mask: np.ndarray) -> bytes:
+    """Entry i, in row-major order, is bit i mod 8 of byte i // 8."""
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def _vector(data: bytes, size: int) -> np.ndarray:
+    """The entries of `_bits`; ValueError if the bytes are not those of ``size`` entries."""
+    packed = np.frombuffer(data, np.uint8)
+    if len(packed) != -(-size // 8) or (size % 8 and packed[-1] >> size % 8):
+        raise ValueError(f"{len(packed)} bytes, or bits beyond the last entry, for {size} entries")
+    return np.unpackbits(packed, count=size, bitorder="little").view(bool)
 
 
 def _gaps(positions: np.ndarray, size: int) -> bytes:
@@ -64,7 +89,7 @@ def _gaps(positions: np.ndarray, size: int) -> bytes:
     more, last = np.divmod(gaps >> low, _MORE)
     symbols = np.full(len(gaps) + int(more.sum()), _MORE, np.uint8)
     symbols[np.cumsum(more + 1) - 1] = last
-    return np.packbits(planes.astype(bool), bitorder="little").tobytes() + _huffman(symbols.tobytes())
+    return _bits(planes.astype(bool)) + _huffman(symbols.tobytes())
 
 
 def _positions(data: bytes, size: int, rare: int) -> Iterator[np.ndarray]:

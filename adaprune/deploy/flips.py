@@ -105,7 +105,7 @@ def read_flips(said: Mapping, data: bytes, shapes: Sequence[tuple[int, int]]) ->
     for coding, size, ones, length in parts:
         if ones > size:
             raise ValueError("more flips than entries")
-        vectors.append(decode(coding, data[start : start + length], size, ones))
+        vectors.append(decode(coding, data[start : start + length], (size,), ones))
         start += length
     if start != len(data):
         raise ValueError(f"{len(data)} bytes of flips, not {start}")

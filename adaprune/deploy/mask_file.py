@@ -33,6 +33,7 @@ from adaprune.deploy.coding import encode
 from adaprune.deploy.flips import encode_flips
 from adaprune.deploy.mask import OWN, Mask, base_of, check_masks, check_precision, digest, given, weights_of
 from adaprune.deploy.reading import (
+    FEW_WEIGHTS,
     FORMAT,
     HOSTILE,
     MAX_FILE,
@@ -168,7 +169,8 @@ def _stored(
 ) -> tuple[dict[str, Tensor], dict]:
     """The tensors of the file, and the card's entries ``tensors``, ``head`` and ``flips`` about them."""
     arrays = {name: mask.cpu().numpy() for name, mask in masks.items()}
-    coded = {name: encode(array.ravel(), plain) for name, array in arrays.items()}
+    few = sum(array.size for array in arrays.values()) <= FEW_WEIGHTS  # else so few bytes could not claim so many
+    coded = {name: encode(array if few else array.ravel(), plain) for name, array in arrays.items()}
     described: dict[str, dict] = {"tensors": {}, "head": {}}
     flips = None if plain else _flips(arrays, encoder, reference)
     if flips is not None and len(flips[1]) + len(json.dumps(flips[0])) < WORTH * sum(len(d) for _, d in coded.values()):

@@ -25,7 +25,7 @@ from adaprune.training import tensor_hash
 FORMAT = 3  # the newest that can be read, with flips; 2 is without
 MAX_FILE = 2**30  # bytes; larger files are not read
 MAX_WEIGHTS = 2**33  # weights per byte of the file, or in total if that is more:
-WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 2**26  # (a head has 4 width^2 bytes, a layer 12 width^2 weights: more than enough)
+WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 304_000_000  # (the layers of BERT-large: a mask of its units takes few bytes)
 MAX_HEADER = 2**20  # bytes, for the header and for the card next to the file (the zoo's have 20,000)
 HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 MAX_SAID = 300  # characters of what a message repeats from a file
@@ -166,10 +166,11 @@ def _mask(name: str, stored: Tensor, said: dict) -> Tensor:
     if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
         raise ValueError(f"{name} is not what the card says")
     try:
-        entries = decode(said.get("coding", "bits"), stored.numpy().tobytes(), _entries(name, said), said["kept"])
+        _entries(name, said)
+        entries = decode(said.get("coding", "bits"), stored.numpy().tobytes(), tuple(said["shape"]), said["kept"])
     except ValueError as error:
         raise ValueError(f"{name} is not what the card says: {error}") from None
-    return torch.from_numpy(entries.reshape(said["shape"]))
+    return torch.from_numpy(entries)
 
 
 def _matrix(said: dict) -> tuple[int, int]:

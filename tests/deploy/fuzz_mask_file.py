@@ -23,13 +23,13 @@ from adaprune.deploy import Mask, load_mask, save_mask
 from adaprune.masks import keep_top
 from tests.deploy.test_mask_file import CARD, Odd, head_of, same
 
-KINDS = 7  # of original files
+KINDS = 8  # of original files
 SHAPES = [(16, 24), (30, 30)], [(64, 64), (40, 90)]  # without flips, with
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 70), st.sampled_from([2**31, 2**40, 2**63, 10**30, -(2**40), 0.5, 1e308]),
     st.text(max_size=5), st.lists(st.integers(-3, 2**40), max_size=9),
-    st.sampled_from(["bits", "bytes", "gaps", "flips", {}]),
+    st.sampled_from(["bits", "bytes", "gaps", "outer", "flips", {}]),
 )  # fmt: skip
 CHANGES = st.lists(
     st.one_of(
@@ -51,11 +51,12 @@ MEMORY = 300 * 2**20
 
 @functools.cache
 def original(number: int) -> tuple[bytes, Mask, Odd, bytes]:
-    """A small valid file, what it holds, its base, and the file beside it: 0 to 3 without flips, then with.
+    """A small valid file, what it holds, its base, and the file beside it: 0 to 3 and 7 without flips.
 
-    4 and 5 differ from the largest weights (5 in many places near the cut), 6 from the file beside it.
+    4 and 5 differ from the largest weights (5 in many places near the cut), 6 from the file beside it. 7 has whole
+    rows and columns.
     """
-    shapes, density = SHAPES[number > 3], [0.5, 0.3, 0.03, 0.97, 0.5, 0.3, 0.5][number]
+    shapes, density = SHAPES[number > 3], [0.5, 0.3, 0.03, 0.97, 0.5, 0.3, 0.5, 0.5][number]
     generator = torch.Generator().manual_seed(number)
     torch.manual_seed(0)
     base = Odd(shapes)
@@ -63,7 +64,9 @@ def original(number: int) -> tuple[bytes, Mask, Odd, bytes]:
     masks = {name: torch.rand(shape, generator=generator) < density for name, shape in zip(names, shapes, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         beside = save_mask(Path(folder, "b.safetensors"), masks, head_of(3, 2, 5), CARD, base)
-        if number > 3:
+        if number == 7:
+            masks = {name: mask[:, :1] & mask[:1] for name, mask in masks.items()}
+        elif number > 3:
             chances = {name: torch.full(mask.shape, 0.03) for name, mask in masks.items()}
             if number < 6:
                 sizes = {name: base.get_parameter(name).detach().abs() for name in names}
@@ -76,7 +79,8 @@ def original(number: int) -> tuple[bytes, Mask, Odd, bytes]:
         path = Path(folder, "a.safetensors")
         save_mask(path, masks, head_of(3, 2, 5), CARD, base, reference=beside if number == 6 else None)
         mask = load_mask(path, base=base)
-        assert (mask.card["format"] == 3) == (number > 3)
+        codings = {said["coding"] for said in mask.card["tensors"].values()}
+        assert (codings == {"flips"}) == (3 < number < 7) and (codings == {"outer"}) == (number == 7), codings
         return path.read_bytes(), mask, base, beside.read_bytes()
 
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adaprune import load_mask, save_mask
+from adaprune.deploy import mask_file, reading
 from adaprune.deploy.bins import Frame
 from adaprune.deploy.coding import decode, encode
+from adaprune.masks import maskable
 from adaprune.training import tensor_hash, tensor_hashes
 from benchmarks.switch_cost import entropy_bytes
 from tests.deploy import fuzz_mask_file, samples
@@ -61,11 +63,23 @@ def read_file(path: Path, weights: dict | None = None) -> tuple[dict, dict[str, 
     return card, masks, head
 
 
+def header_of(path: Path) -> dict:
+    content = path.read_bytes()
+    return json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+
+
 def read_mask(data: bytes, shape: list[int], kept: int, coding: str) -> np.ndarray:
     n = int(np.prod(shape))
     if coding in ("bits", "bytes"):
         packed = np.frombuffer(zlib.decompress(data) if coding == "bytes" else data, np.uint8)
         return np.array([packed[i // 8] >> i % 8 & 1 for i in range(n)], bool).reshape(shape)
+    if coding == "outer":
+        packed, (rows, columns) = zlib.decompress(data), shape
+        first = -(-rows // 8)
+        assert len(packed) == first + -(-columns // 8)
+        of_row = [packed[i // 8] >> i % 8 & 1 for i in range(rows)]
+        of_column = [packed[first + j // 8] >> j % 8 & 1 for j in range(columns)]
+        return np.array([[bool(row and column) for column in of_column] for row in of_row])
     rare = min(kept, n - kept)
     mask = np.full(n, kept != rare)
     assert rare or not data
@@ -184,7 +198,7 @@ def test_codings_round_trip(size, density, run, seed):
     mask = np.repeat(draws, run)[:size] < density if run > 100 else draws < density
     for plain in (False, True):
         coding, data = encode(mask, plain)
-        assert np.array_equal(decode(coding, data, mask.size, int(mask.sum())), mask)
+        assert np.array_equal(decode(coding, data, mask.shape, int(mask.sum())), mask)
         assert len(data) <= -(-size // 8)
 
 
@@ -197,6 +211,81 @@ def test_gaps_by_hand():
     assert int.from_bytes(data[:2], "little") == 44 + (90 << 7)
     assert encode(~mask) == ("gaps", data)  # the same positions, of the entries that go
     assert encode(np.zeros(6000, bool)) == encode(np.ones(6000, bool)) == ("gaps", b"")
+
+
+def test_rows_and_columns_by_hand():
+    """Rows 0 and 9 of 10, columns 1 and 2 of 3: bytes 1, 2 of the rows, then 6 of the columns."""
+    mask = np.zeros((10, 3), bool)
+    mask[[0, 9], 1:] = True
+    coding, data = encode(np.kron(mask, np.ones((1, 40), bool)))
+    assert coding == "outer" and zlib.decompress(data)[:2] == bytes([1, 2])
+    assert np.array_equal(decode("outer", zlib.compress(bytes([1, 2, 6])), (10, 3), 4), mask)
+    mask[1, 0] = True  # no longer the product of rows and columns
+    assert encode(np.kron(mask, np.ones((1, 40), bool)))[0] != "outer"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 90),
+    columns=st.integers(1, 90),
+    density=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_products_of_rows_and_columns_round_trip(rows, columns, density, seed):
+    draws = np.random.default_rng(seed)
+    mask = np.outer(draws.random(rows) < density, draws.random(columns) < density)
+    coding, data = encode(mask)
+    assert np.array_equal(decode(coding, data, mask.shape, int(mask.sum())), mask)
+    assert np.array_equal(read_mask(data, [*mask.shape], int(mask.sum()), coding), mask)
+    if mask.size > 2000 and 0.3 * mask.size < mask.sum() < 0.7 * mask.size:
+        assert coding == "outer" and len(data) < 60
+
+
+def test_a_mask_of_units_takes_a_few_bytes_a_matrix(tmp_path, monkeypatch):
+    """Heads and neurons of a tiny BERT; of more weights than a small file may claim, they are coded one by one."""
+    encoder = encoder_of()
+    masks = {
+        name: torch.ones(module.weight.shape, dtype=torch.bool) for name, module in maskable(encoder, "encoder").items()
+    }
+    for name, mask in masks.items():
+        if "attention.output" in name or "intermediate" not in name and "output.dense" in name:
+            mask[:, ::2] = False
+        elif "intermediate" in name or "value" in name:
+            mask[::2] = False
+    paths = {}
+    for most in (reading.FEW_WEIGHTS, 1000):
+        monkeypatch.setattr(mask_file, "FEW_WEIGHTS", most)
+        paths[most] = save_mask(tmp_path / f"{most}.safetensors", masks, head_of(), CARD, encoder)
+        assert same(load_mask(paths[most], base=encoder).masks, masks)
+        assert same({name: torch.from_numpy(mask) for name, mask in read_file(paths[most])[1].items()}, masks)
+    few, many = (load_mask(path).card["tensors"].values() for path in paths.values())
+    assert {said["coding"] for said in few} <= {"outer", "gaps"} and "outer" in {said["coding"] for said in few}
+    assert "outer" not in {said["coding"] for said in many}
+    stored = [
+        entry["data_offsets"] for name, entry in header_of(paths[reading.FEW_WEIGHTS]).items() if name[:5] == "mask."
+    ]
+    assert sum(end - begin for begin, end in stored) < 20 * len(masks)
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "kept"),
+    [
+        (b"", (10, 3), 4),
+        (zlib.compress(bytes([1, 2])), (10, 3), 4),
+        (zlib.compress(bytes([1, 2, 6, 0])), (10, 3), 4),
+        (zlib.compress(bytes([1, 2, 8])), (10, 3), 2),  # a column beyond the last
+        (zlib.compress(bytes([1, 4, 6])), (10, 3), 4),  # a row beyond the last
+        (zlib.compress(bytes([1, 2, 6])), (10, 3), 5),
+        (zlib.compress(bytes([1, 2, 6])) + b"x", (10, 3), 4),
+        (zlib.compress(bytes([1, 2, 6])), (30,), 4),
+        (zlib.compress(bytes([1, 2, 6])), (10, 3, 1), 4),
+        (zlib.compress(bytes(2**20)), (2**14, 2**14), 0),
+    ],
+    ids=range(10),
+)
+def test_rows_and_columns_that_cannot_be(data, shape, kept):
+    with pytest.raises(ValueError, match="zlib|incomplete|beyond the last|entries are kept|coding of matrices"):
+        decode("outer", data, shape, kept)
 
 
 @pytest.mark.parametrize("density", [0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.01, 0.001, 0.9, 0.999])
@@ -289,7 +378,7 @@ def test_a_small_file_cannot_claim_a_large_mask(coded):
 def test_gaps_that_cannot_be(data, size, kept):
     start = time.process_time()
     with pytest.raises(ValueError, match="gaps|zlib|incomplete"):
-        decode("gaps", data, size, kept)
+        decode("gaps", data, (size,), kept)
     assert time.process_time() - start < 1
 
 
@@ -299,7 +388,7 @@ def test_many_gaps_are_decoded_in_the_memory_of_the_mask():
     mask[4::5] = True
     coding, data = encode(mask)
     tracemalloc.start()
-    assert coding == "gaps" and np.array_equal(decode(coding, data, mask.size, int(mask.sum())), mask)
+    assert coding == "gaps" and np.array_equal(decode(coding, data, mask.shape, int(mask.sum())), mask)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * mask.size
@@ -307,10 +396,10 @@ def test_many_gaps_are_decoded_in_the_memory_of_the_mask():
 
 def test_bytes_and_codings_that_cannot_be():
     for coding, data in {"bytes": zlib.compress(bytes(10**6)), "bits": bytes(3), "other": b"", None: b""}.items():
-        with pytest.raises(ValueError, match="zlib|3 bytes|coding must be one of bits, bytes, gaps"):
-            decode(coding, data, 16, 0)
+        with pytest.raises(ValueError, match="zlib|3 bytes|coding must be one of bits, bytes, gaps, outer"):
+            decode(coding, data, (16,), 0)
     with pytest.raises(ValueError, match="not 3 entries are kept"):
-        decode("bits", b"\1\1", 16, 3)
+        decode("bits", b"\1\1", (16,), 3)
 
 
 @pytest.mark.parametrize("trick", HOSTILE)
@@ -390,7 +479,7 @@ def swapped(card, tensors):
         if part == [coding, n, k, size]:
             break
         start += part[3]
-    part[3] = len(turned := encode(decode(coding, data[start : start + size], n, k)[::-1])[1])
+    part[3] = len(turned := encode(decode(coding, data[start : start + size], (n,), k)[::-1])[1])
     resealed(card, tensors, data[:start] + turned + data[start + size :])
 
 
