@@ -70,12 +70,31 @@ def gain() -> str:
     for method, label in {"majority": "majority class", "probe": "probe", "finetune": "fine-tuned"}.items():
         of_method = runs[runs["method"] == method]
         rows.append([label, *(_cell(of_method[of_method["task"] == task]["score"]) for task in tasks), *[""] * 4])
-    found = gains.shares(ours, marks, ["sparsity"]).set_index("sparsity")
-    for sparsity, group in ours.groupby("sparsity"):
-        cells = [_cell(group[group["task"] == task]["score"]) for task in tasks]
-        rows.append([f"**adaprune**, {sparsity:g} removed", *cells, *_share(found, sparsity)])
+    rows += _kept(ours, marks, tasks)
     heads = [WRITTEN[task] for task in tasks]
     return _markdown(["", *heads, "gain kept", "95 % over dev rows", "mean of tasks", "lowest task"], rows)
+
+
+def rivals() -> str:
+    """The same for every other mask that was run on all of these tasks."""
+    runs, ours, marks = _of_gain()
+    tasks = [task for task in WRITTEN if task in set(ours["task"])]
+    others = runs[runs["sparsity"].gt(0) & runs["task"].isin(tasks) & (runs["method"] != "adaprune")]
+    rows = [row for row in _kept(others, marks, tasks) if "-" not in row]
+    heads = [WRITTEN[task] for task in tasks]
+    return _markdown(["", *heads, "gain kept", "95 % over dev rows", "mean of tasks", "lowest task"], rows)
+
+
+def _kept(runs: pd.DataFrame, marks: pd.DataFrame, tasks: list[str]) -> list[list[str]]:
+    """A row per sparsity and method: scores on the ``tasks``, and the share over them."""
+    found = gains.shares(runs, marks, ["sparsity", "method"]).set_index(["sparsity", "method"])
+    rows = []
+    for key, group in runs.groupby(["sparsity", "method"]):
+        name = f"**{written(key[1])}**" if key[1] == "adaprune" else written(key[1])
+        name += ", from \\|w\\|" * bool((group["initial_theta"] == "magnitude").all())
+        cells = [_cell(group[group["task"] == task]["score"]) for task in tasks]
+        rows.append([f"{name}, {key[0]:g} removed", *cells, *_share(found, key)])
+    return rows
 
 
 def tasks() -> str:
@@ -178,11 +197,11 @@ def _of_deciding() -> tuple[pd.DataFrame, list[str]]:
     return runs, [task for task in WRITTEN if task in set(runs["task"])]
 
 
-def _share(found: pd.DataFrame, sparsity: float) -> list[str]:
+def _share(found: pd.DataFrame, key: tuple[float, str]) -> list[str]:
     """The share, its interval, the mean of the tasks' own shares, the lowest task; dashes if a task is missing."""
-    if sparsity not in found.index:
+    if key not in found.index:
         return ["-"] * 4
-    row = found.loc[sparsity]
+    row = found.loc[key]
     interval = "-" if np.isnan(row["rows_low"]) else f"{row['rows_low']:.2f} to {row['rows_high']:.2f}"
     return [f"{row['share']:.2f}", interval, f"{row['mean']:.2f}", f"{WRITTEN[row['lowest_task']]} {row['lowest']:.2f}"]
 
@@ -201,7 +220,7 @@ def _markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-SPECIAL = {made.__name__: made for made in (gain, tasks, frontier_ways, recipes, deciding, deciding_cells)}
+SPECIAL = {made.__name__: made for made in (gain, rivals, tasks, frontier_ways, recipes, deciding, deciding_cells)}
 
 
 def filled(text: str) -> str:

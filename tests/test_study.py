@@ -72,10 +72,13 @@ def test_the_recipe_sweep_is_what_the_targets_ask_for():
     runs = read_sweep(ROOT / "sweeps" / "recipe.tsv")
     tasks = {"stsb": 0, "mrpc": 0, "rte": 0, "sst2": 20000}
     assert {(run.task, run.max_train_examples) for run in runs} == set(tasks.items())
-    assert {(run.task == "sst2", run.epochs, run.precision) for run in runs} == {(False, 3, "bf16"), (True, 2, "bf16")}
+    trained = [run for run in runs if run.method not in ("majority", "probe")]
+    expected = {(False, 3, "bf16"), (True, 2, "bf16")}
+    assert {(run.task == "sst2", run.epochs, run.precision) for run in trained} == expected
     found = {(run.task, run.method, run.sparsity, run.seed) for run in runs}
     expected = {(task, method, level, seed) for task in tasks for seed in range(3)
                 for method, level in [("finetune", 0), ("adaprune", 0.5)]}  # fmt: skip
+    expected |= {(task, method, 0, 0) for task in tasks for method in ("majority", "probe")}
     expected |= {(task, "adaprune", level, 0) for task in tasks for level in (0.8, 0.9, 0.97)}
     expected |= {(task, "smp", level, 0) for task in tasks for level in (0.5, 0.8, 0.9, 0.97)}
     expected |= {(task, "soft_movement", level, 0) for task in tasks for level in (0.5, 0.9)}
@@ -99,12 +102,14 @@ def test_the_long_sweep_is_the_recipe_with_four_times_the_epochs_and_the_same_te
     teachers = {str(record_path(run)) for run in short.values() if run.method == "finetune"}
     long = read_sweep(ROOT / "sweeps" / "recipe_long.tsv", results_dir="results/recipe_long")
     methods = [("finetune", 0), ("adaprune", 0.5), ("adaprune", 0.8), ("adaprune", 0.9), ("adaprune", 0.97)]
+    methods += [("majority", 0), ("probe", 0)]
     rival = {("stsb", "smp", 0.9), ("stsb", "smp", 0.97)}
     expected = {(task, *method) for task in ("stsb", "mrpc", "rte", "sst2") for method in methods} | rival
     assert {(r.task, r.method, r.sparsity) for r in long} == expected and len(long) == len(expected)
     for run in long:
-        assert run.seed == 0 and (run.teacher in teachers) == (run.method != "finetune")
-        assert run.name in short if run.task == "sst2" else (run.epochs, run.max_train_examples) == (12, 0)
+        untrained = run.method in ("majority", "probe")
+        assert run.seed == 0 and (run.teacher in teachers) == (run.method != "finetune" and not untrained)
+        assert run.name in short if run.task == "sst2" or untrained else (run.epochs, run.max_train_examples) == (12, 0)
 
 
 # ---------------------------------------------------------------- the notebooks

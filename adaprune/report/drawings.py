@@ -126,7 +126,7 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     """The share of fine-tuning's gain kept against the share of weights kept (log): ours, its tasks, rivals pale.
 
     Bars: 95 % over dev rows. 1 is fine-tuning, 0 the floor, the better of probe and majority class. The thin lines are
-    single tasks, of ours.
+    single tasks, of ours. A method with one way has no settings in its name.
 
     Args:
         ax: the panel.
@@ -134,27 +134,28 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
         tasks: the same for each task alone, by its name; the rows of `adaprune` are drawn.
     """
 
-    def line(points: pd.DataFrame, label: str, height: float | None = None, **look: Any) -> None:
-        """With its name at the right end or, if the name's ``height`` is given, at the left."""
-        left = height is not None
+    def line(points: pd.DataFrame, label: str, height: float, left: bool = False, **look: Any) -> None:
+        """With its name at the right end, or at the left, at the ``height`` that is free for it."""
         points = points.sort_values("sparsity", ascending=left)
         ax.plot(1 - points["sparsity"], points["share"], **look)
         end = {"xytext": (-8 if left else 8, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
         end |= {"va": "center", "fontsize": 8, "color": look["color"]}
-        ax.annotate(label, (1 - points["sparsity"].iloc[-1], height if left else points["share"].iloc[-1]), **end)
+        ax.annotate(label, (1 - points["sparsity"].iloc[-1], height), **end)
 
-    for way, points in shares[shares["method"] != "adaprune"].groupby("way"):
-        colour, marker = style_of(way.split()[0])
-        line(points, written(way), color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
     ours = {task: points[points["method"] == "adaprune"].sort_values("sparsity") for task, points in tasks.items()}
     ends = sorted((points["share"].iloc[-1], task) for task, points in ours.items() if len(points))
-    shown = [0, 1, *(share for share, _ in ends)]
-    heights = apart([share for share, _ in ends], 0.04 * (max(shown) - min(shown)))
-    for (_, task), height in zip(ends, heights, strict=True):
-        line(ours[task], WRITTEN.get(task, task), height, color="#6FA8CC", lw=0.9)
-    for way, points in shares[shares["method"] == "adaprune"].groupby("way"):
-        colour, marker = style_of("adaprune")
-        line(points, written(way), color=colour, marker=marker, ms=6, lw=2.2, zorder=3)
+    least = shares.sort_values("sparsity").groupby("way").head(1).sort_values("share")
+    shown = [0, 1, *(share for share, _ in ends), *shares["share"]]
+    gap = 0.04 * (max(shown) - min(shown))
+    for (_, task), height in zip(ends, apart([share for share, _ in ends], gap), strict=True):
+        line(ours[task], WRITTEN.get(task, task), height, left=True, color="#6FA8CC", lw=0.9)
+    for (way, method), height in zip(least[["way", "method"]].values, apart(least["share"], gap), strict=True):
+        points, (colour, marker) = shares[shares["way"] == way], style_of(method)
+        label = written(way if (least["method"] == method).sum() > 1 else method)
+        if method != "adaprune":
+            line(points, label, height, color=colour, marker=marker, ms=4, lw=1, alpha=0.6)
+            continue
+        line(points, label, height, color=colour, marker=marker, ms=6, lw=2.2, zorder=3)
         spread = np.stack([points["share"] - points["rows_low"], points["rows_high"] - points["share"]])
         ax.errorbar(1 - points["sparsity"], points["share"], np.nan_to_num(spread), color=colour, ls="", capsize=3)
     kept = sorted(set(1 - shares["sparsity"]))

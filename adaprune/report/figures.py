@@ -178,7 +178,8 @@ def share_legend(fig: Figure) -> None:
     pairs = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     found = {label: handle for handle, label in pairs}
     labels = in_order(found)
-    look = {"loc": "outside lower center", "ncols": max(1, int(fig.get_figwidth() / 1.6)), "frameon": False}
+    inches = max(1.6, 0.75 + 0.07 * max((len(written(label)) for label in labels), default=0))
+    look = {"loc": "outside lower center", "ncols": max(1, int(fig.get_figwidth() / inches)), "frameon": False}
     look |= {"handlelength": 4, "fontsize": 8.5, "columnspacing": 1}  # so long, dashes can be told
     fig.legend([found[label] for label in labels], [*map(written, labels)], **look)
 

@@ -40,6 +40,7 @@ CALLED = WRITTEN | {
     "imp_finetune": "IMP, weights trained",
     "movement_finetune": "movement, weights trained",
 }
+PHRASES = {"initial theta magnitude": "from |w|", "penalty 1e-09": "no penalty"}  # settings (1e-9: 0 is the recipe's)
 MOST = 3  # folders and commits that a line names
 
 
@@ -48,10 +49,15 @@ def written(way: str) -> str:
 
     >>> written("smp allocation equal"), written("adaprune 0.5"), written("compact, sparse"), written("stsb")
     ('SMP, allocation equal', 'adaprune 0.5', 'compact, sparse', 'STS-B')
+    >>> written("soft_movement initial_theta magnitude penalty 1e-09 + teacher")
+    'soft movement, from |w| no penalty + teacher'
     """
     name, _, settings = way.replace(",", "").partition(" ")
     apart = ", " if settings[:1].isalpha() else " "
-    return f"{CALLED.get(name, name)}{apart}{settings.replace('_', ' ')}".strip()
+    settings = settings.replace("_", " ")
+    for setting, phrase in PHRASES.items():
+        settings = settings.replace(setting, phrase)
+    return f"{CALLED.get(name, name)}{apart}{settings}".strip()
 
 
 def way_of(row: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_the_gain_is_drawn_against_what_is_kept(ax):
     bars = ax.containers[0].lines[2][0].get_segments()
     assert sorted(round(float(y), 9) for bar in bars for _, y in bar) == [0.5, 0.75, 0.9, 1.0]
     words = [text.get_text() for text in ax.texts]
-    assert words == ["SMP", "CoLA", "adaprune + teacher", "fine-tuning", "probe or majority class"]
+    assert words == ["CoLA", "SMP", "adaprune", "fine-tuning", "probe or majority class"]
     assert ax.get_xscale() == "log" and [tick.get_text() for tick in ax.get_xticklabels()] == ["10%", "50%"]
 
 
