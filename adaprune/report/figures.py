@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import MaxNLocator
 
 from adaprune.data import expanded
@@ -121,7 +122,8 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     heights = {way: height for height, way in enumerate(best_last)}
     for method, score, way in zip(rows["method"], rows["score"], rows["way"], strict=True):
         colour, marker = style_of(method)
-        ax.plot([score], [heights[way]], marker, color=colour, ms=9, mec="white", mew=0.7)
+        rim = {"mec": "white", "mew": 0.7} if MarkerStyle(marker).is_filled() else {"mew": 2.0}  # bars are all rim
+        ax.plot([score], [heights[way]], marker, color=colour, ms=9, **rim)
     for way, score in rows.groupby("way")["score"].mean().items():
         _number(ax, score, score, heights[way])
     ax.set_yticks(range(len(best_last)), [*map(written, best_last)])

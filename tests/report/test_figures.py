@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.markers import MarkerStyle
 
 from adaprune.report import figures
 from adaprune.report.names import source, way_of
@@ -188,6 +189,14 @@ def test_comparison_puts_the_best_mean_on_top_and_seeds_on_one_line():
     assert dots == [(0.6, 0), (0.7, 1), (0.8, 2), (0.84, 2)]
     assert sorted(texts(ax)) == ["0.600", "0.700", "0.820"]
     assert ax.get_xlabel() == "accuracy on the dev split"
+
+
+@pytest.mark.parametrize("method", ["probe", "majority", "bitfit", "adaprune", "lora"])
+def test_comparison_shows_markers_that_are_lines_too(method):
+    """A white rim would hide them, for they are nothing else."""
+    ax = figures.draw_comparison(plt.subplots()[1], runs().assign(method=method))
+    filled = MarkerStyle(figures.style_of(method).marker).is_filled()
+    assert {line.get_markeredgecolor() for line in ax.lines} == {"white" if filled else figures.style_of(method).colour}
 
 
 def test_comparison_does_not_blow_up_a_small_difference():
