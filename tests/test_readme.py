@@ -336,6 +336,11 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
         ("lora", "LoRA {:.3f}, {:.3f} and {:.0f}"),
     ):
         assert said.format(*first[method].sort_index()) in page
+    alone = gains.frontier(runs[runs["seed"] == 0]).set_index("way").loc["lora r = 8", "share"]
+    assert (
+        f"Its {lora['share']:.2f} is one seed against the mean of two; of that seed's own gain it keeps {alone:.2f}."
+        in page
+    )
     by_bytes = [round(ways.loc[way, "bytes"] / ia3["bytes"]) for way in ("adaprune 0.5", "ia3", "lora r = 8")]
     assert "{} to {} to {}".format(*by_bytes) in page
     of_units = runs[runs["pattern"] == "units"].groupby("sparsity")["score"].mean()
@@ -363,6 +368,16 @@ def test_what_is_said_of_rivals_is_of_the_same_seeds():
     assert f"{rival:.2f} of the gain, ours {ours:.2f} on the same seeds" in README
     assert f"it keeps {rival:.2f} of the gain, `adaprune` {ours:.2f}." in " ".join(PAGES["results"].split())
     assert set(pairs) == {("cola", 2), ("sst2", 1), ("mrpc", 1), ("qnli", 1)}
+
+
+def test_what_the_readme_says_is_lost():
+    """From the table's own line at 0.9, which `docs/build_results.py` makes."""
+    line = next(line for line in README.splitlines() if line.startswith("| **adaprune**, 0.9 removed"))
+    kept, lowest = line.split("|")[6].strip(), line.split("|")[9].split()[-1]
+    assert (
+        f"At 0.9 {100 * (1 - float(kept)):.0f} % of the gain is lost, on MRPC {100 * (1 - float(lowest)):.0f} %."
+        in README
+    )
 
 
 def test_the_readme_is_short():
