@@ -76,11 +76,23 @@ def gain() -> str:
 
 
 def rivals() -> str:
-    """The same for every other mask that was run on all of these tasks."""
-    runs, ours, marks = _of_gain()
+    """Every other mask of results/gain, and below those of a sparsity `adaprune` on the same tasks and seeds.
+
+    The share of a row is over the tasks that it has, and fine-tuned scores are of its seeds.
+    """
+    runs, ours, _ = _of_gain()
     tasks = [task for task in WRITTEN if task in set(ours["task"])]
-    others = runs[runs["sparsity"].gt(0) & runs["task"].isin(tasks) & (runs["method"] != "adaprune")]
-    rows = [row for row in _kept(others, marks, tasks) if "-" not in row]
+    others = runs[runs["sparsity"].gt(0) & (runs["method"] != "adaprune")]
+    place, rows = ["task", "seed"], []
+    for at, level in others.groupby("sparsity"):
+        of_ours = []
+        for _, group in level.groupby("method"):
+            same = runs.set_index(place).index.isin(group.set_index(place).index)
+            there = runs[same | (runs["method"].isin(["probe", "majority"]) & runs["task"].isin(group["task"]))]
+            marks, beside = gains.landmarks(there), there[(there["method"] == "adaprune") & (there["sparsity"] == at)]
+            rows += _kept(group, marks, tasks)
+            of_ours += _kept(beside, marks, tasks)
+        rows += [list(row) for row in dict.fromkeys(map(tuple, of_ours))]
     heads = [WRITTEN[task] for task in tasks]
     return _markdown(["", *heads, "gain kept", "95 % over dev rows", "mean of tasks", "lowest task"], rows)
 

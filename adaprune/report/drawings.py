@@ -12,6 +12,7 @@ from adaprune.report.dots import apart
 from adaprune.report.figures import INK, LINE_STYLES, LINES, STYLES, dress, in_order, say, style_of
 from adaprune.report.names import WRITTEN, written
 
+GAIN = "share of fine-tuning's gain that is kept"
 STRONGEST = 2  # edges into each block that a head graph shows
 
 
@@ -118,7 +119,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
         place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
         ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
-    ax.set(xscale="log", xlabel="bytes that ship per task", ylabel="share of fine-tuning's gain that is kept")
+    ax.set(xscale="log", xlabel="bytes that ship per task", ylabel=f"{GAIN}\n(bars: 95 % over seeds)")
     return dress(ax, grid="both")
 
 
@@ -162,7 +163,7 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     for level, name in ((1, "fine-tuning"), (0, "probe or majority class")):
         ax.axhline(level, color=INK, lw=0.8, ls=":", zorder=1)
         ax.text(0.995, level, name, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=INK)
-    ax.set(xscale="log", xlabel="share of the weights that is kept", ylabel="share of fine-tuning's gain that is kept")
+    ax.set(xscale="log", xlabel="share of the maskable weights that is kept", ylabel=f"{GAIN}\n(bars: 95 % over dev rows)")
     ax.set_xticks(kept, [f"{share:.0%}" for share in kept])
     ax.minorticks_off()
     ax.set_xlim(kept[0] * 0.6, kept[-1] * 2.8)  # room for the names
@@ -192,7 +193,7 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
         place = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 8, "color": INK}  # below the lines
         ax.text(row.faster, 0.03, row.way, transform=ax.get_xaxis_transform(), **place)
     ax.axvline(1, color=INK, lw=0.8, ls="--")
-    ax.set(xscale="log", xlabel="times as fast as dense float32", ylabel="share of fine-tuning's gain that is kept")
+    ax.set(xscale="log", xlabel="times as fast as dense float32", ylabel=f"{GAIN}\n(bars: 95 % over seeds)")
     ax.set_xticks(ticks := [1, 1.5, 2, 3, 4, 6, 8, 12], [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.set(xlim=(0.92 * points["faster"].min(), 1.2 * points["faster"].max()), ylim=(0, 1.05))
