@@ -163,7 +163,9 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     for level, name in ((1, "fine-tuning"), (0, "probe or majority class")):
         ax.axhline(level, color=INK, lw=0.8, ls=":", zorder=1)
         ax.text(0.995, level, name, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, color=INK)
-    ax.set(xscale="log", xlabel="share of the maskable weights that is kept", ylabel=f"{GAIN}\n(bars: 95 % over dev rows)")
+    ax.set(
+        xscale="log", xlabel="share of the maskable weights that is kept", ylabel=f"{GAIN}\n(bars: 95 % over dev rows)"
+    )
     ax.set_xticks(kept, [f"{share:.0%}" for share in kept])
     ax.minorticks_off()
     ax.set_xlim(kept[0] * 0.6, kept[-1] * 2.8)  # room for the names

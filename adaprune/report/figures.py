@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from adaprune.data import expanded
 from adaprune.masks import COMPONENTS
 from adaprune.methods import METHODS
-from adaprune.report.names import Source, way_of, written
+from adaprune.report.names import Source, written
 
 
 class Style(NamedTuple):
@@ -111,13 +111,13 @@ def draw_components(ax: Axes, record: dict[str, Any]) -> Axes:
 
 
 def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """One dot per run, on one line for each `way_of` adapting, the best at the top, with the mean of the line's dots.
+    """One dot per run, on one line for each way and sparsity, the best at the top, with the mean of the line's dots.
 
     Args:
         ax: a panel of one task and one model, or the dots do not compare.
-        rows: of `adaprune.runs.records.table`, one or more.
+        rows: of `comparison.with_ways`, one or more.
     """
-    rows = rows.assign(way=[way_of(row) for row in rows.to_dict("records")])
+    rows = rows.assign(way=[_at(*named) for named in zip(rows["way"], rows["sparsity"], strict=True)])
     best_last = rows.groupby("way")["score"].mean().sort_values(kind="stable").index
     heights = {way: height for height, way in enumerate(best_last)}
     for method, score, way in zip(rows["method"], rows["score"], rows["way"], strict=True):
@@ -132,6 +132,12 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
     ax.set_xlim(middle - half, middle + half)
     return dress(ax, grid="both")
+
+
+def _at(way: str, sparsity: float) -> str:
+    """A way with its sparsity, which follows the method's name; NaN for a method without a mask."""
+    name, blank, settings = way.partition(" ")
+    return way if math.isnan(sparsity) else f"{name} {sparsity:g}{blank}{settings}"
 
 
 def draw_curves(ax: Axes, points: pd.DataFrame, sparsities: list[float], ways: Collection[str]) -> Axes:

@@ -1,6 +1,7 @@
 """Figures: the same bytes from the same data, one look a method, and the numbers that are meant."""
 
 import itertools
+import math
 import xml.etree.ElementTree as ET
 
 import matplotlib
@@ -12,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.markers import MarkerStyle
 
 from adaprune.report import figures
+from adaprune.report.comparison import with_ways
 from adaprune.report.names import source, way_of
 from adaprune.runs import METHODS, Method, Run
 
@@ -53,13 +55,13 @@ def record(method: str = "adaprune") -> dict:
 
 def runs() -> pd.DataFrame:
     rows = [
-        ("features", 0.5, 0, 0.70),
+        ("features", math.nan, 0, 0.70),
         ("adaprune", 0.5, 0, 0.80),
         ("adaprune", 0.5, 1, 0.84),
         ("magnitude", 0.5, 0, 0.6),
     ]
     frame = pd.DataFrame(rows, columns=["method", "sparsity", "seed", "score"])
-    return frame.assign(pattern="weights", rank=0, head="", recipe="tuned", scope="encoder", primary="accuracy")
+    return frame.assign(way=frame["method"], primary="accuracy")
 
 
 def texts(ax) -> list[str]:
@@ -100,7 +102,8 @@ def test_a_method_of_ones_own_has_the_look_that_it_asks_for(monkeypatch):
 
 def test_records_of_a_method_that_nobody_knows_are_drawn_beside_the_others():
     fig, (left, right) = plt.subplots(1, 2)
-    unknown = runs().assign(method=["of_another_process", *runs()["method"][1:]])
+    names = ["of_another_process", *runs()["method"][1:]]
+    unknown = runs().assign(method=names, way=names, sparsity=0.5)
     figures.draw_comparison(left, unknown)
     assert [label.get_text() for label in left.get_yticklabels()] == [
         "magnitude mask 0.5",
@@ -194,9 +197,17 @@ def test_comparison_puts_the_best_mean_on_top_and_seeds_on_one_line():
 @pytest.mark.parametrize("method", ["probe", "majority", "bitfit", "adaprune", "lora"])
 def test_comparison_shows_markers_that_are_lines_too(method):
     """A white rim would hide them, for they are nothing else."""
-    ax = figures.draw_comparison(plt.subplots()[1], runs().assign(method=method))
+    ax = figures.draw_comparison(plt.subplots()[1], runs().assign(method=method, way=method))
     filled = MarkerStyle(figures.style_of(method).marker).is_filled()
     assert {line.get_markeredgecolor() for line in ax.lines} == {"white" if filled else figures.style_of(method).colour}
+
+
+def test_comparison_gives_runs_of_other_settings_a_line_of_their_own():
+    named = [Run(method="smp", seed=seed, allocation=allocation) for seed in (0, 1) for allocation in ("", "equal")]
+    rows = pd.DataFrame([{**run.model_dump(), "mask_sparsity": 0.5, "primary": "accuracy"} for run in named])
+    ax = figures.draw_comparison(plt.subplots()[1], with_ways(rows.assign(score=[0.7, 0.2, 0.8, 0.3])))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["SMP 0.5 allocation equal", "SMP 0.5"]
+    assert sorted(texts(ax)) == ["0.250", "0.750"]
 
 
 def test_comparison_does_not_blow_up_a_small_difference():
