@@ -11,7 +11,7 @@ from adaprune.deploy import load_mask
 from adaprune.masks import set_masks
 from adaprune.methods import METHODS
 from adaprune.runs import Paths, Run
-from adaprune.training import Job, Outcome, fit_head, tensor_hashes
+from adaprune.training import Job, Outcome, fit_head
 
 
 def shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -69,10 +69,7 @@ def ablate(job: Job) -> Outcome:
     """
     run, encoder, masks = job.run, job.model.encoder, None
     if path := source_mask(run, job.paths):
-        found = load_mask(path)
-        if found.card["base"] != tensor_hashes(encoder):
-            raise ValueError(f"{path} was made for another base than model {run.model!r}")
-        masks = found.resolve(encoder).masks
+        masks = load_mask(path, base=encoder).masks
         masks = shuffled(masks, run.seed) if run.ablation == "shuffle" else masks
     if run.noise:
         perturb(encoder, run.noise, run.seed)

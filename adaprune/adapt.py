@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 
 import numpy as np
+import torch
 from accelerate import PartialState
 
 from adaprune.ablations import ablate, check_ablation, source_mask
@@ -82,6 +83,8 @@ def adapt(run: Run, method: Method | None = None) -> dict:
 def _made(run: Run, plan: Plan, paths: Paths, teacher: dict | None) -> dict:
     """Makes and writes the record of a run that is checked and not finished; returns the record."""
     surroundings, processes = environment(), PartialState()
+    if processes.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(processes.device)
 
     # load data
     with processes.main_process_first():  # the others find what it downloads

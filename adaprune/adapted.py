@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from adaprune.data import expanded
 from adaprune.data.datafiles import says_nothing
 from adaprune.data.labels import refuse_surrogates
-from adaprune.data.metrics import CORRELATIONS, score
+from adaprune.data.metrics import CORRELATIONS, metrics_of_own, score
 from adaprune.deploy import (
     Mask,
     apply_mask,
@@ -37,7 +37,7 @@ from adaprune.deploy import (
 from adaprune.given import is_pair, number_of, rows_to_judge, texts_of
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
-from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
+from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, name_labels, pooled
 
 FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}
 
@@ -78,9 +78,7 @@ class Adapted(nn.Module):
             self.model = apply_mask(base.model, mask)
         check_files(base, mask.card)
         self.pairs_apart = head is not None
-        self.config.id2label = dict(enumerate(self.labels)) or {0: "score"}
-        self.config.label2id = {label: number for number, label in self.config.id2label.items()}
-        self.config.problem_type = "single_label_classification" if self.labels else "regression"
+        name_labels(self.config, self.labels)
         serve_in_pipelines()
 
     config = property(lambda self: self.model.config)
@@ -173,7 +171,8 @@ class Adapted(nn.Module):
         truth = [number_of(label, self.labels, row, place) for row, label in enumerate(rows["label"], 1)]
         names = ("text", "text_pair") if "text_pair" in rows else ("text",)
         texts = list(zip(*(rows[name] for name in names), strict=True)) if len(names) == 2 else rows["text"]
-        metrics = tuple(name for name in self.card["metrics"]["validation"] if not name.endswith("_mismatched"))
+        known = self._scores() or metrics_of_own(bool(self.labels))
+        metrics = tuple(name for name in known if not name.endswith("_mismatched"))
         if len(set(truth)) < 2 and CORRELATIONS.intersection(metrics):
             one = rows["label"][0]
             warnings.warn(
@@ -211,14 +210,14 @@ class Adapted(nn.Module):
             OSError: the folder cannot be written.
         """
         folder = check_folder(folder)
-        content, card = whole_file(self.mask_path, self.base.id)
+        (content, card), text = whole_file(self.mask_path, self.base.id), self._readme().encode()
         card = {**card, "file_sha256": hashlib.sha256(content).hexdigest()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "card.json").unlink(missing_ok=True)  # so that a card is never next to another mask
             write_bytes(folder / "mask.safetensors", content)
             write_bytes(folder / "card.json", json.dumps(card, indent=1).encode() + b"\n")
-            write_bytes(folder / "README.md", self._readme().encode())
+            write_bytes(folder / "README.md", text)
         except OSError as error:
             raise OSError(f"cannot write {folder} ({error.strerror or error}): make room or choose another") from error
 
@@ -269,16 +268,21 @@ class Adapted(nn.Module):
             *columns, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
         ).to(self.device)
 
+    def _scores(self) -> dict[str, float]:
+        """The card's scores by metric; a card that `save_mask` wrote from other code may have none."""
+        return self.card.get("metrics", {}).get("validation", {})
+
     def _readme(self) -> str:
         call = 'adapted.predict([("a text", "its pair")])' if len(self.columns) == 2 else 'adapted.predict(["a text"])'
         labels = ", ".join(self.labels) or "none, it gives a number"
-        rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in self.card["metrics"]["validation"].items())
+        scores = "".join(f"| {name} | {value:.4f} |\n" for name, value in self._scores().items())
+        scores = scores and f"| on held-out rows | |\n|---|---|\n{scores}\n"
         return (
-            f"---\n{front_matter(self.base)}\n---\n\n# A mask for {Path(self.card['task']).name}\n\n"
+            f"---\n{front_matter(self.base)}\n---\n\n# A mask for {Path(self.card.get('task', 'a task')).name}\n\n"
             "A binary mask and a head over an untouched base model.\n\n"
             f'```python\nimport adaprune\n\nadapted = adaprune.Adapted.from_pretrained("this folder")\n{call}\n```\n\n'
             f"Labels: {labels}. Method {self.card.get('method')}, sparsity {self.card.get('sparsity')}, "
-            f"texts cut at {self.max_length} tokens.\n\n| on held-out rows | |\n|---|---|\n{rows}\n\n{self.said}\n"
+            f"texts cut at {self.max_length} tokens.\n\n{scores}{self.said}\n"
         )
 
 

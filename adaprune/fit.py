@@ -22,7 +22,7 @@ from adaprune.data.labels import taken_as
 from adaprune.deploy import load_mask, save_mask
 from adaprune.given import columns_of
 from adaprune.masks import maskable
-from adaprune.methods import METHODS, probe_head
+from adaprune.methods import METHODS, constant, probe_head
 from adaprune.runs import Run, find_record, paths_of, plan_for, read_answers, record_path, write_bytes
 from adaprune.training import card_of, load_encoder, prepare
 
@@ -194,9 +194,8 @@ def scores_beside(run: Run) -> dict[str, float]:
 
 def commonest(task: Any) -> dict[str, float]:
     """The metrics of a constant answer: the majority class of the training rows or, in a regression, their mean."""
-    labels, held = np.asarray(task.splits["train"]["label"]), task.splits["validation"]
-    said = np.bincount(labels, minlength=task.num_labels) if task.labels else np.array([labels.mean()])
-    return task.metrics(np.tile(said.astype(float), (len(held), 1)), held["label"])
+    held = task.splits["validation"]
+    return task.metrics(constant(task, len(held)), held["label"])
 
 
 def _ship_probe(run: Run, record: dict, task: TaskData) -> None:

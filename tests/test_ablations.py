@@ -164,7 +164,7 @@ def test_a_mask_of_another_base_is_not_ablated(runs, tmp_path):
     mask = load_mask(mask_path(runs["seed 0"]))
     save_mask(mask_path(runs["seed 0"].model_copy(update={"results_dir": str(tmp_path)})), mask.masks, mask.head,
               {"labels": mask.card["labels"]}, other)  # fmt: skip
-    with pytest.raises(ValueError, match="was made for another base"):
+    with pytest.raises(ValueError, match="mask made for another base: embeddings.LayerNorm.weight differs"):
         adapt(run)
 
 
@@ -180,12 +180,18 @@ def test_a_finished_ablation_of_a_mask_that_changed_is_refused(runs, tmp_path):
     assert adapt(ablation) == first
 
 
+FEATURES = {"method": "features"}
+
+
 def test_contrasts_pair_runs_that_differ_in_nothing_else(runs):
     records = table(runs["head"].results_dir)
     pairs = contrasts.contrast(records, {"ablation": "shuffle"}, {"ablation": "head"})
     assert len(pairs) == 1 and pairs["difference"].item() == pairs["score"].item() - pairs["score_theirs"].item()
     assert len(contrasts.contrast(records, {}, {"method": "features"})) == 1  # seed 1 and the wide scope have none
     assert len(contrasts.contrast(records, {}, {"method": "magnitude"})) == 1
+    one, other = (contrasts.contrast(records, *sides) for sides in (({}, FEATURES), (FEATURES, {})))
+    assert len(other) == 1 and other["sparsity"].tolist() == one["sparsity"].tolist() == [0.5]
+    assert other["difference"].tolist() == (-one["difference"]).tolist()
     twice = pd.concat([records, records.assign(score=records["score"] + 1, record="z/" + records["record"])])
     again = contrasts.contrast(twice, {"ablation": "shuffle"}, {"ablation": "head"})
     assert again["score"].tolist() == [score + 1 for score in pairs["score"]]  # of two folders the last

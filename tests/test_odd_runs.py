@@ -253,6 +253,16 @@ def test_tensors_of_others_are_not_replaced_by_a_mask(here):
     assert load_mask("new.safetensors").card["labels"] == ["good", "bad"]
 
 
+def test_a_mask_whose_card_has_labels_only_is_saved_and_evaluated(here):
+    loaded, mask = load_encoder("tiny"), load_mask(mask_path(run_of()))
+    file = save_mask("bare.safetensors", mask.masks, mask.head, {"labels": ["bad", "good"]}, loaded.model)
+    adapted = adaprune.Adapted(load_mask(file), loaded, file)
+    assert adapted.evaluate(["dull", "a fine film"], labels=["bad", "good"]).keys() == {"accuracy", "f1_macro"}
+    adapted.save_pretrained("bare")
+    assert "held-out rows" not in Path("bare/README.md").read_text()
+    assert adaprune.Adapted.from_pretrained("bare", base="tiny").labels == ["bad", "good"]
+
+
 def test_wrong_arguments_are_named(here):
     loaded, mask = load_encoder("tiny"), load_mask(mask_path(run_of()))
     with pytest.raises(TypeError, match="model must be an encoder .* got Encoder: give its .model"):

@@ -36,6 +36,11 @@ def score(names: tuple[str, ...], predictions, labels, num_labels: int) -> dict[
     return {name: float(_metric(name, labels, answers)) for name in names}
 
 
+def metrics_of_own(classes: bool) -> tuple[str, ...]:
+    """The metrics of a task that has none of its own; the first is the main one."""
+    return ("accuracy", "f1_macro") if classes else ("spearman", "pearson")
+
+
 def _correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndarray) -> float:
     """A correlation coefficient; 0.0 if one side is constant, where it is undefined."""
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:

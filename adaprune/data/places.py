@@ -30,9 +30,11 @@ def expanded(path: str | os.PathLike) -> Path:
 def public(path: str | os.PathLike) -> str:
     """``path`` as others may see it: only the last part of a local path, but all of a name or id.
 
+    A path is local if it looks so or is there.
+
     >>> public("/home/anna/tickets.csv"), public("~/m"), public("user/model")
     ('tickets.csv', 'm', 'user/model')
     """
     told = str(path)
-    local = os.path.isabs(told) or told.startswith(("~", "$", "..")) or ":" in told
+    local = os.path.isabs(told) or told.startswith(("~", "$", "..")) or ":" in told or os.path.lexists(told)
     return expanded(told).name if local else told

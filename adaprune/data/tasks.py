@@ -19,7 +19,7 @@ import numpy as np
 
 from adaprune.data.datafiles import SPLIT_SEED, hold_out, read_own, select
 from adaprune.data.labels import unlike
-from adaprune.data.metrics import score
+from adaprune.data.metrics import metrics_of_own, score
 from adaprune.data.movie_reviews import CLEAR_RATING, fetch_movie_reviews
 from adaprune.data.places import expanded
 from adaprune.data.tables import SUFFIXES, Rows, read_parquet
@@ -220,8 +220,7 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
     train, validation, labels = read_own(path)
     if validation is None:
         train, validation = hold_out(train, VALIDATION_FRACTION, train["label"] if labels else None)
-    metrics = ("accuracy", "f1_macro") if labels else ("spearman", "pearson")
-    return {"train": train, "validation": validation}, labels, metrics
+    return {"train": train, "validation": validation}, labels, metrics_of_own(bool(labels))
 
 
 def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:
@@ -277,7 +276,7 @@ def _read_movies(task: str) -> tuple[dict[str, Rows], list[str], tuple[str, ...]
     signs = [(rating >= CLEAR_RATING) - (rating <= -CLEAR_RATING) for rating in rows["label"]]
     splits = dict(zip(("train", "validation"), hold_out(rows, VALIDATION_FRACTION, signs), strict=True))
     if task == "movie_ratings":
-        return splits, [], ("spearman", "pearson")
+        return splits, [], metrics_of_own(classes=False)
     for split, rows in splits.items():
         clear = select(rows, [abs(rating) >= CLEAR_RATING for rating in rows["label"]])
         splits[split] = {"text": clear["text"], "label": [int(rating > 0) for rating in clear["label"]]}

@@ -39,13 +39,13 @@ def save_tasks(served, folder: Path) -> None:
         warnings.warn(f"{folder / 'README.md'} is not adaprune's: it stays, no model card is written", stacklevel=3)
     else:
         write_bytes(folder / "README.md", f"---\n{front_matter(served.base)}\n---\n\n{text}".encode())
+    write_bytes(folder / INDEX, json.dumps({"tasks": served.tasks}).encode() + b"\n")  # before its stale files go
     now = {name.lower(): name for name in served.tasks}
     for name in stale:
         for end in (".safetensors", ".json"):
             file, twin = folder / f"{name}{end}", folder / f"{now.get(name.lower(), name)}{end}"
             if twin == file or not file.exists() or not file.samefile(twin):  # on a disk without capitals, both are one
                 file.unlink(missing_ok=True)
-    write_bytes(folder / INDEX, json.dumps({"tasks": served.tasks}).encode() + b"\n")
 
 
 def _stale(served, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ Imports `data` (for the probe), `masks`, `runs` and `training`.
 from adaprune.methods.adaprune import ADAPRUNE
 from adaprune.methods.finetune import FINETUNE
 from adaprune.methods.features import FEATURES
-from adaprune.methods.majority import MAJORITY
+from adaprune.methods.majority import MAJORITY, constant
 from adaprune.methods.probe import PROBE
 from adaprune.methods.zero_shot import ZERO_SHOT
 from adaprune.methods.random import RANDOM

@@ -67,10 +67,12 @@ def contrast(records: pd.DataFrame, ours: dict[str, Any], theirs: dict[str, Any]
     keys = sorted({*CELL, "seed"} - ours.keys() - theirs.keys())
     placed = records.assign(folder=[Path(file).parent.as_posix() for file in records["record"]])
     sides = [select(placed, fields) for fields in (ours, theirs)]
-    if any(not METHODS[side.get("method", "adaprune")].mask for side in (ours, theirs)):
-        keys = [name for name in keys if name != "sparsity"]
-        sides[1] = sides[1].drop_duplicates([*keys, "folder"])
+    bare = [not METHODS[side.get("method", "adaprune")].mask for side in (ours, theirs)]
+    keys = [name for name in keys if name != "sparsity" or not any(bare)]
+    sides = [side.drop_duplicates([*keys, "folder"]) if once else side for side, once in zip(sides, bare, strict=True)]
     pairs = sides[0].merge(sides[1], on=[*keys, "folder"], suffixes=("", "_theirs"))
+    if bare[0]:  # the sparsity of a pair is the mask's
+        pairs = pairs.assign(sparsity=pairs["sparsity_theirs"])
     pairs = pairs.drop_duplicates([*CELL, "seed"], keep="last", ignore_index=True)
     return pairs.assign(difference=pairs["score"] - pairs["score_theirs"])
 

@@ -122,8 +122,7 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     heights = {way: height for height, way in enumerate(best_last)}
     for method, score, way in zip(rows["method"], rows["score"], rows["way"], strict=True):
         colour, marker = style_of(method)
-        rim = {"mec": "white", "mew": 0.7} if MarkerStyle(marker).is_filled() else {"mew": 2.0}  # bars are all rim
-        ax.plot([score], [heights[way]], marker, color=colour, ms=9, **rim)
+        ax.plot([score], [heights[way]], marker, color=colour, ms=9, **rim_of(marker))
     for way, score in rows.groupby("way")["score"].mean().items():
         _number(ax, score, score, heights[way])
     ax.set_yticks(range(len(best_last)), [*map(written, best_last)])
@@ -132,6 +131,11 @@ def draw_comparison(ax: Axes, rows: pd.DataFrame) -> Axes:
     half = max(half, LEAST_SPAN / 2)  # a wide axis, so that a small difference looks small
     ax.set_xlim(middle - half, middle + half)
     return dress(ax, grid="both")
+
+
+def rim_of(marker: str | tuple[int, int, int]) -> dict[str, Any]:
+    """The edge of a dot: white, so that dots on each other stay apart, but not for a marker that is all edge."""
+    return {"mec": "white", "mew": 0.7} if MarkerStyle(marker).is_filled() else {"mew": 2.0}
 
 
 def _at(way: str, sparsity: float) -> str:

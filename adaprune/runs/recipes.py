@@ -96,7 +96,7 @@ def plan_for(run: Run) -> Plan:
         plan = replace(plan, allocation="")
     if "reach" in changed:
         plan = replace(plan, fixed=False)  # a run that asks for a schedule begins dense
-    if "penalty" in changed and run.method == "adaprune":
+    if "penalty" in changed and not plan.scores:
         if not paper:
             raise ValueError(
                 f"penalty={run.penalty!r} would change nothing under recipe 'tuned', whose sparsity follows a "

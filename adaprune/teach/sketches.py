@@ -41,9 +41,8 @@ def draw_dots(ax: Axes, rows: pd.DataFrame, xlabel: str, most: float, chance: fl
     """
     ways = list(dict.fromkeys(rows["way"]))
     for method, height, value in zip(rows["method"], rows["way"].map(ways.index), rows["value"], strict=True):
-        colour, marker = figures.STYLES[method]
-        edge = {"mew": 2.5} if marker in ("|", "_") else {"mec": "white", "mew": 0.7}
-        ax.plot([value], [height], marker, color=colour, ms=10, clip_on=False, **edge)
+        colour, marker = figures.style_of(method)
+        ax.plot([value], [height], marker, color=colour, ms=10, clip_on=False, **figures.rim_of(marker))
     ax.axvline(chance, color=INK, lw=1, ls="--")
     ax.set_yticks(range(len(ways)), ways)
     ax.set(xlabel=xlabel, xlim=(-0.02 * most, 1.02 * most), ylim=(len(ways) - 0.5, -0.5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-import resource
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -72,9 +71,9 @@ class Sentences:
         return concatenate_datasets([self.splits["train"], self.splits["copies"]])
 
     def seen(self, vocabulary: int) -> Tensor:
-        """Which rows of a word-embedding table of this size occur in training: boolean, (vocabulary,)."""
+        """Which rows of a word-embedding table of this size training reads, copies too: boolean, (vocabulary,)."""
         occurs = torch.zeros(vocabulary, dtype=torch.bool)
-        for ids in self.splits["train"]["input_ids"]:
+        for ids in self.taught()["input_ids"]:
             occurs[ids] = True
         return occurs
 
@@ -232,13 +231,12 @@ def is_intact(job: Job, before: dict[str, str]) -> bool:
 
 
 def cost_of(job: Job, outcome: Outcome, intact: bool) -> dict:
-    """The cost of the run; memory is the peak of the device or, on a CPU, of the whole process."""
+    """The cost of the run; memory is the peak of the device since the run began or, on a CPU, of the whole process."""
     device = next(job.model.parameters()).device
     if device.type == "cuda":
         memory, name = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device)
     else:
-        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
-        memory, name = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, device.type
+        memory, name = _peak_of_process(), device.type
     fit = outcome.fit
     return {
         "train_seconds": round(fit.seconds, 3),
@@ -248,6 +246,16 @@ def cost_of(job: Job, outcome: Outcome, intact: bool) -> dict:
         "device": name,
         "shipped_bytes": _shipped_bytes(job, outcome, intact),
     }
+
+
+def _peak_of_process() -> int | None:
+    """Bytes; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _shipped_bytes(job: Job, outcome: Outcome, intact: bool) -> int:

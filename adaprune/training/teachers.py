@@ -156,7 +156,8 @@ def with_teacher(job: Job, logits: Tensor | None) -> Job:
             splits[name] = split.add_column(
                 "teacher_logits", values.tolist(), new_fingerprint=f"{split._fingerprint}-taught"
             )
-    return replace(job, sentences=replace(job.sentences, splits=splits))
+    sentences = replace(job.sentences, splits=splits)
+    return replace(job, sentences=sentences, seen={name: sentences.seen(len(rows)) for name, rows in job.seen.items()})
 
 
 def _with_copies(job: Job) -> Job:

@@ -246,6 +246,10 @@ def test_regression_has_one_output_and_no_labels(tmp_path):
     path = save_mask(tmp_path / "a.safetensors", masks_of(encoder), head_of(1), {"labels": []}, encoder)
     adapted = apply_mask(encoder_of(), load_mask(path))
     assert adapted(input_ids=torch.ones(2, 3, dtype=torch.long)).logits.shape == (2, 1)
+    served = serving.MaskedEncoder(Encoder(encoder_of(), None, "tiny", None))
+    served.add_task("stars", load_mask(path))
+    for config in (adapted.config, served.task("stars").config):  # an exported file takes its labels from there
+        assert (config.id2label, config.num_labels, config.problem_type) == ({0: "score"}, 1, "regression")
 
 
 def test_a_base_with_an_extra_pooler_is_the_same_base(tmp_path):

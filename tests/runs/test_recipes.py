@@ -14,9 +14,9 @@ from adaprune.masks.cuts import keep_top
 from adaprune.masks.layers import attach, maskable, threshold_of
 from adaprune.masks.theta import SCORED, initial_theta, theta_in_order
 from adaprune.methods import oneshot
-from adaprune.methods.learning import optimiser_for
+from adaprune.methods.learning import LEARNED, optimiser_for
 from adaprune.report.sweeps import read_sweep
-from adaprune.runs.method import METHODS, SELECTIVE
+from adaprune.runs.method import METHODS, SELECTIVE, Method
 from adaprune.runs.paths import paths_of, record_path
 from adaprune.runs.recipes import PAPER, TUNED, plan_for
 from adaprune.runs.records import read_record
@@ -229,6 +229,18 @@ WRONG = [
 def test_settings_without_effect_are_refused(fields, told):
     with pytest.raises(ValueError, match=told):
         plan_for(Run(**fields))
+
+
+def test_a_penalty_is_refused_for_a_method_of_ones_own_that_learns_theta(monkeypatch):
+    """As for adaprune: a schedule leaves nothing for gamma to do; under the paper's recipe it is Algorithm 1's."""
+
+    def mine(job):
+        return job
+
+    monkeypatch.setitem(METHODS, "mine", Method(mine, line="x", reads=LEARNED))
+    with pytest.raises(ValueError, match="penalty=1e-06 would change nothing under recipe 'tuned'"):
+        plan_for(Run(method="mine", penalty=1e-6))
+    assert plan_for(Run(method="mine", penalty=1e-6, recipe="paper")).control == "penalty"
 
 
 def test_every_committed_sweep_gives_only_what_its_methods_read():

@@ -235,6 +235,16 @@ def test_a_teachers_row_is_its_sentences(ask, teacher):
     assert with_teacher(job, None) is job
 
 
+def test_words_that_only_copies_have_are_seen(ask, teacher):
+    """They get gradients, so their embeddings compete like those of the rows."""
+    run = ask(teacher=teacher, scope="encoder+embeddings")
+    job = job_of(run)
+    taught = with_teacher(job, logits_for(run))
+    (before,), (after,) = job.seen.values(), taught.seen.values()
+    read = {word for ids in taught.sentences.splits["copies"]["input_ids"] for word in ids}
+    assert set(after.nonzero().flatten().tolist()) == read | set(before.nonzero().flatten().tolist())
+
+
 def test_a_teacher_is_part_of_the_name_without_its_folder(ask, teacher):
     name = ask(teacher=teacher).name
     assert name.endswith("_teacher~method-finetune") and "out" not in name

@@ -23,6 +23,7 @@ from torch.nn import functional
 from adaprune.deploy.mask import Mask
 from adaprune.deploy.runtime import PlacedLinear, SparseLinear
 from adaprune.masks import component_of
+from adaprune.training import name_labels
 
 # The 8 mask entries of a byte, as bytes 0 and 1 in one 8-byte number: looked up ten times faster than a row of 8.
 _ENTRIES_OF_A_BYTE = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.uint8)
@@ -35,10 +36,7 @@ class Task(nn.Module):
     def __init__(self, mask: Mask, head: nn.Module, config):
         super().__init__()
         self.head, self.card, self.config = head.requires_grad_(False).eval(), mask.card, copy.deepcopy(config)
-        labels = mask.card["labels"]
-        self.config.id2label = dict(enumerate(labels)) or {0: "score"}
-        self.config.label2id = {label: number for number, label in self.config.id2label.items()}
-        self.config.problem_type = "single_label_classification" if labels else "regression"
+        name_labels(self.config, mask.card["labels"])
         packed = {name: np.packbits(kept.numpy(), bitorder="little") for name, kept in mask.masks.items()}
         ends = np.cumsum([len(part) for part in packed.values()])
         self.places = {name: slice(end - len(packed[name]), end) for name, end in zip(packed, ends, strict=True)}
