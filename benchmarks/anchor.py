@@ -1,6 +1,6 @@
 """Does an anchor help? Theta is pulled to its start, or learned only in a band around the cut, to get fewer flips.
 
-    python -m benchmarks.anchor RESULTS [--data DIR] [--tasks cola sst2 qnli] [--rows N] [--epochs N] [--seeds N]
+    python -m benchmarks.anchor RESULTS [--data DIR] [--tasks cola sst2 qnli] [--rows N] [--epochs N] [--seeds N] [--json FILE]
 
 After each step of adaprune, with theta_0 its start and c the k-th largest of theta_0,
 
@@ -13,8 +13,10 @@ RESULTS; finished runs are not repeated. Prints the mask's bytes without its hea
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -23,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from adaprune import Run, adapt, load_mask
 from adaprune.masks import attach, initial_theta, maskable
 from adaprune.methods import LEARNED, Method, learn
-from adaprune.runs import mask_path
+from adaprune.runs import environment, mask_path
 from adaprune.training import Job, Outcome
 
 SETTINGS = {  # name: pull, band
@@ -96,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=8000, help="training rows")
     parser.add_argument("--epochs", type=float, default=6.0)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write a row per run to this file")
     asked = parser.parse_args(arguments)
     common = {"data_dir": asked.data, "results_dir": asked.results, "head": "linear", "epochs": asked.epochs}
     runs = [
@@ -104,6 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
         for task in asked.tasks
     ]
     found = compare(runs)
+    if asked.json:
+        about = environment(torch.get_num_threads(), rows=asked.rows, epochs=asked.epochs)
+        asked.json.write_text(json.dumps({"environment": about, "rows": found.to_dict("records")}, indent=1) + "\n")
     print(found.groupby(["task", "method"])[["bytes", "held out", "dev"]].mean().round(4).to_string())
     return 0
 
