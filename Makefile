@@ -130,7 +130,8 @@ format: env  ## format code and notebooks
 	$(PY) -m ruff format .
 	$(STRIP) $(NOTEBOOKS)
 
-runs/site/%.ipynb: notebooks/%.ipynb $(wildcard adaprune/*.py adaprune/*/*.py results/*) | $(READY)
+READ_BY_NOTEBOOKS := adaprune/*.py adaprune/*/*.* adaprune/*/*/*.* results/*/*.* benchmarks/results/*.json
+runs/site/%.ipynb: notebooks/%.ipynb $(wildcard $(READ_BY_NOTEBOOKS)) | $(READY)
 	@mkdir -p $(@D)
 	$(PAPERMILL) $< $@
 

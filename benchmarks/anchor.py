@@ -1,6 +1,7 @@
 """Does an anchor help? Theta is pulled to its start, or learned only in a band around the cut, to get fewer flips.
 
-    python -m benchmarks.anchor RESULTS [--data DIR] [--tasks cola sst2 qnli] [--rows N] [--epochs N] [--seeds N] [--json FILE]
+    python -m benchmarks.anchor RESULTS [--data DIR] [--tasks cola sst2 qnli] [--rows N] [--epochs N]
+        [--seeds N] [--json FILE]
 
 After each step of adaprune, with theta_0 its start and c the k-th largest of theta_0,
 

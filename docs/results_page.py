@@ -14,16 +14,15 @@ from urllib.parse import quote
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
-from adaprune.report.comparison import default_of
 from adaprune.report.names import WRITTEN
-from adaprune.runs import table
+from adaprune.runs import RESULT_NEUTRAL, default_of, table
 
 COLUMNS = {
     "task": "task", "method": "method", "sparsity": "sparsity", "score": "score", "primary": "metric", "model": "base",
     "seed": "seed", "seeds": "seeds", "settings": "settings", "folder": "folder", "minutes": "minutes",
 }  # column of the table -> its head  # fmt: skip
 FILTERS = ("task", "method", "sparsity", "model", "seeds", "folder")
-NEUTRAL = {"seed", "data_dir", "results_dir", "checkpoint_steps", "keep"}  # what is no setting
+NEUTRAL = {"seed", *RESULT_NEUTRAL}  # what is no setting
 TELLS = ("task", "method", "sparsity", "seed", "model", "recipe")  # with both scores, to the last digit: which run
 
 

@@ -291,7 +291,8 @@ def test_the_commands_are_there(command):
 def test_what_the_readme_says_beside_its_table_is_of_records_and_zoo():
     """The figure's two shares; megabytes at 0.5 and 0.9; overlap with the magnitude mask; losses of CoLA."""
     shares = re.findall(r"\*\*adaprune\*\*, 0\.[59] removed \|.*?\| ([\d.]+) \| [\d.]+ to", README)
-    assert re.findall(r"([\d.]+) with (?:half|a tenth)", README) == shares and len(shares) == 2
+    said = re.search(r"gain: ([\d.]+) at sparsity 0\.5, ([\d.]+) at 0\.9\]", README)
+    assert [*said.groups()] == shares
     said = "masks at 0.5 keep {} of what fine-tuning gains over the probe, and at 0.9 they keep {},".format(*shares)
     assert said in " ".join(PAGES["paper"].split())
     made = zoo()[lambda rows: rows["head_bytes"] < 10_000]
@@ -354,6 +355,18 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
         f"fine-tuning has {held['finetune']:.3f}, LoRA {held['lora']:.3f}, the mask {held['adaprune']:.3f} and "
         f"IA3 {held['ia3']:.3f}"
     ) in page
+
+
+def test_what_is_said_of_an_anchor_is_measured():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "anchor.json").read_text())["rows"]
+    names = {
+        "adaprune": "adaprune", "pull_1e3": "pull 0.001", "pull_1e2": "pull 0.01", "band_1": "band 1",
+        "band_05": "band 0.5", "band_025": "band 0.25",
+    }  # fmt: skip
+    assert {row["method"] for row in rows} == set(names) and len(rows) == len(names)
+    for row in rows:
+        line = f"| {names[row['method']]} | {row['bytes'] / 1e3:.0f} | {row['held out']:.3f} | {row['dev']:.3f} |"
+        assert line in PAGES["results"], line
 
 
 def test_what_is_said_of_rivals_is_of_the_same_seeds():

@@ -191,10 +191,8 @@ def _stored(
 
 def _flips(
     masks: Mapping[str, np.ndarray], encoder: nn.Module, reference: tuple[dict, Mask] | None
-) -> tuple[dict[str, Any], bytes] | None:
-    """The differences of the masks from their reference: the card's entry and the bytes; None without masks."""
-    if not masks:
-        return None
+) -> tuple[dict[str, Any], bytes]:
+    """The differences of the masks from their reference: the card's entry and the bytes."""
     named, mask = reference or (None, None)
     others = mask and {name: kept.numpy() for name, kept in mask.resolve(encoder).masks.items()}
     said, data = encode_flips(masks, weights_of(encoder, masks), others)

@@ -45,7 +45,7 @@ SCORES = {
 # does, whatever the encoder: divided by an encoder's own number of weights, a small one would bear eight times that.
 BERT_BASE = 84_934_656
 THETA_RATE = 1e-4  # the learning rate that suits the mean of 0.01 of the ``magnitude`` start
-SNAPSHOTS = 8  # masks saved during training, evenly spaced
+SNAPSHOTS = 8  # at least, masks saved during training, evenly spaced
 
 
 def start(job: Job, own: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

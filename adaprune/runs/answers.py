@@ -16,7 +16,7 @@ LARGEST = 2**26  # largest file that is read, in bytes
 def write_answers(path: Path, logits: np.ndarray, task: TaskData, scored: bool = True) -> None:
     """Writes the answers of a run on the dev split, completely or not at all.
 
-    ``answers``: the class of each row as uint8 (uint16 for 256 classes or more), or the value as float32.
+    ``answers``: the class of each row as uint8 (uint16 for more than 256 classes), or the value as float32.
     ``resampled``: the main metric on bootstrap samples of the rows, which are the same for all runs (`data.resampled`),
     so that intervals can be computed without the labels.
 

@@ -32,7 +32,7 @@ class Paths:
 def paths_of(run: Run | str | Path) -> Paths:
     """The paths of a run, or of the one whose record is the file ``run``.
 
-    ``~`` and ``$NAME`` are expanded here, and only here.
+    ``~`` and ``$NAME`` are expanded.
     """
     if isinstance(run, Run):
         folder, name, teacher = expanded(run.results_dir), run.name, run.teacher
