@@ -37,7 +37,7 @@ from adaprune.deploy import (
 from adaprune.given import is_pair, number_of, rows_to_judge, texts_of
 from adaprune.methods import of_pairs
 from adaprune.runs import write_bytes
-from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, name_labels, pooled
+from adaprune.training import AdaptedModel, Encoder, bar, load_encoder, pooled
 
 FILES = {"mask.safetensors": b'"adaprune"', "card.json": b'"file_sha256"', "README.md": b"library_name: adaprune"}
 
@@ -78,7 +78,7 @@ class Adapted(nn.Module):
             self.model = apply_mask(base.model, mask)
         check_files(base, mask.card)
         self.pairs_apart = head is not None
-        name_labels(self.config, self.labels)
+        AdaptedModel.name_labels(self.config, self.labels)
         serve_in_pipelines()
 
     config = property(lambda self: self.model.config)

@@ -319,17 +319,24 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
     runs = gains.with_rows(table(folder), folder)
     ways = gains.frontier(runs).set_index("way")
     ia3, ours, lora = ways.loc["ia3"], ways.loc["adaprune 0.5"], ways.loc["lora r = 8"]
-    assert abs(ia3["share"] - ours["share"]) < 0.02 and ia3["bytes"] * 6 < ours["bytes"] < lora["bytes"] / 3
+    assert abs(ia3["share"] - ours["share"]) < 0.07 and ia3["bytes"] * 6 < ours["bytes"] < lora["bytes"] / 3
+    assert {int(way["seeds"]) for way in (ia3, ours, lora)} == {
+        3
+    } and "On CoLA (dev, three seeds, no teacher)" in README
     said = f"IA3 keeps {ia3['share']:.2f} in {ia3['bytes'] / 1e3:.0f} kB"
-    more = f"0.5 keeps {ours['share']:.2f} in {ours['bytes'] / 1e3:.0f} kB, LoRA (one seed) {lora['share']:.2f} in "
+    more = f"0.5 keeps {ours['share']:.2f} in {ours['bytes'] / 1e3:.0f} kB, LoRA {lora['share']:.2f} in "
     assert said in README and f"{more}{lora['bytes'] / 1e6:.1f} MB" in " ".join(README.split())
     units = f"such masks keep {ways.loc['adaprune units 0.5', 'share']:.2f} of the gain"
     assert units in " ".join(PAGES["costs"].split())
     rated = runs[runs["pattern"] == "weights"].groupby(["method", "learning_rate"])[["score", "selection_score"]].mean()
     best = rated.sort_values("selection_score").groupby("method").tail(1).droplevel(1)
-    dev, held = best["score"], best["selection_score"]
-    said = f"on the dev split {dev['ia3']:.3f} and {dev['adaprune']:.3f}, where fine-tuning has {dev['finetune']:.3f}."
-    assert said in page
+    names, rows = ["ia3", "adaprune", "lora", "finetune"], []
+    for column in ("score", "selection_score"):
+        rows.append([f"{best.loc[name, column]:.3f}" for name in names])
+    said = "IA3 has {}, the mask {}, LoRA {} and fine-tuning {}, and on the 799 held-out rows {}, {}, {} and {}."
+    assert said.format(*rows[0], *rows[1]) in page
+    spans = [f"{way['seeds_low']:.2f} to {way['seeds_high']:.2f} for" for way in (ia3, ours)]
+    assert f"over seeds are {spans[0]} IA3 and {spans[1]} the mask." in page
     first = runs[runs["seed"] == 0].set_index(["method", "learning_rate"])["score"]
     for method, said in (
         ("ia3", "IA3 {:.3f}, {:.3f} and {:.3f}"),
@@ -337,11 +344,9 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
         ("lora", "LoRA {:.3f}, {:.3f} and {:.0f}"),
     ):
         assert said.format(*first[method].sort_index()) in page
-    alone = gains.frontier(runs[runs["seed"] == 0]).set_index("way").loc["lora r = 8", "share"]
-    assert (
-        f"Its {lora['share']:.2f} is one seed against the mean of two; of that seed's own gain it keeps {alone:.2f}."
-        in page
-    )
+    tuned = rows[0][names.index("finetune")]
+    (whole,) = re.findall(r"^\| fine-tuned \| ([\d.]+)", README, re.MULTILINE)
+    assert f"Fine-tuning has {tuned} here and {whole} in the section above" in page
     by_bytes = [round(ways.loc[way, "bytes"] / ia3["bytes"]) for way in ("adaprune 0.5", "ia3", "lora r = 8")]
     assert "{} to {} to {}".format(*by_bytes) in page
     of_units = runs[runs["pattern"] == "units"].groupby("sparsity")["score"].mean()
@@ -351,10 +356,6 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
     (most,) = {f"{size / 1e3:.0f} kB" for size in trained.loc[trained["pattern"] == "units", "shipped_bytes"]}
     smallest = trained.sort_values("shipped_bytes").iloc[0]
     assert smallest["pattern"] == "units" and f"their files are the smallest, {most}:" in page
-    assert (
-        f"fine-tuning has {held['finetune']:.3f}, LoRA {held['lora']:.3f}, the mask {held['adaprune']:.3f} and "
-        f"IA3 {held['ia3']:.3f}"
-    ) in page
 
 
 def test_what_is_said_of_an_anchor_is_measured():

@@ -20,16 +20,7 @@ from adaprune.deploy.flips import Flips, decode_flips
 from adaprune.deploy.runtime import check_runtime, set_runtime
 from adaprune.masks import count_kept, maskable, thetas_of
 from adaprune.runs import read_record
-from adaprune.training import (
-    MINILM,
-    AdaptationHead,
-    AdaptedModel,
-    load_encoder,
-    name_labels,
-    place_of,
-    tensor_hash,
-    weights_in,
-)
+from adaprune.training import MINILM, AdaptationHead, AdaptedModel, load_encoder, place_of, tensor_hash, weights_in
 
 OWN = ("format", "base", "tensors", "head", "flips", "file_sha256")  # keys that only `save_mask` writes into a card
 
@@ -222,7 +213,7 @@ def apply_mask(model: nn.Module, mask: Mask, runtime: str = "dense") -> AdaptedM
         if name in mask.masks:
             module.weight.mul_(mask.masks[name].to(module.weight.device))
     encoder.requires_grad_(False)
-    name_labels(encoder.config, mask.card["labels"])
+    AdaptedModel.name_labels(encoder.config, mask.card["labels"])
     adapted.head = head
     return set_runtime(adapted.eval(), runtime)
 

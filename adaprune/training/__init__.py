@@ -26,7 +26,7 @@ from adaprune.training.encoders import (
 )
 from adaprune.training.fitting import fit, fit_added, fit_weights, predict, put_zeros, score
 from adaprune.training.frozen import fit_head, read
-from adaprune.training.heads import AdaptationHead, AdaptedModel, name_labels, pooled
+from adaprune.training.heads import AdaptationHead, AdaptedModel, pooled
 from adaprune.training.job import (
     Fit,
     Job,

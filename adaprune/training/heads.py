@@ -89,6 +89,13 @@ class AdaptedModel(nn.Module):
         config = encoder.config
         return cls(encoder, AdaptationHead(config.num_hidden_layers, config.hidden_size, outputs, kind, pooling))
 
+    @staticmethod
+    def name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
+        """Gives a ``config`` these labels, in place; without any, for a regression, it has one output, ``score``."""
+        config.id2label = dict(enumerate(labels)) or {0: "score"}
+        config.label2id = {label: number for number, label in config.id2label.items()}
+        config.problem_type = "single_label_classification" if labels else "regression"
+
     def train(self, mode: bool = True) -> AdaptedModel:
         """Training mode; an encoder without trained parameters stays in evaluation mode, without dropout."""
         super().train(mode)
@@ -106,13 +113,6 @@ class AdaptedModel(nn.Module):
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True).hidden_states
         logits = self.head(states[1:], inputs.get("attention_mask"))
         return SequenceClassifierOutput(loss=loss_of(logits, labels, teacher_logits), logits=logits)
-
-
-def name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
-    """Gives a model's ``config`` these labels, in place; without labels, a regression, it has one output, ``score``."""
-    config.id2label = dict(enumerate(labels)) or {0: "score"}
-    config.label2id = {label: number for number, label in config.id2label.items()}
-    config.problem_type = "single_label_classification" if labels else "regression"
 
 
 def loss_of(logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None = None) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from adaprune.deploy.mask import Mask
 from adaprune.deploy.runtime import PlacedLinear, SparseLinear
 from adaprune.masks import component_of
-from adaprune.training import name_labels
+from adaprune.training import AdaptedModel
 
 # The 8 mask entries of a byte, as bytes 0 and 1 in one 8-byte number: looked up ten times faster than a row of 8.
 _ENTRIES_OF_A_BYTE = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.uint8)
@@ -36,7 +36,7 @@ class Task(nn.Module):
     def __init__(self, mask: Mask, head: nn.Module, config):
         super().__init__()
         self.head, self.card, self.config = head.requires_grad_(False).eval(), mask.card, copy.deepcopy(config)
-        name_labels(self.config, mask.card["labels"])
+        AdaptedModel.name_labels(self.config, mask.card["labels"])
         packed = {name: np.packbits(kept.numpy(), bitorder="little") for name, kept in mask.masks.items()}
         ends = np.cumsum([len(part) for part in packed.values()])
         self.places = {name: slice(end - len(packed[name]), end) for name, end in zip(packed, ends, strict=True)}
