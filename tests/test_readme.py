@@ -382,6 +382,18 @@ def test_what_is_said_of_rivals_is_of_the_same_seeds():
     assert f"{rival:.2f} of the gain, ours {ours:.2f} on the same seeds" in README
     assert f"it keeps {rival:.2f} of the gain, `adaprune` {ours:.2f}." in " ".join(PAGES["results"].split())
     assert set(pairs) == {("cola", 2), ("sst2", 1), ("mrpc", 1), ("qnli", 1)}
+    at_most = runs[runs["sparsity"] == 0.9].pivot_table(
+        index=["task", "seed"], columns="method", values=["score", "selection_score"]
+    )
+    (dev_cola, dev_mrpc), (held_cola, held_mrpc) = (
+        [
+            f"{at_most.loc[place, (column, 'adaprune')]:.3f} to {at_most.loc[place, (column, 'soft_movement')]:.3f}"
+            for place in (("cola", 2), ("mrpc", 1))
+        ]
+        for column in ("score", "selection_score")
+    )
+    said = f"standard error, {dev_cola} and {dev_mrpc} (held-out rows: {held_cola}, and {held_mrpc})."
+    assert said in " ".join(PAGES["results"].split())
 
 
 def test_what_the_readme_says_is_lost():
