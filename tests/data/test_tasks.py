@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import BertTokenizerFast
 
+from adaprune.data.places import public
 from adaprune.data.tasks import GLUE, KNOWN_TASKS, is_users, load_task, tokenize
 
 
@@ -203,3 +204,13 @@ def test_tokens_of_pairs_and_of_a_regression(tmp_path, tokenizer):
         n = int(row["labels"])  # [CLS] a film [SEP] dull ... [SEP]; the longer text is cut
         assert row["length"] == len(row["input_ids"]) == min(9, 5 + n)
         assert sum(row["token_type_ids"]) == min(5, n + 1)
+
+
+def test_of_a_path_that_is_there_others_see_the_last_part(tmp_path, monkeypatch):
+    """However it is written; the name of a model on the hub stays whole."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients" / "acme").mkdir(parents=True)
+    (tmp_path / "clients" / "acme" / "tickets.csv").touch()
+    for path in ("clients/acme/tickets.csv", "./clients/acme/tickets.csv"):
+        assert public(path) == "tickets.csv"
+    assert public("clients/elsewhere") == "clients/elsewhere"

@@ -258,6 +258,25 @@ def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_mode
             MaskedEncoder.from_pretrained(str(folder))
 
 
+def test_a_kill_while_stale_files_go_leaves_tasks_that_load(served, tmp_path, monkeypatch):
+    """The index then names only what is there, or a folder could no longer be loaded."""
+    served.save_pretrained(tmp_path)
+    served.delete_task("two")
+
+    real = Path.unlink
+
+    def killed(path, **more):
+        real(path, **more)
+        if path.name == "two.safetensors":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        served.save_pretrained(tmp_path)
+    assert not (tmp_path / "two.safetensors").exists()
+    assert MaskedEncoder.from_pretrained(str(tmp_path)).tasks == served.tasks
+
+
 @pytest.mark.parametrize("name", ["README.md", INDEX])
 def test_a_save_that_fails_leaves_the_old_file_whole(served, tmp_path, monkeypatch, name):
     served.save_pretrained(tmp_path)
