@@ -5,8 +5,9 @@
 The first run of each name in the table ships, whatever its score; further seeds add their scores to its card. A mask
 that is no longer beside its record is taken from the zoo itself, if it came from that record. Besides the usual
 entries, a card has ``zoo``: the data and their terms; the rows and their fingerprint; the dev scores by seed; the base
-model's other name; the commands and the commit that reproduce it. Masks that are no longer in the table are removed.
-Nothing is written until all records, masks and rows are found to belong together.
+model's other name; the commands and the commit that reproduce it. A name whose first run is not finished keeps the
+file that the zoo has, and is listed; masks whose name is not in the table are removed. Nothing is written until all
+records, masks and rows are found to belong together.
 """
 
 import argparse
@@ -43,21 +44,21 @@ DATA = {
 
 
 def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
-    """Writes the mask of each name among the ``runs``, and removes everything else in ``folder``; returns the files.
+    """Writes the mask of each name among the ``runs`` and removes other names from ``folder``; returns what it wrote.
+
+    A name whose first run lacks its record or mask is left as it is.
 
     Raises:
-        ValueError: a run that ships is not finished or changed weights, its rows are not those of its record, or its
-            task is not a public one. Nothing has then been written.
+        ValueError: a run that ships changed weights, its rows are not those of its record, or its task is not a public
+            one. Nothing has then been written.
         OSError: data or a base model is not available.
     """
     named: dict[str, list[Run]] = {}
     for run in runs:
         named.setdefault(zoo_name(run), []).append(run)
-    ship = {name: some[0] for name, some in named.items()}
-    sources = {name: _source(run, Path(folder, f"{name}.safetensors")) for name, run in ship.items()}
-    if lacking := [run.name for name, run in ship.items() if sources[name] is None]:
-        raise ValueError(f"{len(lacking)} runs that ship lack their record or mask: {', '.join(lacking)}")
-    cards = {name: _about(name, some) for name, some in bar(named.items(), desc="cards", unit="mask")}
+    sources = {name: _source(some[0], Path(folder, f"{name}.safetensors")) for name, some in named.items()}
+    ship = {name: named[name][0] for name, source in sources.items() if source is not None}
+    cards = {name: _about(name, named[name]) for name in bar(ship, desc="cards", unit="mask")}
     encoders = {model: load_encoder(model).model for model in {run.model for run in ship.values()}}
     masks = {name: load_mask(sources[name], base=encoders[run.model]) for name, run in ship.items()}
     made = []
@@ -67,9 +68,10 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
         if card.get("licence", "unknown") == "unknown":  # for a folder without the model's README
             card["licence"] = BASES.get(Path(ship[name].model).name, ("", "unknown"))[1]
         made.append(save_mask(path, mask.masks, mask.head, card, base))
-    for old in set(Path(folder).glob("*.safetensors")) - set(made):
-        old.unlink()
-        old.with_suffix(".json").unlink(missing_ok=True)
+    for old in Path(folder).glob("*.safetensors"):
+        if old.stem not in named:
+            old.unlink()
+            old.with_suffix(".json").unlink(missing_ok=True)
     return made
 
 
@@ -135,11 +137,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, default=ZOO, help="where the masks go")
     asked = parser.parse_args(arguments)
     try:
-        made = make_zoo(read_sweep(asked.table, data_dir=asked.data), asked.zoo)
+        runs = read_sweep(asked.table, data_dir=asked.data)
+        made = make_zoo(runs, asked.zoo)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    size = sum(path.stat().st_size + path.with_suffix(".json").stat().st_size for path in made)
+    if lacking := sorted({zoo_name(run) for run in runs} - {path.stem for path in made}):
+        print(f"left as they are, for want of a record or mask: {', '.join(lacking)}", file=sys.stderr)
+    size = sum(path.stat().st_size for path in Path(asked.zoo).glob("*"))
     print(zoo(asked.zoo).round(4).to_string(), f"{size:,} bytes of at most {MOST_BYTES:,}", sep="\n")
     return int(size > MOST_BYTES)
 
