@@ -89,7 +89,7 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
     ax.set_yticks([*layers, *(layer + 0.5 for layer in layers)], [*layers, *["FFN"] * len(layers)])
     ax.set_xticks(range(heads), range(heads))
     ax.tick_params(colors=INK, length=0, left=True, bottom=True, labelleft=True, labelbottom=True)
-    ax.set(xlabel="head", ylabel="layer", xlim=(-0.7, heads - 0.3), ylim=(layers[0] - 0.3, layers[-1] + 0.8))
+    ax.set(xlabel="attention head", ylabel="layer", xlim=(-0.7, heads - 0.3), ylim=(layers[0] - 0.3, layers[-1] + 0.8))
     ax.spines[:].set_visible(False)
     return ax
 
