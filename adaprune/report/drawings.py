@@ -14,6 +14,7 @@ from adaprune.report.names import WRITTEN, written
 
 GAIN = "share of fine-tuning's gain that is kept"
 STRONGEST = 2  # edges into each block that a head graph shows
+LEAST_GAIN = -0.25  # where the axis of the gain ends: what is worse would press the others together
 
 
 def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: list[Any]) -> Axes:
@@ -98,10 +99,12 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against the bytes that ship per task (log), a point for each way; means over tasks.
 
     Bars: 95 % over seeds. The line joins the ways that no other beats in both. These have their names, as have the
-    masks of `adaprune` and methods with one point. Hollow points have the paper's head.
+    masks of `adaprune` and methods with one point; other methods are in the legend. Hollow points have the paper's head.
 
     ``points``: of `gains.frontier`.
     """
+    ours = (points["method"] == "adaprune") & ~points["way"].str.endswith(" head")
+    told = points["first"] | (points.groupby("method")["way"].transform("size") == 1) | ours
     for method in in_order(points["method"]):
         some = points[points["method"] == method]
         colour, marker = style_of(method)
@@ -109,16 +112,18 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
             spread = np.nan_to_num([[row.share - row.seeds_low], [row.seeds_high - row.share]])
             fill = "white" if "mlp head" in row.way else colour
             look = {"color": colour, "marker": marker, "mfc": fill, "ms": 7, "ls": "", "capsize": 2, "elinewidth": 0.8}
-            named = len(some) > 1 and row.Index == some.index[0]  # a single point has its name beside it
+            named = row.Index == some.index[0] and not told[some.index].all()
             ax.errorbar([row.bytes], [row.share], spread, **look, label=method if named else None)
     first = points[points["first"]].sort_values("bytes")
     ax.step(first["bytes"], first["share"], where="post", color=INK, lw=0.8, ls="--", zorder=1)
-    alone = points.groupby("method")["way"].transform("size") == 1
-    ours = (points["method"] == "adaprune") & ~points["way"].str.endswith(" head")
-    for row in points[points["first"] | alone | ours].sort_values("bytes").itertuples():
-        place = {"xytext": (6, -10), "textcoords": "offset points", "fontsize": 7, "color": INK}
+    for row in points[told].itertuples():
+        right = points[points["bytes"].between(row.bytes * 1.1, row.bytes * 4)]  # whose points a name would run into
+        left = row.bytes == points["bytes"].max() or ((right["share"] - row.share).abs() < 0.4).any()
+        place = {"xytext": (-6 if left else 6, 3 if left else -10), "ha": "right" if left else "left"}
+        place |= {"textcoords": "offset points", "fontsize": 7.5, "color": INK}
         ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
+    ax.margins(y=0.1)
     ax.set(xscale="log", xlabel="bytes that ship per task", ylabel=f"{GAIN}\n(bars: 95 % over seeds)")
     return dress(ax, grid="both")
 
@@ -127,7 +132,8 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     """The share of fine-tuning's gain kept against the share of weights kept (log): ours, its tasks, rivals pale.
 
     Bars: 95 % over dev rows. 1 is fine-tuning, 0 the floor, the better of probe and majority class. The thin lines are
-    single tasks, of ours. A method with one way has no settings in its name.
+    single tasks, of ours. A method with one way has no settings in its name. The axis ends at -0.25; ways that keep
+    less than that everywhere are named at its foot, with their shares.
 
     Args:
         ax: the panel.
@@ -139,12 +145,15 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
         """With its name at the right end, or at the left, at the ``height`` that is free for it."""
         points = points.sort_values("sparsity", ascending=left)
         ax.plot(1 - points["sparsity"], points["share"], **look)
-        end = {"xytext": (-8 if left else 8, 0), "textcoords": "offset points", "ha": "right" if left else "left"}
-        end |= {"va": "center", "fontsize": 8, "color": look["color"]}
-        ax.annotate(label, (1 - points["sparsity"].iloc[-1], height), **end)
+        end, share = 1 - points["sparsity"].iloc[-1], points["share"].iloc[-1]
+        place = {"ha": "right" if left else "left", "va": "center", "fontsize": 8, "color": look["color"]}
+        place["arrowprops"] = {"arrowstyle": "-", "color": look["color"], "lw": 0.5, "shrinkA": 0, "shrinkB": 2}
+        ax.annotate(label, (end, share), (end * (0.87 if left else 1.15), height), **place)
 
     ours = {task: points[points["method"] == "adaprune"].sort_values("sparsity") for task, points in tasks.items()}
     ends = sorted((points["share"].iloc[-1], task) for task, points in ours.items() if len(points))
+    off = shares.groupby("way")["share"].transform("max") < LEAST_GAIN
+    below, shares = shares[off], shares[~off]
     least = shares.sort_values("sparsity").groupby("way").head(1).sort_values("share")
     shown = [0, 1, *(share for share, _ in ends), *shares["share"]]
     gap = 0.04 * (max(shown) - min(shown))
@@ -168,6 +177,12 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
     )
     ax.set_xticks(kept, [f"{share:.0%}" for share in kept])
     ax.minorticks_off()
+    for number, ((way, method), points) in enumerate(below.sort_values("sparsity").groupby(["way", "method"])):
+        name = written(way if below[below["method"] == method]["way"].nunique() > 1 else method)
+        told = " and ".join(f"{row.share:.2f}" for row in points[::-1].itertuples())
+        place = {"ha": "right", "va": "top", "fontsize": 8, "color": style_of(method).colour}
+        ax.text(0.995, -0.03 - 0.07 * number, f"below: {name}, {told}", transform=ax.get_yaxis_transform(), **place)
+    ax.set_ylim(bottom=max(min(ax.get_ylim()[0], -0.07 - 0.07 * below["way"].nunique()), LEAST_GAIN))
     ax.set_xlim(kept[0] * 0.6, kept[-1] * 2.8)  # room for the names
     return dress(ax)
 
@@ -175,7 +190,7 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
 def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against speed relative to the dense model (log), one line per way of computing.
 
-    Each point is a sparsity, written beside the fastest way. Bars: 95 % over seeds. Ways without masks, as quantised
+    Each point is a sparsity, written beside the fastest way. Bars: 95 % over dev rows. Ways without masks, as quantised
     models, are vertical lines: how fast, not how good.
 
     ``points``: of `gains.speeds`.
@@ -183,8 +198,7 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     looks, lines = list(STYLES.values()), len(LINE_STYLES)
     masked = points[points["share"].notna()]
     for number, (way, some) in enumerate(masked.groupby("way")):
-        spread = [some["share"] - some["seeds_low"], some["seeds_high"] - some["share"]]
-        spread = np.nan_to_num(spread) if some["seeds_low"].notna().any() else None  # one seed: no bars in the legend
+        spread = np.nan_to_num([some["share"] - some["rows_low"], some["rows_high"] - some["share"]])
         look = {"color": looks[number].colour, "marker": "os^Dvp"[number % 6], "ls": LINE_STYLES[number % lines]}
         ax.errorbar(some["faster"], some["share"], spread, **look, ms=6, capsize=2, elinewidth=0.8, label=way)
     for row in masked.sort_values("faster").groupby("sparsity").tail(1).itertuples():
@@ -195,7 +209,7 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
         place = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 8, "color": INK}  # below the lines
         ax.text(row.faster, 0.03, row.way, transform=ax.get_xaxis_transform(), **place)
     ax.axvline(1, color=INK, lw=0.8, ls="--")
-    ax.set(xscale="log", xlabel="times as fast as dense float32", ylabel=f"{GAIN}\n(bars: 95 % over seeds)")
+    ax.set(xscale="log", xlabel="times as fast as dense float32", ylabel=f"{GAIN}\n(bars: 95 % over dev rows)")
     ax.set_xticks(ticks := [1, 1.5, 2, 3, 4, 6, 8, 12], [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.set(xlim=(0.92 * points["faster"].min(), 1.2 * points["faster"].max()), ylim=(0, 1.05))

@@ -133,7 +133,7 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
         where: ``shape``, ``batch``, ``threads`` and, for masks, ``mask`` to select; omitted keys select everything.
 
     Returns:
-        ``way``, ``sparsity``, ``share``, ``seeds_low``, ``seeds_high``, and ``faster``: one row per way and sparsity
+        ``way``, ``sparsity``, ``share``, ``rows_low``, ``rows_high``, and ``faster``: one row per way and sparsity
         that both tables have. Ways without masks have sparsity 0 and no share, because their quality is not known here.
     """
     rows = []
@@ -149,7 +149,7 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
     found = pd.DataFrame(rows, columns=["way", "sparsity", "pattern", "faster"])
     found = found.merge(kept, on=["pattern", "sparsity"], how="left")
     found = found[found["share"].notna() | (found["sparsity"] == 0)]
-    columns = ["way", "sparsity", "share", "seeds_low", "seeds_high", "faster"]
+    columns = ["way", "sparsity", "share", "rows_low", "rows_high", "faster"]
     return found[columns].sort_values(["way", "sparsity"], ignore_index=True)
 
 

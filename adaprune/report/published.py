@@ -6,6 +6,7 @@ A claim that compares scores names two kinds of runs, the sign that their differ
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,7 +212,7 @@ def _came_back(every: pd.DataFrame, results_dir: Path) -> tuple[list[float], pd.
 
 
 def claims_in_markdown(found: pd.DataFrame, results_dir: str | Path, beside: str | Path) -> str:
-    """`claims` in Markdown; each row links its folders of records, and of each the first runs.
+    """`claims` in Markdown; each row links its folders of records, and of each the first runs; cells can be unfolded.
 
     Args:
         found: of `claims`.
@@ -221,15 +222,21 @@ def claims_in_markdown(found: pd.DataFrame, results_dir: str | Path, beside: str
     Raises:
         FileNotFoundError: a run that a row names is not there.
     """
-    lines = ["| | claim | in the paper | settings | our records | verdict | runs |", "| --- " * 7 + "|"]
-    for number, (*cells, verdict, records) in enumerate(found.itertuples(index=False, name=None), 1):
+    lines = ["| | claim | verdict | in the paper | settings | our records | runs |", "| --- " * 7 + "|"]
+    for number, (claim, place, settings, told, verdict, records) in enumerate(
+        found[COLUMNS].itertuples(index=False), 1
+    ):
         by_folder: dict[Path, list[Path]] = {}
         for record in sorted({Path(results_dir, name) for name in records}):
             if not record.is_file():
                 raise FileNotFoundError(record)
             by_folder.setdefault(record.parent, []).append(record)
         links = [_links(folder, files, beside) for folder, files in by_folder.items()]
-        lines.append(f"| {number} | {' | '.join(cells)} | **{verdict}** | {'; '.join(links) or '-'} |")
+        verdict = re.sub("^.*?(?= in the mean for | for |: |$)", r"**\g<0>**", verdict, count=1)
+        cells = re.split(r"; (?![^()]*\))", told)  # not inside brackets
+        if len(cells) > 1:
+            told = f"<details><summary>{len(cells)} cells</summary>{'<br>'.join(cells)}</details>"
+        lines.append(f"| {number} | {claim} | {verdict} | {place} | {settings} | {told} | {'; '.join(links) or '-'} |")
     return "\n".join(lines)
 
 

@@ -84,6 +84,7 @@ def test_made_again_they_are_the_same(tmp_path, monkeypatch):
         return known[key] if key in known else known.setdefault(key, report(mask, *rest, **more))
 
     monkeypatch.setattr(topology, "report", once)
+    listed = {f"{folder}/{name}" for folder, _, _, names in ROWS for name in names.split()}
     for folder, notebook, given, names in ROWS:
         if notebook == "06_recipe_study":
             continue  # tests/test_study.py makes it
@@ -94,6 +95,10 @@ def test_made_again_they_are_the_same(tmp_path, monkeypatch):
             fresh, committed = (root / folder / f"{name}.{suffix}" for root in (tmp_path, ROOT))
             texts = [path.read_text(encoding="utf8") for path in (fresh, committed)]
             assert texts[0] == texts[1] if suffix == "md" else alike(*texts), f"{committed}: {notebook} draws another"
+    drawn = (path for path in (tmp_path / "figures").rglob("*") if path.suffix in (".svg", ".md"))
+    drawn = {path.relative_to(tmp_path).with_suffix("").as_posix() for path in drawn}
+    of_the_zoo = {f"figures/topology_long/{name}" for name in ("extra_degrees", "extra_head_graphs")}  # as in topology
+    assert drawn - of_the_zoo <= listed  # none is left out
 
 
 def test_a_changed_number_or_word_is_another_drawing():

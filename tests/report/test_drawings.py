@@ -51,7 +51,7 @@ def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):
     assert {(point.get_xdata()[0], point.get_ydata()[0]) for point in points} == {(1e5, 0.5), (3e5, 0.7), (2e6, 0.7)}
     hollow = [point.get_xdata()[0] for point in points if point.get_markerfacecolor() == "white"]
     assert hollow == [1e5]
-    assert ax.get_legend_handles_labels()[1] == ["lora"]  # a single point has its name beside it
+    assert ax.get_legend_handles_labels()[1] == ["lora"]  # whose points are not all named
     (low, high), _ = ax.containers[1][1], ax.containers[1]
     assert [low.get_ydata()[0], high.get_ydata()[0]] == pytest.approx([0.4, 0.6])
     steps = next(line for line in ax.lines if line.get_drawstyle() == "steps-post")
@@ -87,9 +87,24 @@ def test_names_of_tasks_that_end_together_do_not_collide(ax):
     points = gain_points()
     tasks = {name: points.assign(share=points["share"] + more) for name, more in (("cola", 0.001), ("qnli", 0.0))}
     drawings.draw_gain(ax, points, tasks)
-    heights = {text.get_text(): text.xy[1] for text in ax.texts if text.get_text() in ("CoLA", "QNLI")}
+    heights = {text.get_text(): text.xyann[1] for text in ax.texts if text.get_text() in ("CoLA", "QNLI")}
+    ends = {text.get_text(): text.xy for text in ax.texts if text.get_text() in heights}
+    assert ends["CoLA"] == pytest.approx((0.1, 0.601)) and ends["QNLI"] == pytest.approx((0.1, 0.6))  # joined to them
     assert heights["CoLA"] - heights["QNLI"] == pytest.approx(0.04)
     assert sum(heights.values()) / 2 == pytest.approx(0.6005)
+
+
+def test_what_keeps_nothing_is_named_below_the_axis(ax):
+    points = gain_points()
+    worst = [
+        ("magnitude 0.5", "magnitude", 0.5, -0.55, -0.9, -0.3),
+        ("magnitude 0.5", "magnitude", 0.9, -0.8, -1, -0.6),
+    ]
+    drawings.draw_gain(ax, pd.concat([points, pd.DataFrame(worst, columns=points.columns)]), {})
+    assert "below: magnitude mask, -0.80 and -0.55" in [text.get_text() for text in ax.texts]
+    assert ax.get_ylim()[0] >= drawings.LEAST_GAIN
+    colour = figures.style_of("magnitude").colour
+    assert not [line for line in ax.lines if line.get_color() == colour]
 
 
 def test_degrees_end_at_one_and_bring_chance_along(ax):
@@ -168,7 +183,7 @@ def test_recovery_is_the_mean_over_seeds_with_the_least_and_the_most(ax):
 def test_speed_has_a_line_a_way_and_a_vertical_line_for_what_has_no_mask(ax):
     rows = [("compact", 0.5, 0.9, 1.1), ("compact", 0.9, 0.6, 3.0), ("units", 0.5, 0.4, 2.0)]
     points = pd.DataFrame(rows, columns=["way", "sparsity", "share", "faster"])
-    points = points.assign(seeds_low=points["share"] - 0.1, seeds_high=[1.0, np.nan, 0.6])
+    points = points.assign(rows_low=points["share"] - 0.1, rows_high=[1.0, np.nan, 0.6])
     points.loc[len(points)] = {"way": "int8", "sparsity": 0.0, "faster": 5.0}
     drawings.draw_speed(ax, points)
     compact, units = ax.containers
@@ -176,6 +191,6 @@ def test_speed_has_a_line_a_way_and_a_vertical_line_for_what_has_no_mask(ax):
     assert compact[0].get_ydata().tolist() == [0.9, 0.6] and units[0].get_xdata().tolist() == [2.0]
     low, high = compact[1]
     assert low.get_ydata().tolist() == pytest.approx([0.8, 0.5])
-    assert high.get_ydata().tolist() == pytest.approx([1.0, 0.6])  # no interval of one seed
+    assert high.get_ydata().tolist() == pytest.approx([1.0, 0.6])  # no interval without rows
     assert {text.get_text() for text in ax.texts} == {"0.5", "0.9", "int8"}
     assert 5.0 in [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]

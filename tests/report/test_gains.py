@@ -124,7 +124,7 @@ def test_records_without_answers_have_missing_samples(tmp_path):
 def test_speeds_stand_beside_the_share_of_their_masks():
     kept = pd.DataFrame({
         "pattern": ["weights", "weights", "units"], "sparsity": [0.5, 0.9, 0.5], "share": [0.9, 0.7, 0.5],
-        "seeds_low": [0.8, 0.6, 0.4], "seeds_high": [1.0, 0.8, 0.6],
+        "rows_low": [0.8, 0.6, 0.4], "rows_high": [1.0, 0.8, 0.6],
     })  # fmt: skip
 
     def row(way, sparsity, faster, mask="magnitude", batch="1x32"):
@@ -141,7 +141,7 @@ def test_speeds_stand_beside_the_share_of_their_masks():
         ["int8, torch", 0.0, 3.0], ["sparse", 0.5, 1.1], ["sparse", 0.9, 4.0], ["units", 0.5, 2.0],
     ]  # fmt: skip
     assert found["share"].tolist()[1:] == [0.9, 0.7, 0.5] and math.isnan(found["share"][0])
-    assert found["seeds_low"].tolist()[1:] == [0.8, 0.6, 0.4]
+    assert found["rows_low"].tolist()[1:] == [0.8, 0.6, 0.4]
 
 
 def shipped(task, method, score, size, seed=0, **more):
