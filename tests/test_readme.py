@@ -353,7 +353,7 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
     by_bytes = [round(ways.loc[way, "bytes"] / ia3["bytes"]) for way in ("adaprune 0.5", "ia3", "lora r = 8")]
     assert "{} to {} to {}".format(*by_bytes) in page
     of_units = runs[runs["pattern"] == "units"].groupby("sparsity")["score"].mean()
-    said = "{:.3f} on the dev split with a quarter of the heads and neurons removed, {:.3f} with half."
+    said = "{:.3f} on the dev split with a quarter of the attention heads and neurons removed, {:.3f} with half."
     assert said.format(of_units[0.25], of_units[0.5]) in page
     trained = runs[~runs["method"].isin(["features", "magnitude", "probe", "majority"])]
     (most,) = {f"{size / 1e3:.0f} kB" for size in trained.loc[trained["pattern"] == "units", "shipped_bytes"]}

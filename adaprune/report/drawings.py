@@ -99,7 +99,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against the bytes that ship per task (log), a point for each way; means over tasks.
 
     Bars: 95 % over seeds. The line joins the ways that no other beats in both. These have their names, as have the
-    masks of `adaprune` and methods with one point; other methods are in the legend. Hollow points have the paper's head.
+    masks of `adaprune` and methods with one point; others are in the legend. Hollow points have the paper's head.
 
     ``points``: of `gains.frontier`.
     """
