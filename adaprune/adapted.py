@@ -31,6 +31,8 @@ from adaprune.deploy import (
     front_matter,
     load_mask,
     push,
+    read_as,
+    serve_in_pipelines,
     set_runtime,
     whole_file,
 )
@@ -60,8 +62,6 @@ class Adapted(nn.Module):
     can_generate = staticmethod(lambda: False)
 
     def __init__(self, mask: Mask, base: Encoder, mask_path: Path, record: dict | None = None, said: str = ""):
-        from adaprune.pipelines import serve_in_pipelines  # not above: it takes `import adaprune` seconds
-
         super().__init__()
         for given, kind, maker in ((mask, Mask, "load_mask"), (base, Encoder, "load_encoder")):
             if not isinstance(given, kind):
@@ -69,8 +69,8 @@ class Adapted(nn.Module):
         self.tokenizer, self.base, self.card = base.tokenizer, base, mask.card
         self.mask_path, self.record, self.said = Path(mask_path), record, said
         self.labels: list[str] = mask.card["labels"]
-        self.max_length = mask.card.get("max_length", 128)
-        self.columns = tuple(mask.card.get("columns", ()))  # cards older than 0.2 do not say
+        self.columns, length = read_as(mask.card)
+        self.max_length = min(length, base.tokenizer.model_max_length)
         if (head := of_pairs(mask.head, base.model.config.hidden_size, mask.card.get("pooling", "cls"))) is not None:
             check_base(base.model, mask)  # a probe's mask keeps everything, so nothing is applied
             self.model = AdaptedModel(base.model, head).eval()
@@ -137,7 +137,7 @@ class Adapted(nn.Module):
                 reverse.
             TypeError: something that holds no texts.
         """
-        if batch_size < 1:
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
         rows = self._checked([texts] if alone else texts_of(texts))
@@ -207,10 +207,11 @@ class Adapted(nn.Module):
 
         Raises:
             FileExistsError: a file with one of these names is not adaprune's. Nothing has then been written.
-            OSError: the folder cannot be written.
+            ValueError: the mask file from which this was loaded has changed since.
+            OSError: the folder cannot be written, or that mask file is no longer there.
         """
         folder = check_folder(folder)
-        (content, card), text = whole_file(self.mask_path, self.base.id), self._readme().encode()
+        (content, card), text = whole_file(self.mask_path, self.base.id, self.card), self._readme().encode()
         card = {**card, "file_sha256": hashlib.sha256(content).hexdigest()}
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,25 @@ def test_a_mask_with_a_reference_is_saved_whole(adapted, settings, tmp_path):
     assert again.card["flips"]["reference"] is None and again.predict(TEXTS, return_scores=True) == expected
 
 
+def test_what_is_saved_is_what_was_loaded(adapted, settings, tmp_path):
+    """Not what the file has become since."""
+    adapted.save_pretrained(tmp_path / "a")
+    loaded, file = adaprune.Adapted.from_pretrained(tmp_path / "a"), tmp_path / "a" / "mask.safetensors"
+    mask, base = adaprune.load_mask(file), adaprune.load_encoder(settings["model"]).model
+    other = {name: ~kept for name, kept in mask.masks.items()}
+    (tmp_path / "a" / "card.json").unlink()
+    adaprune.save_mask(file, other, mask.head, deploy.given(mask.card), base)
+    with pytest.raises(ValueError, match=r"mask\.safetensors has changed since this model was loaded from it"):
+        loaded.save_pretrained(tmp_path / "b")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"mask\.safetensors, from which this model was loaded, is no longer"):
+        loaded.save_pretrained(tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    for size in (0, 1.5, None):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}"):
+            adapted.predict(TEXTS, batch_size=size)
+
+
 @pytest.mark.parametrize("runtime", ["dense", "sparse", "auto"])
 def test_compacted_it_answers_the_same_and_saves_the_same_mask(runtime, settings, tiny_runs_dir, tmp_path):
     settings = {**settings, "results_dir": str(tmp_path / "runs")}

@@ -9,6 +9,6 @@ from adaprune.deploy.mask import Mask, apply_mask, base_of, check_base, given, h
 from adaprune.deploy.mask_file import load_mask, save_mask, whole_file
 from adaprune.deploy.runtime import compact, export, load_compact, save_compact, set_runtime
 from adaprune.deploy.serving import MaskedEncoder
-from adaprune.deploy.sharing import check_files, find_mask, front_matter, push
+from adaprune.deploy.sharing import check_files, find_mask, front_matter, push, read_as, serve_in_pipelines
 from adaprune.deploy.task_inference import called, task_entropies, task_scores
 from adaprune.deploy.zoo_files import ZOO, zoo, zoo_name

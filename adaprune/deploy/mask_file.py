@@ -144,13 +144,19 @@ def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
-def whole_file(path: Path, model: str) -> tuple[bytes, dict[str, Any]]:
+def whole_file(path: Path, model: str, expected: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """The bytes of the mask file ``path`` and its card; written anew if it needs a reference beside it to be read.
 
     ``model`` says where the base is, which is then loaded: masks are written with the weights that they belong to.
+
+    Raises:
+        FileNotFoundError, ValueError: the file that had the card ``expected`` is gone or has changed.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}, from which this model was loaded, is no longer there")
     content = read_bytes(path, MAX_FILE)
-    card = read_mask(path, content).card
+    if (card := read_mask(path, content).card) != expected:
+        raise ValueError(f"{path} has changed since this model was loaded from it: load it again")
     if (card.get("flips") or {}).get("reference") is None:
         return content, card
     base = load_encoder(*base_of({**card, "model": model}, path)).model
@@ -213,6 +219,8 @@ def _named(path: Path, reference: Path, base: Mapping, masks: Mapping[str, Tenso
 
 
 def _paths(path: str | Path) -> tuple[Path, Path]:
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"a mask is given by a path or a name of the zoo, got {path!r:.80} ({type(path).__name__})")
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: the name of a mask file ends in .safetensors")
     return expanded(path), expanded(path).with_suffix(".json")

@@ -20,7 +20,18 @@ from adaprune.deploy.mask import Mask, base_of, fitting_head
 from adaprune.deploy.mask_file import load_mask
 from adaprune.deploy.runtime import check_kernel
 from adaprune.deploy.runtime.served_layers import Kept, ServedEmbedding, ServedLinear, Task
-from adaprune.deploy.sharing import INDEX, NAME, check_files, folder_of, mask_file, push, save_tasks, tasks_in
+from adaprune.deploy.sharing import (
+    INDEX,
+    NAME,
+    check_files,
+    folder_of,
+    mask_file,
+    push,
+    read_as,
+    save_tasks,
+    serve_in_pipelines,
+    tasks_in,
+)
 from adaprune.masks import maskable
 from adaprune.training import Encoder, load_encoder
 
@@ -28,11 +39,10 @@ from adaprune.training import Encoder, load_encoder
 class MaskedEncoder(nn.Module):
     """A frozen base model that serves many tasks; each adds its packed mask and its head.
 
-    The logits equal those of `apply_mask` with the same runtime on a separate base, to the last bit. With
-    ``served.tokenizer`` it is a model for ``transformers.pipeline("text-classification", ...)``, which then serves the
-    active task. (The pipeline logs that the class is not on its list; the first task added is active, as in peft.) Once
-    the tasks are added, it can be moved to another device or dtype, with weights, heads and masks. Tasks are added and
-    saved in float32.
+    The logits equal those of `apply_mask` with the same runtime on a separate base, to the last bit.
+    ``transformers.pipeline("text-classification", model=served)`` serves the active task, and cuts texts as it was
+    trained; the first task added is active, as in peft. Once the tasks are added, it can be moved to another device or
+    dtype, with weights, heads and masks. Tasks are added and saved in float32.
 
     Args:
         base: the base model; it is frozen, and its weights stay as they are.
@@ -45,6 +55,9 @@ class MaskedEncoder(nn.Module):
         TypeError: ``base`` is not from `load_encoder`.
         ValueError: an invalid ``keep`` or ``runtime``, or a base on a device that the sparse runtime does not support.
     """
+
+    input_modalities = ("text",)  # pipelines print these two attributes of a model
+    can_generate = staticmethod(lambda: False)
 
     def __init__(self, base: Encoder, keep: int = 1, runtime: str = "dense"):
         super().__init__()
@@ -64,6 +77,7 @@ class MaskedEncoder(nn.Module):
         for name, module in maskable(self.encoder, "encoder+embeddings").items():
             module.__class__ = ServedLinear if isinstance(module, nn.Linear) else ServedEmbedding
             module.mask_name = name
+        serve_in_pipelines()
         self.train(False)
 
     @classmethod
@@ -105,6 +119,17 @@ class MaskedEncoder(nn.Module):
         """The base model's configuration, with the active task's labels."""
         return self.encoder.config if self.active_task is None else self.task(self.active_task).config
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the active task reads: text, (text_pair); () if no task is active, or its card does not say."""
+        return read_as(self.task(self.active_task).card)[0] if self.active_task else ()
+
+    @property
+    def max_length(self) -> int:
+        """The number of tokens after which a pipeline cuts the texts of the active task, as in training."""
+        card = self.task(self.active_task).card if self.active_task else {}
+        return min(read_as(card)[1], self.tokenizer.model_max_length)
+
     device = property(lambda self: next(self.encoder.parameters()).device)
     dtype = property(lambda self: next(self.encoder.parameters()).dtype)
 
@@ -130,6 +155,7 @@ class MaskedEncoder(nn.Module):
         source = name if source is None else source
         mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
         check_files(self.base, mask.card)
+        read_as(mask.card)  # refuses what no run could have written
         self._tasks[_key(name)] = Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
         self.active_task = self.active_task or name
 
@@ -165,7 +191,7 @@ class MaskedEncoder(nn.Module):
             if self.active_task is None:
                 raise ValueError(f"no task is active: set_task one of {', '.join(self.tasks) or 'those you add_task'}")
             return SequenceClassifierOutput(logits=self._logits(self.task(self.active_task), inputs, True))
-        if isinstance(tasks, str) or len(tasks) != len(input_ids):
+        if isinstance(tasks, str) or not hasattr(tasks, "__len__") or len(tasks) != len(input_ids):
             raise ValueError(f"tasks must be a list of {len(input_ids)} names, one for each row, got {tasks!r}")
         found = {name: self.task(name) for name in tasks}
         width = max((task.config.num_labels for task in found.values()), default=0)

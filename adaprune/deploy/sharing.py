@@ -12,10 +12,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCardData, hf_hub_download, snapshot_download
 from huggingface_hub import errors as hub_errors
 
-from adaprune.data import expanded
+from adaprune.data import GLUE, expanded
 from adaprune.deploy.mask import given
 from adaprune.deploy.mask_file import load_mask, save_mask
-from adaprune.deploy.zoo_files import is_zoo_name, zoo_file
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_file, zoo_names
 from adaprune.runs import write_bytes
 from adaprune.training import MINILM, Encoder
 
@@ -87,6 +87,12 @@ def folder_of(name: str | Path, revision: str | None) -> Path | None:
     return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
 
 
+def _hides_the_zoo(source: Path) -> bool:
+    """Whether there is something called ``source`` that goes before a mask of the zoo: not a folder without masks."""
+    masks = (source / INDEX).is_file() or (source / "mask.safetensors").is_file()
+    return source.exists() and (masks or not source.is_dir() or str(source) not in zoo_names())
+
+
 def find_mask(name: str | Path, revision: str | None = None) -> Path:
     """The file of one mask: a path, a name from the zoo, or a folder or hub repository that `Adapted` wrote.
 
@@ -94,7 +100,7 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
         FileNotFoundError: there is no such file.
     """
     name = expanded(name)
-    if not name.exists() and is_zoo_name(str(name)):  # the hub's names have a slash
+    if is_zoo_name(str(name)) and not _hides_the_zoo(name):  # the hub's names have a slash
         try:
             return zoo_file(str(name))
         except ValueError as error:
@@ -119,7 +125,7 @@ def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
     """The mask file of the task ``name`` in ``source``: that file itself, or one in a folder or repository of tasks."""
     if str(source).endswith(".safetensors"):
         return expanded(source)
-    if is_zoo_name(source) and not Path(source).is_dir():
+    if is_zoo_name(source) and not (Path(source).is_dir() and _hides_the_zoo(Path(source))):
         try:
             return zoo_file(source)
         except ValueError as error:
@@ -136,6 +142,31 @@ def mask_file(name: str, source: str | Path, revision: str | None) -> Path:
     if name not in names and len(names) > 1:
         raise ValueError(f"{source} has no task {name!r}: it has {', '.join(names)}")
     return folder / f"{name if name in names else names[0]}.safetensors"
+
+
+def read_as(card: Mapping) -> tuple[tuple[str, ...], int]:
+    """The columns that the mask of ``card`` reads, () if that is not known, and the tokens after which texts are cut.
+
+    Raises:
+        ValueError: a card that says what no run could have written.
+    """
+    task, columns, length = card.get("task"), card.get("columns"), card.get("max_length", 128)
+    if columns is None:  # cards older than 0.2 do not say
+        columns = ["text", "text_pair"][: len(GLUE[task].columns)] if isinstance(task, str) and task in GLUE else []
+    scores = card.get("metrics", {})
+    fit = columns in ([], ["text"], ["text", "text_pair"]) and type(length) is int and length > 2
+    if not fit or not isinstance(scores, Mapping):
+        raise ValueError(f"the mask's card says columns={columns!r}, max_length={length!r}, metrics={scores!r:.80}")
+    return tuple(columns), length
+
+
+def serve_in_pipelines() -> None:
+    """Lets ``pipeline("text-classification", model=ours)`` find the tokenizer; other models are not affected."""
+    from transformers.pipelines import PIPELINE_REGISTRY  # not above: it takes `import adaprune` seconds
+
+    from adaprune.deploy.runtime.pipelines import OwnTokenizer
+
+    PIPELINE_REGISTRY.supported_tasks["text-classification"]["impl"] = OwnTokenizer
 
 
 def check_files(base: Encoder, card: Mapping) -> None:

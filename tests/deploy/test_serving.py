@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import close_session, constants
 from transformers import pipeline
 
-from adaprune import MaskedEncoder, apply_mask, load_encoder, load_mask, save_mask
+from adaprune import Adapted, MaskedEncoder, apply_mask, load_encoder, load_mask, save_mask
 from adaprune.deploy.serving import INDEX
 from adaprune.deploy.task_inference import called, task_entropies, task_scores
 from adaprune.masks.layers import maskable
@@ -170,6 +170,51 @@ def test_a_pipeline_serves_the_active_task(served):
             assert list(scores) == sorted(scores, key=scores.get, reverse=True)
             for label, score in zip(labels or ["score"], row.tolist(), strict=True):
                 assert scores[label] == pytest.approx(score, rel=1e-4, abs=1e-5)  # padded to other lengths
+
+
+def test_a_pipeline_cuts_texts_as_the_active_task_was_trained(served, paths, tiny_model_dir, tmp_path):
+    """Without a tokenizer being given, and also after a switch."""
+    encoder, pipe = load_encoder(str(tiny_model_dir)).model, pipeline("text-classification", model=served)
+    for length, columns in ((8, ["text"]), (12, ["text", "text_pair"])):
+        path = make_mask(
+            tmp_path, encoder, f"of_{length}", ["a", "b"], length, model=tiny_model_dir, max_length=length,
+            columns=columns,
+        )  # fmt: skip
+        served.add_task(f"of_{length}", path)
+        served.set_task(f"of_{length}")
+        assert (served.max_length, served.columns) == (length, tuple(columns))
+        long = "a fine film and " * 200
+        given = (long,) if len(columns) == 1 else (long, "dull and long")
+        tokens = served.tokenizer(*given, truncation=True, max_length=length, return_tensors="pt")
+        assert tokens["input_ids"].shape[1] == length
+        (answer,) = pipe([dict(zip(columns, given, strict=True))])
+        assert answer["score"] == pytest.approx(float(served(**tokens).logits.softmax(-1).max()), abs=1e-5)
+    with pytest.raises(ValueError, match='this task reads {"text": ..., "text_pair": ...}'):
+        pipe("one text")
+
+
+@pytest.mark.parametrize(
+    "said", [{"max_length": "128"}, {"max_length": 0}, {"columns": "text"}, {"columns": ["label"]}, {"metrics": "x"}]
+)
+def test_a_card_that_no_run_wrote_is_refused(said, served, tiny_model_dir, tmp_path):
+    path = make_mask(
+        tmp_path, load_encoder(str(tiny_model_dir)).model, "odd", ["a", "b"], 9, model=tiny_model_dir, **said
+    )
+    (name, value), before = *said.items(), served.tasks
+    with pytest.raises(ValueError, match=f"the mask's card says .*{name}={value!r}".replace("[", r"\[")):
+        served.add_task("odd", path)
+    assert served.tasks == before
+    with pytest.raises(ValueError, match="the mask's card says"):
+        Adapted.from_pretrained(path, base=str(tiny_model_dir))
+
+
+def test_tasks_that_are_no_list_and_masks_that_are_no_path(served):
+    for tasks in (3, iter(["two"] * 4), "two"):
+        with pytest.raises(ValueError, match="tasks must be a list of 4 names, one for each row"):
+            served(**read(served), tasks=tasks)
+    for path in (None, 5, ["sst2"]):
+        with pytest.raises(TypeError, match="a mask is given by a path or a name of the zoo, got"):
+            load_mask(path)
 
 
 def test_names_may_have_dots(served, paths, tmp_path):

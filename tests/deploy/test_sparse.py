@@ -122,6 +122,19 @@ def test_every_known_family_has_every_runtime(family, tmp_path, monkeypatch):
         torch.testing.assert_close(found, half[0], atol=5e-2, rtol=5e-2)
 
 
+def test_auto_does_not_train_where_it_is_dense_either(mask, monkeypatch):
+    """A dense layer that learned would leave its sparse twin behind."""
+    pretend(monkeypatch, lambda tokens: 2.0 if tokens < 100 else 0.5)
+    model = apply_mask(tiny.encoder(), mask(), runtime="auto")
+    many = tiny.batch(rows=50)
+    with torch.enable_grad():
+        model.head.requires_grad_(True)
+        assert model(**many).logits.requires_grad  # a head may be trained
+        model.requires_grad_(True)
+        with pytest.raises(RuntimeError, match="computes and does not train: load the model again with 'dense'"):
+            model(**many)
+
+
 def test_unmasked_matrices_stay_dense(mask):
     made = mask()
     name = next(iter(made.masks))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DataCollatorWithPadding
 
-from adaprune import MaskedEncoder, Run, adapt, apply_mask, load_encoder, load_mask, load_task, zoo
+from adaprune import Adapted, MaskedEncoder, Run, adapt, apply_mask, load_encoder, load_mask, load_task, zoo
 from adaprune.data import tokenize
 from adaprune.deploy import ZOO, find_mask, zoo_name
 from adaprune.make_zoo import MOST_BYTES, main, make_zoo
@@ -164,6 +164,32 @@ def test_a_folder_goes_before_a_name(tmp_path, monkeypatch, tiny_model_dir):
     Path(OF_MINILM[0], f"{OF_MINILM[0]}.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=f"{OF_MINILM[0]}/{OF_MINILM[0]}.safetensors is not a whole mask file"):
         served.add_task("second", OF_MINILM[0])
+
+
+def test_a_folder_without_masks_does_not_hide_the_zoo(tmp_path, monkeypatch):
+    """As a folder of data has that is called after its task."""
+    monkeypatch.chdir(tmp_path)
+    Path(OF_MINILM[0]).mkdir()
+    assert find_mask(OF_MINILM[0]) == ZOO / f"{OF_MINILM[0]}.safetensors"
+    served = MaskedEncoder(load_encoder("minilm"))
+    served.add_task(OF_MINILM[0])
+    Path("mine").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"mine/mask\.safetensors: no such file"):
+        find_mask("mine")
+    with pytest.raises(FileNotFoundError, match="mine is neither a mask file nor a folder"):
+        served.add_task("mine")
+
+
+def test_each_says_what_it_reads():
+    """An old card does not; its task does."""
+    for name in OF_MINILM:
+        adapted = Adapted.from_pretrained(name)
+        pairs = adapted.card["task"] in ("mrpc", "stsb", "qnli", "mnli", "rte")
+        assert adapted.columns == (("text", "text_pair") if pairs else ("text",))
+        given = ("A man plays.", "A man is playing.") if pairs else "A man plays."
+        assert adapted.predict(given) == adapted.predict([given])[0]
+        with pytest.raises(ValueError, match="row 1: this task reads a"):
+            adapted.predict(["A man plays."] if pairs else [("A man plays.", "A man is playing.")])
 
 
 def test_the_wrong_base_is_told_the_right_one(tiny_model_dir):

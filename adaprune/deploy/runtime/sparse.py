@@ -58,6 +58,9 @@ class PlacedLinear(nn.Linear):
         return y if self.rows is None else y.new_zeros(*y.shape[:-1], self.gives).index_copy_(-1, self.rows, y)
 
 
+NO_TRAINING = "the sparse runtime computes and does not train: load the model again with 'dense'"
+
+
 class SparseLinear(nn.Module):
     """A linear layer's kept weights in CSR: 8 bytes per weight in float32 (value and column), 4 per output.
 
@@ -95,7 +98,7 @@ class SparseLinear(nn.Module):
             TypeError: x of another dtype or device than the weights.
         """
         if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError("the sparse runtime computes and does not train: load the model again with 'dense'")
+            raise RuntimeError(NO_TRAINING)
         if x.dtype != self.values.dtype or x.device.type != "cpu" or x.dtype not in DTYPES:
             raise TypeError(
                 f"sparse weights are {self.values.dtype} on {self.values.device}, the input is {x.dtype} on {x.device}:"
@@ -143,6 +146,8 @@ class ChosenLinear(nn.Module):
         return self.dense.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and (x.requires_grad or self.dense.weight.requires_grad):
+            raise RuntimeError(NO_TRAINING)  # also where the dense layer is used: the sparse one would not follow
         return self.sparse(x) if sparse_at(x.numel() // self.sparse.in_features, self.wins) else self.dense(x)
 
 

@@ -1,7 +1,6 @@
-"""Our models in ``transformers.pipeline``. Imported where it is used, as transformers takes seconds to load that."""
+"""Our models in ``transformers.pipeline``. Imported by `sharing.serve_in_pipelines`, as it takes seconds to load."""
 
 from transformers import TextClassificationPipeline
-from transformers.pipelines import PIPELINE_REGISTRY
 
 
 class OwnTokenizer(TextClassificationPipeline):
@@ -13,8 +12,6 @@ class OwnTokenizer(TextClassificationPipeline):
     _load_tokenizer = None  # not refused before the model was asked
 
     def __init__(self, model, tokenizer=None, **settings):
-        if hasattr(model, "max_length"):
-            settings = {"truncation": True, "max_length": model.max_length, **settings}
         tokenizer = tokenizer or getattr(model, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("the model brings no tokenizer: give one, pipeline(..., tokenizer=...)")
@@ -29,9 +26,6 @@ class OwnTokenizer(TextClassificationPipeline):
         if isinstance(given, (tuple, dict)) and columns and ("text_pair" in given) != ("text_pair" in columns):
             asked = '{"text": ..., "text_pair": ...}' if "text_pair" in columns else "one text"
             raise ValueError(f"this task reads {asked}, got {str(inputs)[:80]!r}")
+        if hasattr(self.model, "max_length"):  # which changes with the active task of a `MaskedEncoder`
+            settings = {"truncation": True, "max_length": self.model.max_length, **settings}
         return super().preprocess(inputs, **settings)
-
-
-def serve_in_pipelines() -> None:
-    """Lets ``pipeline("text-classification", model=ours)`` find the tokenizer; other models are not affected."""
-    PIPELINE_REGISTRY.supported_tasks["text-classification"]["impl"] = OwnTokenizer
