@@ -55,7 +55,9 @@ def scores(name: str) -> str:
             for task, most in columns
         ]
         rows.append([label, "-" if sparsity == WITHOUT_MASK else f"{sparsity:g}", *(_cell(found) for found in cells)])
-    heads = [f"{WRITTEN.get(task, task)}, {f'{most:,} rows' if most else 'all rows'}" for task, most in columns]
+    heads = [
+        f"{WRITTEN.get(task, Path(task).name)}, {f'{most:,} rows' if most else 'all rows'}" for task, most in columns
+    ]
     return _markdown(["way", "sparsity", *heads], rows)
 
 
