@@ -333,7 +333,7 @@ def test_04_topology(runs, tmp_path):
              "methods": ["adaprune", "imp", "magnitude"], "sparsities": [0.2, 0.5]}  # fmt: skip
     code, said, error = papermill("04_topology", tmp_path, **asked)
     assert code == 0, error
-    assert "3 masks of 2 heads a layer" in said and "seeds on" in said and "of the kept came back" in said
+    assert "3 masks of 2 attention heads a layer" in said and "seeds on" in said and "of the kept came back" in said
     pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
     names = ("fig3_", "extra_topology.", "extra_degrees.", "extra_overlap.", "extra_recovery.", "extra_head_graphs.")
     assert all(any(picture.startswith(name) for picture in pictures) for name in names), pictures
