@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class Adapted(nn.Module):
                 reverse.
             TypeError: something that holds no texts.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, Integral) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         alone = isinstance(texts, str) or (isinstance(texts, tuple) and is_pair(texts) and len(self.columns) == 2)
         rows = self._checked([texts] if alone else texts_of(texts))

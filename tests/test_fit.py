@@ -138,6 +138,7 @@ def test_what_is_saved_is_what_was_loaded(adapted, settings, tmp_path):
     for size in (0, 1.5, None):
         with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {size}"):
             adapted.predict(TEXTS, batch_size=size)
+    assert adapted.predict(TEXTS, batch_size=np.int64(2)) == adapted.predict(TEXTS)
 
 
 @pytest.mark.parametrize("runtime", ["dense", "sparse", "auto"])
