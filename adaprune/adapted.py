@@ -164,7 +164,7 @@ class Adapted(nn.Module):
         if file and file.is_file() and file.name == Path(self.card.get("task", "")).name:
             warnings.warn(
                 f"{data} has the name of the file that this model was fitted to: on rows that it has learned, scores "
-                "are too good (its card has those on held-out rows)",
+                "are too good (its card has those on dev rows)",
                 stacklevel=2,
             )
         rows = rows_to_judge(data, labels, data_dir, self.labels)
@@ -278,7 +278,7 @@ class Adapted(nn.Module):
         call = 'adapted.predict([("a text", "its pair")])' if len(self.columns) == 2 else 'adapted.predict(["a text"])'
         labels = ", ".join(self.labels) or "none, it gives a number"
         scores = "".join(f"| {name} | {value:.4f} |\n" for name, value in self._scores().items())
-        scores = scores and f"| on held-out rows | |\n|---|---|\n{scores}\n"
+        scores = scores and f"| on dev rows | |\n|---|---|\n{scores}\n"
         return (
             f"---\n{front_matter(self.base)}\n---\n\n# A mask for {Path(self.card.get('task', 'a task')).name}\n\n"
             "A binary mask and a head over an untouched base model.\n\n"

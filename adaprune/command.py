@@ -172,7 +172,7 @@ def inspect(file: str, whole: bool) -> None:
         "method": card.get("method", "not named"),
         "kept": f"{mask.kept:,} of {mask.total:,} weights in scope, sparsity {mask.sparsity:.6g}",
         "head": f"{sum(tensor.numel() for tensor in mask.head.values()):,} numbers",
-        **{f"held-out {name}": f"{value:.4f}" for name, value in metrics.get("validation", {}).items()},
+        **{f"dev {name}": f"{value:.4f}" for name, value in metrics.get("validation", {}).items()},
     }
     click.echo("\n".join(f"{name:18} {value}" for name, value in said.items()))
 

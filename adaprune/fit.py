@@ -30,7 +30,7 @@ from adaprune.training import card_of, load_encoder, prepare
 SHARED = ("task", "seed", "model", "data_dir", "results_dir", "max_train_examples", "max_length", "precision",
           "checkpoint_steps")  # fmt: skip
 
-FEWEST = 6  # held-out rows that can show a gain: to be better on all of 5 is chance in one of 16 cases
+FEWEST = 6  # dev rows that can show a gain: to be better on all of 5 is chance in one of 16 cases
 
 
 def fit(data: Any, labels: Sequence | None = None, *, teacher: str = "", **fields: Any) -> Adapted:
@@ -128,12 +128,12 @@ def _verdict(task: TaskData, ours: tuple[Run, dict], known: tuple[Run, dict]) ->
     """One line: the score, the majority class's and the probe's, and what adapting gained.
 
     ``ours`` and ``known`` are the run and the probe, which may be the same, each with its record. Whether this is a
-    gain is judged by the paired bootstrap over the held-out rows (95 %), see `data.resampled`.
+    gain is judged by the paired bootstrap over the dev rows (95 %), see `data.resampled`.
     """
     run, metric = ours[0], ours[1]["metrics"]["primary"]
     score, without = (record["metrics"]["validation"][metric] for _, record in (ours, known))
     held = task.splits["validation"]["label"]
-    rows = f"{len(held)} held-out rows"
+    rows = f"{len(held)} dev rows"
     if lacking := [label for number, label in enumerate(task.labels) if number not in set(held)]:
         rows += f", none of them {' or '.join(lacking[:3])}"
     constant = "the commonest label" if task.labels else "the mean"
@@ -160,7 +160,7 @@ def _verdict(task: TaskData, ours: tuple[Run, dict], known: tuple[Run, dict]) ->
 
 
 def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
-    """The main metric on `data.resampled` samples of the held-out rows; for a user's own file, from its answers.
+    """The main metric on `data.resampled` samples of the dev rows; for a user's own file, from its answers.
 
     Raises:
         FileNotFoundError: no answers beside the record.
@@ -174,7 +174,7 @@ def _samples(run: Run, task: TaskData, metric: str) -> np.ndarray:
 
 
 def scores_beside(run: Run) -> dict[str, float]:
-    """The main metric of a finished run, of the probe, and of the commonest label, on the same held-out rows.
+    """The main metric of a finished run, of the probe, and of the commonest label, on the same dev rows.
 
     The probe is read from ``results_dir``, or run in a temporary folder. With more than 20,000 training rows that would
     take minutes, so it is left out.

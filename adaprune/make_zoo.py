@@ -22,9 +22,10 @@ from adaprune.runs import RESULT_NEUTRAL, Run, default_of, find_record, mask_pat
 from adaprune.training import MINILM, bar, load_encoder
 
 MOST_BYTES = 6_000_000
+BASE_SIZE = "all-mpnet-base-v2"  # not in a package that is installed: benchmarks.base_size fetches it
 BASES = {  # a model, or the last part of its path: its name on the hub, and its licence there
     MINILM: ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
-    "all-mpnet-base-v2": ("sentence-transformers/all-mpnet-base-v2", "apache-2.0"),
+    BASE_SIZE: (f"sentence-transformers/{BASE_SIZE}", "apache-2.0"),
 }
 # Each corpus keeps its own terms, given here as far as we know them.
 DATA = {
@@ -65,8 +66,8 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
     for name, mask in masks.items():
         path, base = Path(folder, f"{name}.safetensors"), encoders[ship[name].model]
         card = {**given(mask.card), "zoo": cards[name]}
-        if card.get("licence", "unknown") == "unknown":  # for a folder without the model's README
-            card["licence"] = BASES.get(Path(ship[name].model).name, ("", "unknown"))[1]
+        if ship[name].model != MINILM and (known := BASES.get(Path(ship[name].model).name)):
+            card["model"], card["licence"] = known  # a folder is nowhere else, and may lack the model's README
         made.append(save_mask(path, mask.masks, mask.head, card, base))
     for old in Path(folder).glob("*.safetensors"):
         if old.stem not in named:
@@ -99,6 +100,7 @@ def _about(name: str, runs: list[Run]) -> dict[str, Any]:
     if (was := record["environment"]["data_fingerprint"]) != task.fingerprint:
         raise ValueError(f"{run.name} saw other rows of {run.task} than data_dir has now ({was} was its fingerprint)")
     metric = record["metrics"]["primary"]
+    fetch = [f"python -m benchmarks.base_size --folder {run.model}"] if Path(run.model).name == BASE_SIZE else []
     return {
         "name": name,
         "data": DATA[run.task],
@@ -106,7 +108,7 @@ def _about(name: str, runs: list[Run]) -> dict[str, Any]:
         "fingerprint": task.fingerprint,
         "scores": {str(seed): found["metrics"]["validation"][metric] for seed, found in records.items()},
         "base": BASES.get(Path(run.model).name, (run.model, ""))[0],
-        "commands": _commands(run),
+        "commands": [*fetch, *_commands(run)],
         "commit": record["environment"]["git_commit"],
     }
 

@@ -28,6 +28,7 @@ from adaprune.deploy.bins import binned, counted, information, keys, largest, ma
 from adaprune.deploy.flips import decode_flips, encode_flips, read_flips
 from adaprune.deploy.mask import base_of, weights_of
 from adaprune.deploy.mask_file import WORTH
+from adaprune.deploy.reading import MAX_WEIGHTS
 from adaprune.masks import layer_of, maskable
 from adaprune.runs import environment
 from adaprune.training import load_encoder
@@ -40,7 +41,7 @@ ENCODE, DECODE, EXCESS, FIXED = 4.0, 1.5, 1.05, 2000  # seconds, seconds, times 
 def bound(masks: Arrays, weights: Arrays, said: dict, data: bytes) -> float:
     """Sum of n H(k / n) over all bins of all matrices, and over the two vectors of whole rows, in bytes."""
     names = sorted(masks)
-    flips = read_flips(said, data, [masks[name].shape for name in names])
+    flips = read_flips(said, data, [masks[name].shape for name in names], MAX_WEIGHTS)
     told = np.array([[len(rows), np.count_nonzero(rows)] for rows in (flips.whole, flips.kept)])
     total, row = float(information(*told.T).sum()), 0
     for number, name in enumerate(names):
@@ -60,7 +61,7 @@ def measured(name: str, masks: Arrays, weights: Arrays) -> dict:
     start = time.process_time()
     said, data = encode_flips(masks, weights)
     between = time.process_time()
-    flips = read_flips(said, data, [masks[name].shape for name in sorted(masks)])
+    flips = read_flips(said, data, [masks[name].shape for name in sorted(masks)], MAX_WEIGHTS)
     found = decode_flips(flips, weights)
     end = time.process_time()
     assert all(np.array_equal(found[name], mask) for name, mask in masks.items())

@@ -140,15 +140,27 @@ def _of_gain() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def frontier_ways() -> str:
     """The ways of results/frontier by the bytes that a task ships, with the share of the gain that they keep.
 
-    In the last column, whether it keeps anything, and no other way as much with as few bytes.
+    Of each task, with the number of seeds, and over all tasks for the ways that all have. In the last column, whether a
+    way keeps anything over all tasks, and no other as much with as few bytes.
     """
     folder = ROOT / "results" / "frontier"
-    found = gains.frontier(gains.with_rows(table(folder), folder))
-    rows = [
-        [written(row.way), f"{row.bytes / 1000:,.0f}", f"{row.share:.2f}", "yes" if row.first else ""]
-        for row in found.itertuples()
-    ]
-    return _markdown(["way", "kB a task ships", "gain kept", "not beaten"], rows)
+    runs = gains.with_rows(table(folder), folder)
+    tasks = [task for task in WRITTEN if task in set(runs["task"])]
+    each = {task: gains.frontier(runs[runs["task"] == task]).set_index("way") for task in tasks}
+    over = gains.frontier(runs).set_index("way")
+    sizes = pd.concat([*each.values(), over])["bytes"].groupby(level=0).last()
+    rows = []
+    for way in sizes.sort_values().index:
+        kept = [found.loc[way] if way in found.index else None for found in each.values()]
+        cells = ["-" if one is None else f"{one['share']:.2f} ({one['seeds']})" for one in kept]
+        both = (
+            [f"{over.loc[way, 'share']:.2f}", "yes" if over.loc[way, "first"] else ""]
+            if way in over.index
+            else ["-", ""]
+        )
+        rows.append([written(way), f"{sizes[way] / 1000:,.0f}", *cells, *both])
+    heads = [WRITTEN[task] for task in tasks]
+    return _markdown(["way", "kB a task ships", *heads, "gain kept over all", "not beaten"], rows)
 
 
 def recipes() -> str:

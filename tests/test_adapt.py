@@ -441,6 +441,12 @@ def test_a_sparsity_that_keeps_nothing_is_refused_with_the_largest_that_keeps_on
         assert adaprune.adapt(ask(sparsity=float(most), **fields))["mask"]["kept"] == 1
 
 
+def test_units_without_an_attention_head_are_refused(ask):
+    """Long before no neuron is left: there are fewer heads."""
+    with pytest.raises(ValueError, match=r"^sparsity 0\.96 keeps none of the \d attention heads in scope"):
+        adaprune.adapt(ask(sparsity=0.96, pattern="units"))
+
+
 # ---------------------------------------------------------------- a method of one's own
 
 

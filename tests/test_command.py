@@ -51,7 +51,7 @@ def test_fit_leaves_three_files_and_the_records(folder, tiny_runs_dir, capsys):
     before = (folder / "mask.safetensors").stat().st_mtime_ns
     out, err = said(capsys, *fit_of(tiny_runs_dir), "--out", folder, "--epochs", "1", "--sparsity", "0.25")
     first, second = out.splitlines()
-    assert first.startswith("accuracy 0.") and "held-out rows" in first
+    assert first.startswith("accuracy 0.") and "dev rows" in first
     assert second == f"{folder}/mask.safetensors  {(folder / 'mask.safetensors').stat().st_size:,} bytes"
     assert (folder / "mask.safetensors").stat().st_mtime_ns > before  # found again, not trained: no bar
     assert "training:" not in err

@@ -90,7 +90,7 @@ which need the six matrices of a layer as separate matrices; fused or gated ones
 every method on DeBERTa, DeBERTa-v2 with shared keys, ModernBERT and T5 (tests/test_adapt.py on BERT), and adaprune and
 wanda on each family. `ia3` is refused if keys, values or FFN units have no matrix of their own (DeBERTa, ModernBERT),
 and `bitfit` if there are no biases (ModernBERT, T5). All families learn in bfloat16 but
-DeBERTa, which needs `precision=fp32`.
+DeBERTa, which needs `precision=fp32`. `compact` and `export` know the first seven, the runtime `sparse` all.
 
 | family | `model_type` | matrices of a layer | `topology.report` |
 |---|---|---|---|

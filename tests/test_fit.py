@@ -202,7 +202,7 @@ def test_finished_runs_are_found_and_the_line_compares_with_the_probe(adapted, t
     probe = adaprune.adapt(adaprune.Run(task=ten, method="probe", sparsity=0.0, **settings))
     ours, known = (one["metrics"]["validation"]["accuracy"] for one in (again.record, probe))
     assert said == again.said and "\n" not in said
-    assert said.startswith(f"accuracy {ours:.3f} on 4 held-out rows; always the commonest label: 0.500; a probe on ")
+    assert said.startswith(f"accuracy {ours:.3f} on 4 dev rows; always the commonest label: 0.500; a probe on ")
     assert f"untouched model: {known:.3f}; adapting gained" in said
     nothing = "gained nothing" in said and "method='probe' ships it" in said
     assert nothing == (ours <= known)
@@ -403,7 +403,7 @@ def test_tables_of_every_kind_are_one_table():
 
 def test_the_commonest_label_is_right_as_often_as_it_occurs(tiny_runs_dir):
     task = adaprune.load_task(str(tiny_runs_dir / "ten"))
-    assert commonest(task)["accuracy"] == 0.5  # two of four held-out rows
+    assert commonest(task)["accuracy"] == 0.5  # two of four dev rows
 
 
 WRONG = {
@@ -467,7 +467,7 @@ def test_a_class_that_no_held_out_row_has_is_said(settings, tmp_path):
     texts = [f"a {one} and {other} film" for one in words for other in words if one < other]
     labels = ["rare" if n == 7 else "good" if n % 2 else "bad" for n in range(len(texts))]
     said = adaprune.fit(texts, labels, method="probe", **{**settings, "results_dir": str(tmp_path)}).said
-    assert "on 4 held-out rows, none of them rare; always the commonest label" in said
+    assert "on 4 dev rows, none of them rare; always the commonest label" in said
 
 
 def test_a_frame_with_odd_columns_is_refused(settings):

@@ -216,7 +216,7 @@ def test_the_suite_small(tmp_path, tiny, ten_sentences):
     table = code(tmp_path / "adaprune.ipynb")[-1].outputs[-1].data["text/plain"]
     facts = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in table.splitlines()[1:])
     assert facts["accuracy, this run"] == f"{learned['metrics']['validation']['accuracy']:.4f}"
-    assert facts["accuracy, commonest label"] == "0.5000" and facts["held-out rows"] == "4"
+    assert facts["accuracy, commonest label"] == "0.5000" and facts["dev rows"] == "4"
     alike = {"task": str(ten_sentences), "method": "probe", "sparsity": 0.0, "results_dir": str(tmp_path / "probe")}
     probe = adapt(Run(**alike, model=learned["run"]["model"], max_length=16))
     assert facts["accuracy, probe"] == f"{probe['metrics']['validation']['accuracy']:.4f}"

@@ -259,7 +259,7 @@ def test_a_mask_whose_card_has_labels_only_is_saved_and_evaluated(here):
     adapted = adaprune.Adapted(load_mask(file), loaded, file)
     assert adapted.evaluate(["dull", "a fine film"], labels=["bad", "good"]).keys() == {"accuracy", "f1_macro"}
     adapted.save_pretrained("bare")
-    assert "held-out rows" not in Path("bare/README.md").read_text()
+    assert "dev rows" not in Path("bare/README.md").read_text()
     assert adaprune.Adapted.from_pretrained("bare", base="tiny").labels == ["bad", "good"]
 
 

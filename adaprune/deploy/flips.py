@@ -81,10 +81,10 @@ def encode_flips(
     return said, b"".join(data)
 
 
-def read_flips(said: Mapping, data: bytes, shapes: Sequence[tuple[int, int]]) -> Flips:
+def read_flips(said: Mapping, data: bytes, shapes: Sequence[tuple[int, int]], limit: int) -> Flips:
     """The flips in these bytes, complete and in the numbers that matrices of these ``shapes`` need.
 
-    Takes memory at most proportional to the matrices. ``said`` is the card's entry, which is not trusted.
+    Takes memory for at most ``limit`` entries, a byte each. ``said`` is the card's entry, which is not trusted.
 
     Raises:
         ValueError, TypeError, LookupError: the flips are not what the card says.
@@ -101,6 +101,8 @@ def read_flips(said: Mapping, data: bytes, shapes: Sequence[tuple[int, int]]) ->
     rows, entries = sum(rows for rows, _ in shapes), sum(rows * columns for rows, columns in shapes)
     if parts[0][1] != rows or parts[1][1] != parts[0][2] or sum(part[1] for part in parts[2:]) > entries:
         raise ValueError("the flips are those of other matrices")
+    if sum(part[1] for part in parts) > limit:
+        raise ValueError(f"the flips claim more than {limit} entries")
     vectors = []
     for coding, size, ones, length in parts:
         if ones > size:

@@ -33,11 +33,13 @@ from adaprune.deploy.coding import encode
 from adaprune.deploy.flips import encode_flips
 from adaprune.deploy.mask import OWN, Mask, base_of, check_masks, check_precision, digest, given, weights_of
 from adaprune.deploy.reading import (
+    AGAIN,
     FEW_WEIGHTS,
     FORMAT,
     HOSTILE,
     MAX_FILE,
     MAX_HEADER,
+    NOT_WHOLE,
     check_reference,
     fit_labels,
     read_mask,
@@ -71,7 +73,7 @@ def save_mask(
         encoder: the untouched base model, with or without masked layers attached.
         plain: store every mask as packed bits, for readers that know no other coding.
         reference: a mask file of the same base in the same folder, which readers then need too: the masks are stored as
-            differences from it. None = as differences from the base's largest weights.
+            differences from it, if that is shorter than codings without. None = from the base's largest weights.
 
     Raises:
         ValueError, TypeError: a mask or head that does not fit, a card without labels or that JSON cannot hold, an
@@ -103,21 +105,34 @@ def save_mask(
     whole = {**card, "format": FORMAT if "flips" in described else PLAIN_FORMAT, "base": base, **described}
     whole = json.loads(json.dumps(whole, allow_nan=False))  # check it as it will be read
     content = save(stored, metadata={"adaprune": json.dumps({"card": whole, "sha256": sha256_of(whole)})})
-    read_mask(path, content).resolve(encoder)  # what does not come back bit for bit is not written
+    repeated = _repeated(path, content, whole, encoder)
     try:
         beside.unlink(missing_ok=True)  # so that a card is never next to another mask
         write_bytes(path, content)
-        write_bytes(beside, json.dumps({**whole, "file_sha256": sha256_of(content)}, indent=1).encode() + b"\n")
+        write_bytes(beside, repeated)
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror or error}): make room or choose another folder") from error
     return path
+
+
+def _repeated(path: Path, content: bytes, card: dict, encoder: nn.Module) -> bytes:
+    """The .json that repeats the card; ValueError if `load_mask` would not read both back, bit for bit."""
+    repeated = json.dumps({**card, "file_sha256": sha256_of(content)}, indent=1).encode() + b"\n"
+    if len(repeated) > MAX_HEADER:
+        raise ValueError(f"card: its .json would have {len(repeated):,} bytes, of at most {MAX_HEADER:,}")
+    try:
+        read_mask(path, content).resolve(encoder)
+    except ValueError as error:
+        why = str(error).removeprefix(f"{path} {NOT_WHOLE}: ").removesuffix(f"; {AGAIN}")
+        raise ValueError(f"a mask with this head and card could not be read: {why}") from None
+    return repeated
 
 
 def load_mask(path: str | Path, base: nn.Module | None = None) -> Mask:
     """The mask in a file of `save_mask`, with every byte checked; takes memory proportional to the file's real size.
 
     Args:
-        path: the file, or a name from the `zoo`, such as ``"sst2"``.
+        path: the file, or a name from the `zoo`, such as ``"sst2"``, even if a folder here has that name.
         base: the model that the mask was made for, to decode its ``masks`` at once. `apply_mask` and ``add_task`` have
             the model themselves; otherwise the one that the card names is loaded when ``masks`` is used, see `Mask`.
 
@@ -222,7 +237,9 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     if not isinstance(path, (str, Path)):
         raise TypeError(f"a mask is given by a path or a name of the zoo, got {path!r:.80} ({type(path).__name__})")
     if Path(path).suffix != ".safetensors":
-        raise ValueError(f"{path}: the name of a mask file ends in .safetensors")
+        name = Path(path).name.strip()
+        meant = f"; the zoo's mask is {name!r}, as a text" if name in zoo_names() else ""
+        raise ValueError(f"{str(path)!r}: the name of a mask file ends in .safetensors{meant}")
     return expanded(path), expanded(path).with_suffix(".json")
 
 

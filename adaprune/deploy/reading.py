@@ -29,6 +29,7 @@ WEIGHTS_A_BYTE, FEW_WEIGHTS = 256, 304_000_000  # (the layers of BERT-large: a m
 MAX_HEADER = 2**20  # bytes, for the header and for the card next to the file (the zoo's have 20,000)
 HOSTILE = (SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 MAX_SAID = 300  # characters of what a message repeats from a file
+NOT_WHOLE, AGAIN = "is not a whole mask file", "get it again, or delete it and the run's record and run again"
 _NAMED = ("model", "revision")  # of the base: messages repeat these, and the names of its tensors
 _FILE = r"[^/\\\x00]{1,240}\.safetensors"  # a name that cannot lead to another folder
 
@@ -58,14 +59,13 @@ def read_mask(path: Path, content: bytes, alone: bool = False) -> Mask:
             stored, sizes = tensors["flips"], [_matrix(shapes[name]) for name in sorted(shapes)]
             if stored.dtype != torch.uint8 or stored.ndim != 1 or tensor_hash(stored) != said["sha256"]:
                 raise ValueError("flips are not what the card says")
-            flips = read_flips(said, stored.numpy().tobytes(), sizes)
+            flips = read_flips(said, stored.numpy().tobytes(), sizes, _limit(content))
     except _Newer as error:
         raise ValueError(
             f"{path} is of {error}, newer than this adaprune reads: get a newer version from the repository"
         ) from None
     except HOSTILE as error:
-        way = "get it again, or delete it and the run's record and run again"
-        raise ValueError(f"{path} is not a whole mask file: {_why(error)}; {way}") from None
+        raise ValueError(f"{path} {NOT_WHOLE}: {_why(error)}; {AGAIN}") from None
     if said is not None:
         masks = Differences(path, flips, str(seal), None if named is None else _reference(path, named, card))
     return Mask(masks, head, card)
@@ -127,12 +127,17 @@ def _opened(content: bytes) -> tuple[dict, dict[str, Tensor]]:
     texts = [*card["base"], *(str(card.get(key)) for key in _NAMED)]
     if any(len(text) > MAX_SAID or not text.isprintable() for text in texts):
         raise ValueError("a name of its base is too long, or has signs that cannot be printed")
-    limit = min(MAX_WEIGHTS, max(FEW_WEIGHTS, WEIGHTS_A_BYTE * len(content)))
+    limit = _limit(content)
     if type(card.get("heads", 1)) is not int:
         raise ValueError(f"the heads of a layer are no number, but {card['heads']!r:.20}")
     if sum(_entries(name, said) for name, said in card["tensors"].items()) > limit:
         raise ValueError(f"its {len(content)} bytes claim to hold the masks of more than {limit} weights")
     return card, tensors
+
+
+def _limit(content: bytes) -> int:
+    """How many entries a file of these bytes can claim."""
+    return min(MAX_WEIGHTS, max(FEW_WEIGHTS, WEIGHTS_A_BYTE * len(content)))
 
 
 def _head(tensors: Mapping[str, Tensor], card: dict) -> dict[str, Tensor]:
@@ -184,7 +189,7 @@ def _reference(path: Path, named: Any, card: dict) -> Mask:
     """The mask file in the same folder that is the reference of ``path``; errors name both."""
     name = named.get("file") if isinstance(named, dict) else None
     if not isinstance(name, str) or not re.fullmatch(_FILE, name) or not name.isprintable():
-        raise ValueError(f"{path} is not a whole mask file: its reference is no file beside it")
+        raise ValueError(f"{path} {NOT_WHOLE}: its reference is no file beside it")
     beside, whole = path.with_name(name), f"{path} is stored by where it differs from {name!r}"
     try:
         if not os.path.exists(beside):  # unlike that of a Path, False for a name that no disk can hold

@@ -32,6 +32,7 @@ from adaprune.deploy.sharing import (
     serve_in_pipelines,
     tasks_in,
 )
+from adaprune.deploy.zoo_files import is_zoo_name, zoo_names
 from adaprune.masks import maskable
 from adaprune.training import Encoder, load_encoder
 
@@ -45,7 +46,8 @@ class MaskedEncoder(nn.Module):
     dtype, with weights, heads and masks. Tasks are added and saved in float32.
 
     Args:
-        base: the base model; it is frozen, and its weights stay as they are.
+        base: the base model; it is frozen, and its weights stay as they are (a change through ``.data`` is not noticed
+            where matrices are kept).
         keep: the number of tasks, those served last, whose masked matrices are kept. Each takes as much memory as the
             base's matrices (340 MB for BERT-base) or, with ``sparse``, 8 bytes per weight that its mask keeps. With 0
             the weights exist only once, and each forward pass masks them again.
@@ -94,6 +96,8 @@ class MaskedEncoder(nn.Module):
         """
         folder = folder_of(name, revision)
         if folder is None:
+            if is_zoo_name(name) and name in zoo_names():
+                raise ValueError(f"{name!r} is a mask of the zoo: load its base, then add_task({name!r})")
             return cls(load_encoder(name, revision), keep, runtime)
         tasks = {task: load_mask(folder / f"{task}.safetensors") for task in tasks_in(folder)}
         first, mask = next(iter(tasks.items()))

@@ -1,7 +1,7 @@
 """The zoo: mask files that come with the package, each with its card. `adaprune.make_zoo` fills it from a sweep.
 
 A mask's name is <task>, then -<model> unless it is MiniLM, then -<sparsity> unless it is 0.5: ``sst2``,
-``sst2-0.9``, ``stsb-all-mpnet-base-v2``.
+``sst2-0.9``, ``sst2-all-mpnet-base-v2``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ def zoo(folder: str | Path = "") -> pd.DataFrame:
 
     Args:
         folder: another folder, as `adaprune.make_zoo` fills it; empty: the package's own.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a mask without the card that `adaprune.make_zoo` writes beside it.
     """
+    if folder and not expanded(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; without one, zoo() lists the masks that come with the package")
     paths = sorted(expanded(folder or ZOO).glob("*.safetensors"), key=lambda path: path.stem)
     rows = {path.stem: _row(path) for path in paths}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
@@ -71,14 +77,17 @@ def zoo_names() -> list[str]:
 def _close(name: str, names: list[str]) -> str | None:
     """The name in the zoo that was meant, in whatever capitals; never that of another task."""
     known = {one.lower(): one for one in names}
-    said, task = name.lower(), name.lower().split("-")[0]
+    said, task = name.lower().removesuffix("-0.5"), name.lower().split("-")[0]
     rivals = [one for one in known if one.split("-")[0] == task] if task in KNOWN_TASKS else [*known, *KNOWN_TASKS]
     return known.get(next(iter(difflib.get_close_matches(said, rivals, n=1)), ""))
 
 
 def _row(path: Path) -> dict:
-    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    metric, scores = card["metrics"]["primary"], card["zoo"]["scores"].values()
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        metric, scores = card["metrics"]["primary"], card["zoo"]["scores"].values()
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ValueError(f"{path} has no card of a zoo beside it, as python -m adaprune.make_zoo writes them") from None
     head = sum(4 * pd.Series(said["shape"], dtype=int).prod() for said in card["head"].values())
     return {
         **{name: card[name] for name in ("task", "sparsity", "model", "licence")},

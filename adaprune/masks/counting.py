@@ -45,14 +45,16 @@ def count_kept(masks: Mapping[str, Tensor]) -> dict[str, int | float]:
 
 
 def check_keeps(encoder: nn.Module, scope: str, sparsity: float, units: bool = False) -> None:
-    """ValueError if ``sparsity`` leaves none of the weights in ``scope`` or, of ``units``, no FFN neuron."""
+    """ValueError if ``sparsity`` leaves none of the weights in ``scope`` or, of ``units``, no head or no FFN neuron."""
     modules = maskable(encoder, scope)
-    neurons = sum(module.in_features for name, module in modules.items() if component_of(name) == "ffn_out")
+    parts = [component_of(name) for name in modules]
+    heads = encoder.config.num_attention_heads * parts.count("attention_output")
+    neurons = sum(module.in_features for module, part in zip(modules.values(), parts, strict=True) if part == "ffn_out")
     weights = sum(module.weight.numel() for module in modules.values())
-    what, total = ("FFN neurons", neurons) if units else ("weights", weights)
-    if total and round((1 - sparsity) * total) == 0:
-        most = f"{1 - 1 / total:.10g}"
-        raise ValueError(f"sparsity {sparsity} keeps none of the {total} {what} in scope: at most {most} keeps one")
+    for what, total in {"attention heads": heads, "FFN neurons": neurons}.items() if units else [("weights", weights)]:
+        if total and round((1 - sparsity) * total) == 0:
+            most = f"{1 - 1 / total:.10g}"
+            raise ValueError(f"sparsity {sparsity} keeps none of the {total} {what} in scope: at most {most} keeps one")
 
 
 def summary(encoder: nn.Module, masks: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None) -> dict:

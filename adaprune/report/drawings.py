@@ -98,7 +98,7 @@ def draw_head_graph(ax: Axes, graph: nx.DiGraph, method: str, largest: float) ->
 def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against the bytes that ship per task (log), a point for each way; means over tasks.
 
-    Bars: 95 % over seeds. The line joins the ways that no other beats in both. These have their names, as have the
+    Bars: 95 % over dev rows. The line joins the ways that no other beats in both. These have their names, as have the
     masks of `adaprune` and methods with one point; others are in the legend. Hollow points have the paper's head.
 
     ``points``: of `gains.frontier`.
@@ -109,7 +109,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
         some = points[points["method"] == method]
         colour, marker = style_of(method)
         for row in some.itertuples():
-            spread = np.nan_to_num([[row.share - row.seeds_low], [row.seeds_high - row.share]])
+            spread = np.nan_to_num([[row.share - row.rows_low], [row.rows_high - row.share]])
             fill = "white" if "mlp head" in row.way else colour
             look = {"color": colour, "marker": marker, "mfc": fill, "ms": 7, "ls": "", "capsize": 2, "elinewidth": 0.8}
             named = row.Index == some.index[0] and not told[some.index].all()
@@ -124,7 +124,7 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
         ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
     ax.margins(y=0.1)
-    ax.set(xscale="log", xlabel="bytes that ship per task", ylabel=f"{GAIN}\n(bars: 95 % over seeds)")
+    ax.set(xscale="log", xlabel="bytes that ship per task", ylabel=f"{GAIN}\n(bars: 95 % over dev rows)")
     return dress(ax, grid="both")
 
 

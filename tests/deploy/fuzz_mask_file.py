@@ -174,7 +174,7 @@ def judge(path: Path, changes: list[tuple], number: int) -> str:
 
 def main() -> None:
     """Fuzzes for the minutes asked, with new seeds again and again."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz_mask_file", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.deploy.fuzz_mask_file", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     until, counts, rounds = time.monotonic() + 60 * parser.parse_args().minutes, {}, 0
     with tempfile.TemporaryDirectory() as folder:

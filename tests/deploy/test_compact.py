@@ -234,6 +234,10 @@ def test_other_masks_of_attention_and_tuples_are_refused():
 def test_what_cannot_be_compacted_is_refused():
     with pytest.raises(ValueError, match="family 'albert', all of which share one set of weights"):
         compact(AdaptedModel.for_task(tiny.encoder("albert"), 2))
+    decoder = tiny.encoder("bert")
+    decoder.config.is_decoder = True
+    with pytest.raises(ValueError, match="neither compact nor export knows a decoder"):
+        compact(AdaptedModel.for_task(decoder, 2))
     with pytest.raises(ValueError, match="an AdaptedModel, got BertModel"):
         compact(tiny.encoder())
     with pytest.raises(ValueError, match="compact already"):

@@ -29,7 +29,7 @@ def there_and_back(masks, weights, others=None) -> tuple[dict, dict[str, np.ndar
     """What the card says, and the masks that come back, by way of JSON."""
     said, data = encode_flips(masks, weights, others)
     said = json.loads(json.dumps(said))
-    found = read_flips(said, data, [masks[name].shape for name in sorted(masks)])
+    found = read_flips(said, data, [masks[name].shape for name in sorted(masks)], 10**9)
     return said, decode_flips(found, weights, others)
 
 
@@ -138,7 +138,7 @@ def test_flips_of_other_weights_are_refused():
     assert len(said["classes"]) > 2
     for other in (np.ones_like(size), size * 2, size[::-1] ** 2):
         with pytest.raises(ValueError, match="fewer flips|more flips"):
-            decode_flips(read_flips(said, data, [size.shape]), {"w": other})
+            decode_flips(read_flips(said, data, [size.shape], 10**9), {"w": other})
 
 
 # ---- how many bytes

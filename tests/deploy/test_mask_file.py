@@ -452,6 +452,28 @@ def test_a_header_too_long_to_be_read_quickly(alone):
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"card": {**CARD, "model": "a\nb"}}, "this head and card could not be read: a name of its base is too long"),
+        ({"card": {**CARD, "heads": "2"}}, "this head and card could not be read: the heads of a layer are no number"),
+        (
+            {"card": {**CARD, "n": [1] * 250_000}},
+            r"card: its \.json would have [\d,]+ bytes, of at most",
+        ),
+        ({"head": {name: tensor.half() for name, tensor in head_of().items()}}, "head and card could not be read: "),
+    ],
+    ids=range(4),
+)
+def test_what_load_mask_would_refuse_is_not_written(tmp_path, given, said):
+    encoder = encoder_of()
+    with pytest.raises(ValueError, match=said) as refused:
+        save_mask(
+            tmp_path / "a.safetensors", masks_of(encoder), **{"head": head_of(), "card": CARD, **given}, encoder=encoder
+        )
+    assert "get it again" not in str(refused.value) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda card, tensors: card.update(labels=["x" * 100] * 5000), "the head has 3 outputs"),

@@ -470,6 +470,17 @@ def endless(card, tensors):
     card["flips"].update(rows=[["gaps", rows, 0, 0], ["gaps", 0, 0, 0]], classes=[["gaps", 0, 0, 0]])
 
 
+def thrice(card, tensors):
+    """Rows, whole rows and entries that each take what a small file may claim, in a file that is otherwise sound."""
+    n, many = 300_000_000 // len(card["tensors"]), len(card["tensors"])
+    for said in card["tensors"].values():
+        said.update(shape=[n, 1], kept=0)
+    frame_of(classes=np.zeros_like)(card, tensors)
+    resealed(card, tensors, tensors["flips"].numpy().tobytes()[: card["flips"]["frame"]])
+    rows = n * many
+    card["flips"].update(rows=[["gaps", rows, rows, 0], ["gaps", rows, 0, 0]], classes=[["gaps", rows, 0, 0]])
+
+
 def swapped(card, tensors):
     """The same flips in another order: as many, so that each matrix is another one that keeps as many."""
     data = tensors["flips"].numpy().tobytes()
@@ -492,6 +503,7 @@ def bomb(card, tensors):
 
 FLIPS = {
     "rows without end": endless,
+    "as much as is allowed, three times": thrice,
     "a frame that is a bomb": bomb,
     "no bins": said_of(bins=0),
     "too many bins": said_of(bins=10**9),

@@ -38,7 +38,7 @@ def frontier_points() -> pd.DataFrame:
         ("adaprune 0.5", "adaprune", 3e5, 0.7, np.nan, np.nan, True),
         ("lora r = 8", "lora", 2e6, 0.7, 0.6, 0.8, False),
     ]
-    return pd.DataFrame(rows, columns=["way", "method", "bytes", "share", "seeds_low", "seeds_high", "first"])
+    return pd.DataFrame(rows, columns=["way", "method", "bytes", "share", "rows_low", "rows_high", "first"])
 
 
 def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):

@@ -58,8 +58,9 @@ Pair = tuple[Tensor, Tensor]  # a weight and a bias
 def compact(adapted: AdaptedModel) -> AdaptedModel:
     """A smaller model with the same logits, without the neurons, units and heads on no path; for evaluation only.
 
-    It has the inputs, the config and the head of ``adapted``. Attention is torch's fused product; there are no
-    attention weights and no pooler. `save_compact` stores the model, and `set_runtime` makes the rest of it sparse.
+    It has the config and the head of ``adapted``, and takes token ids, not ``inputs_embeds``. Attention is torch's
+    fused product; there are no attention weights and no pooler. `save_compact` stores the model, and `set_runtime`
+    makes the rest of it sparse.
 
     Args:
         adapted: what `apply_mask` returned, with the dense runtime. It is not changed.

@@ -182,9 +182,10 @@ def originals(encoder: nn.Module) -> list[Original]:
     family = encoder.config.model_type
     if family not in FAMILIES or getattr(encoder.config, "is_decoder", False):
         why = ", all of which share one set of weights" if family == "albert" else ""
+        what = "a decoder" if family in FAMILIES else f"the layers of family {family!r}{why}"
         raise ValueError(
-            f"compact does not know the layers of family {family!r}{why}. It knows the encoders of "
-            f"{', '.join(FAMILIES)}; set_runtime(model, 'sparse') does without"
+            f"neither compact nor export knows {what}. They know the encoders of {', '.join(FAMILIES)}; "
+            f"set_runtime(model, 'sparse') takes every family"
         )
     linears: dict[int, dict[str, nn.Linear]] = {}
     paths: dict[int, dict[str, str]] = {}

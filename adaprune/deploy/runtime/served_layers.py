@@ -100,7 +100,10 @@ class Serving:
 
 
 def _state(weight: Tensor, bias: Tensor | None = None) -> tuple:
-    """A fingerprint that changes whenever the tensor does: its address, its version counter and its dtype."""
+    """A fingerprint of a tensor that changes with it: its address, version counter and dtype.
+
+    Edits through ``.data`` or in inference mode leave no trace that torch shows.
+    """
     found = weight.data_ptr(), -1 if weight.is_inference() else weight._version, weight.dtype
     return found if bias is None else (*found, *_state(bias))
 
