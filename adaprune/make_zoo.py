@@ -68,6 +68,8 @@ def make_zoo(runs: list[Run], folder: str | Path = ZOO) -> list[Path]:
         card = {**given(mask.card), "zoo": cards[name]}
         if ship[name].model != MINILM and (known := BASES.get(Path(ship[name].model).name)):
             card["model"], card["licence"] = known  # a folder is nowhere else, and may lack the model's README
+        if ship[name].pattern != "weights":
+            card["pattern"] = ship[name].pattern
         made.append(save_mask(path, mask.masks, mask.head, card, base))
     for old in Path(folder).glob("*.safetensors"):
         if old.stem not in named:

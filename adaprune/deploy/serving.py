@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from adaprune.data import expanded
 from adaprune.deploy.mask import Mask, base_of, fitting_head
 from adaprune.deploy.mask_file import load_mask
-from adaprune.deploy.runtime import check_kernel
+from adaprune.deploy.runtime import RUNTIMES, check_kernel
 from adaprune.deploy.runtime.served_layers import Kept, ServedEmbedding, ServedLinear, Task
 from adaprune.deploy.sharing import (
     INDEX,
@@ -51,7 +51,8 @@ class MaskedEncoder(nn.Module):
         keep: the number of tasks, those served last, whose masked matrices are kept. Each takes as much memory as the
             base's matrices (340 MB for BERT-base) or, with ``sparse``, 8 bytes per weight that its mask keeps. With 0
             the weights exist only once, and each forward pass masks them again.
-        runtime: ``dense``, or ``sparse`` (see `set_runtime`); switching to a task that is not kept then takes longer.
+        runtime: ``dense``, ``sparse`` or ``auto`` (see `set_runtime`); switching to a task that is not kept then takes
+            longer, and with ``auto`` adding one, whose matrices are timed.
 
     Raises:
         TypeError: ``base`` is not from `load_encoder`.
@@ -67,9 +68,11 @@ class MaskedEncoder(nn.Module):
             raise TypeError(f"base must be what load_encoder returns, got {type(base).__name__}")
         if type(keep) is not int or keep < 0:
             raise ValueError(f"keep is a number of tasks, 0 and more, got {keep!r}")
-        if runtime not in ("dense", "sparse") or (runtime == "sparse" and not keep):
-            raise ValueError(f"runtime is 'dense', or with keep >= 1 'sparse', got {runtime!r} with keep={keep}")
-        if runtime == "sparse":
+        if runtime not in RUNTIMES or (runtime != "dense" and not keep):
+            raise ValueError(
+                f"runtime is 'dense', or with keep >= 1 'sparse' or 'auto', got {runtime!r} with keep={keep}"
+            )
+        if runtime != "dense":
             check_kernel(next(base.model.parameters()))
         self._kept = Kept(keep, runtime)
         self.encoder, self.tokenizer, self.base = base.model.requires_grad_(False).eval(), base.tokenizer, base
@@ -160,7 +163,14 @@ class MaskedEncoder(nn.Module):
         mask = source if isinstance(source, Mask) else load_mask(mask_file(name, source, revision))
         check_files(self.base, mask.card)
         read_as(mask.card)  # refuses what no run could have written
-        self._tasks[_key(name)] = Task(mask, fitting_head(self.encoder, mask), self.encoder.config).to(self.device)
+        try:
+            head = fitting_head(self.encoder, mask)
+        except ValueError as error:  # about the base alone, it names no mask
+            raise ValueError(f"task {name!r}: {error}") from None
+        task = Task(mask, head, self.encoder.config).to(self.device)
+        if self._kept.runtime == "auto":
+            task.measure(maskable(self.encoder))
+        self._tasks[_key(name)] = task
         self.active_task = self.active_task or name
 
     def set_task(self, name: str) -> None:

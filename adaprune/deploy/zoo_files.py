@@ -19,13 +19,26 @@ from adaprune.training import MINILM
 
 ZOO = Path(__file__).parents[1] / "zoo"
 _NAME = r"(?!.*\.safetensors$)[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-_COLUMNS = ["task", "sparsity", "model", "metric", "score", "mean", "seeds", "bytes", "head_bytes", "licence"]
+_COLUMNS = [
+    "task",
+    "sparsity",
+    "pattern",
+    "model",
+    "metric",
+    "score",
+    "mean",
+    "seeds",
+    "bytes",
+    "head_bytes",
+    "licence",
+]
 
 
 def zoo(folder: str | Path = "") -> pd.DataFrame:
     """The masks that come with the package, one row each: ``load_mask`` and ``add_task`` accept their names.
 
-    Columns: ``task``, ``sparsity``, ``model`` (the base); ``score`` on the dev split by the task's ``metric``, and its
+    Columns: ``task``, ``sparsity``, ``pattern`` (of single weights, or of units: whole attention heads and neurons),
+    ``model`` (the base); ``score`` on the dev split by the task's ``metric``, and its
     ``mean`` over ``seeds`` runs, of which the first is the one here; ``bytes`` of the file, including ``head_bytes``;
     ``licence`` of the base model, which also applies to its mask. The rest is in ``load_mask(name).card["zoo"]``.
 
@@ -91,6 +104,7 @@ def _row(path: Path) -> dict:
     head = sum(4 * pd.Series(said["shape"], dtype=int).prod() for said in card["head"].values())
     return {
         **{name: card[name] for name in ("task", "sparsity", "model", "licence")},
+        "pattern": card.get("pattern", "weights"),
         "metric": metric,
         "score": card["metrics"]["validation"][metric],
         "mean": sum(scores) / len(scores),

@@ -211,8 +211,8 @@ def _settings(runs: pd.DataFrame) -> list[str]:
 
 
 def _teachers(paths: pd.Series, tasks: pd.Series) -> pd.Series:
-    """Each teacher's settings without folder, task and seed; just `TAUGHT` if no task has two kinds of teacher."""
-    settings = paths.str.replace(r"^.*_method~|_seed~\d+|\.json$", "", regex=True)
+    """Each teacher's settings but folder, task, seed, precision; just `TAUGHT` if no task has two kinds of teacher."""
+    settings = paths.str.replace(r"^.*_method~|_seed~\d+|_precision~[a-z0-9]+|\.json$", "", regex=True)
     taught = settings[settings != ""]
     return settings.where(settings == "", TAUGHT) if (taught.groupby(tasks).nunique() <= 1).all() else settings
 

@@ -118,7 +118,8 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
     ax.step(first["bytes"], first["share"], where="post", color=INK, lw=0.8, ls="--", zorder=1)
     for row in points[told].itertuples():
         right = points[points["bytes"].between(row.bytes * 1.1, row.bytes * 4)]  # whose points a name would run into
-        left = row.bytes == points["bytes"].max() or ((right["share"] - row.share).abs() < 0.4).any()
+        crowded = row.bytes > points["bytes"].min() and ((right["share"] - row.share).abs() < 0.4).any()
+        left = row.bytes == points["bytes"].max() or crowded
         place = {"xytext": (-6 if left else 6, 3 if left else -10), "ha": "right" if left else "left"}
         place |= {"textcoords": "offset points", "fontsize": 7.5, "color": INK}
         ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)

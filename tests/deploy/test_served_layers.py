@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from adaprune import MaskedEncoder, apply_mask, load_mask
+from adaprune.deploy.runtime import served_layers
 from adaprune.deploy.runtime.served_layers import ServedLinear, Task
-from adaprune.deploy.runtime.sparse import SparseLinear
+from adaprune.deploy.runtime.sparse import ChosenLinear, PlacedLinear, SparseLinear
 from adaprune.masks import maskable
 from adaprune.training import Encoder
 from tests import tiny
@@ -245,6 +246,32 @@ def test_sparse_matrices_are_kept_at_8_bytes_a_weight(masks):
             assert len(matrix.values) == int(masks["c"].masks[name].sum())
 
 
+def test_auto_takes_for_each_matrix_what_was_faster(masks, monkeypatch):
+    """Whatever was: the answers are those of the masked model, and no switch times anything again."""
+    timed = []
+
+    def wins_of(pairs):
+        timed.append(len(pairs))
+        kinds = ((True,) * 4, (False,) * 4, (True, False, False, False))
+        return {name: kinds[number % 3] for number, name in enumerate(pairs)}
+
+    monkeypatch.setattr(served_layers, "wins_of", wins_of)
+    model = served(masks, keep=2, runtime="auto")
+    alone = {name: apply_mask(tiny.encoder(), mask) for name, mask in masks.items()}
+    for name in "abccbacab":
+        torch.testing.assert_close(logits(model, name), alone[name](**tiny.batch()).logits, atol=1e-5, rtol=0)
+    assert len(timed) == 3 and timed[0] == timed[1] == timed[2] + 1  # one of c's is whole
+    kinds = {type(matrix) for matrix, *_ in next(iter(model._kept._servings.values())).weights.values()}
+    assert kinds == {SparseLinear, PlacedLinear, ChosenLinear}
+
+
+def test_auto_by_the_clock(masks):
+    model = served(masks, keep=1, runtime="auto")
+    for name in "ab":
+        alone = apply_mask(tiny.encoder(), masks[name])
+        torch.testing.assert_close(logits(model, name), alone(**tiny.batch()).logits, atol=1e-5, rtol=0)
+
+
 def test_two_can_serve_one_base(masks):
     base = Encoder(tiny.encoder(), None, "tiny", "none")
     for runtime in ("dense", "sparse", "dense"):
@@ -260,10 +287,11 @@ def test_what_cannot_be_is_refused():
     for keep in (-1, 1.0, True, None):
         with pytest.raises(ValueError, match="keep is a number of tasks, 0 and more, got"):
             made(keep=keep)
-    with pytest.raises(ValueError, match="runtime is 'dense', or with keep >= 1 'sparse', got 'auto' with keep=1"):
-        made(runtime="auto")
-    with pytest.raises(ValueError, match="got 'sparse' with keep=0"):
-        made(keep=0, runtime="sparse")
+    with pytest.raises(ValueError, match="runtime is 'dense', or with keep >= 1 'sparse' or 'auto', got 'fast' with k"):
+        made(runtime="fast")
+    for runtime in ("sparse", "auto"):
+        with pytest.raises(ValueError, match=f"got '{runtime}' with keep=0"):
+            made(keep=0, runtime=runtime)
     encoder = tiny.encoder().to("meta")
     with pytest.raises(ValueError, match="computes on a CPU"):
         MaskedEncoder(Encoder(encoder, None, "tiny", "none"), runtime="sparse")

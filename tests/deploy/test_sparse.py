@@ -238,7 +238,7 @@ def test_auto_goes_by_the_shortest_times(monkeypatch):
     """Rounds that other work slows down, here most of the dense ones, decide nothing."""
     layer, slow = linear(8, 8, 0.5), itertools.cycle([3.0, 3.0, 1.0, 3.0, 3.0, 3.0, 3.0])
     monkeypatch.setattr(sparse, "_seconds", lambda module, x: next(slow) if module is layer else 0.95)
-    assert sparse._wins({"a": (layer, SparseLinear(layer))}) == {"a": (False,) * len(SIZES)}
+    assert sparse.wins_of({"a": (layer, SparseLinear(layer))}) == {"a": (False,) * len(SIZES)}
 
 
 @pytest.mark.parametrize("threads, clock", [(1, "thread_time"), (2, "perf_counter")])

@@ -42,8 +42,14 @@ def test_the_table_of_the_zoo_is_that_of_the_issue():
     runs = read_sweep(TABLE)
     names = {zoo_name(run) for run in runs}
     tasks = "cola sst2 mrpc stsb qnli mnli rte movie_reviews".split()
-    assert names == {*tasks, *(f"{task}-0.9" for task in tasks), "mrpc-all-mpnet-base-v2", "sst2-all-mpnet-base-v2"}
+    assert names == {
+        *tasks,
+        *(f"{task}-0.9" for task in tasks),
+        "movie_reviews-all-mpnet-base-v2",
+        "sst2-all-mpnet-base-v2",
+    }
     assert all(run.teacher and plan_for(run).head == "linear" for run in runs)  # a head of 3 kB
+    assert all((run.pattern == "units") == (run.model != "minilm") for run in runs)  # else too large to ship
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,6 +82,7 @@ def test_the_table_is_what_the_cards_say():
     for name, row in table.iterrows():
         card = json.loads((ZOO / f"{name}.json").read_text())
         assert (row["task"], row["sparsity"], row["model"]) == (card["task"], card["sparsity"], card["model"])
+        assert row["pattern"] == ("weights" if row["model"] == "minilm" else "units")
         assert row["score"] == card["zoo"]["scores"][str(card["seed"])] and row["seeds"] == len(card["zoo"]["scores"])
         assert row["bytes"] == (ZOO / f"{name}.safetensors").stat().st_size > row["head_bytes"]
         assert row["head_bytes"] == sum(4 * tensor.numel() for tensor in load_mask(name).head.values())
@@ -214,7 +221,10 @@ def test_each_says_what_it_reads():
 
 def test_the_wrong_base_is_told_the_right_one(tiny_model_dir):
     served = MaskedEncoder(load_encoder(str(tiny_model_dir)))
-    with pytest.raises(ValueError, match=rf"another base: .* its card \(minilm, sha256:{MINILM_SHA256}\), in float32"):
+    with pytest.raises(
+        ValueError,
+        match=rf"task '{OF_MINILM[0]}': .*another base: .* its card \(minilm, sha256:{MINILM_SHA256}\), in float32",
+    ):
         served.add_task(OF_MINILM[0])
     assert served.tasks == []
 

@@ -43,6 +43,7 @@ def frontier_points() -> pd.DataFrame:
 
 def test_the_frontier_shows_each_way_where_it_is_and_names_the_first(ax):
     drawings.draw_frontier(ax, frontier_points())
+    assert ax.texts[0].get_ha() == "left"  # on the left it would lie on the axis
     assert ax.get_xscale() == "log" and [text.get_text() for text in ax.texts] == [
         "LoRA, r = 1",
         "adaprune 0.5",

@@ -7,4 +7,13 @@ Knows nothing else of `deploy`, but for `served_layers`, which reads a `Mask`.
 from adaprune.deploy.runtime.compact import compact
 from adaprune.deploy.runtime.compact_file import load_compact, save_compact
 from adaprune.deploy.runtime.onnx_file import export
-from adaprune.deploy.runtime.sparse import PlacedLinear, SparseLinear, check_kernel, check_runtime, set_runtime
+from adaprune.deploy.runtime.sparse import (
+    RUNTIMES,
+    PlacedLinear,
+    check_kernel,
+    check_runtime,
+    chosen,
+    set_runtime,
+    sparse_of,
+    wins_of,
+)

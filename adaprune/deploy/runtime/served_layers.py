@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaprune.deploy.mask import Mask
-from adaprune.deploy.runtime import PlacedLinear, SparseLinear
-from adaprune.masks import component_of
+from adaprune.deploy.runtime import PlacedLinear, chosen, sparse_of, wins_of
 from adaprune.training import AdaptedModel
 
 # The 8 mask entries of a byte, as bytes 0 and 1 in one 8-byte number: looked up ten times faster than a row of 8.
@@ -31,7 +30,10 @@ SERVED: ContextVar[Serving | None] = ContextVar("SERVED", default=None)  # what 
 
 
 class Task(nn.Module):
-    """One task: all its masks as one vector of packed bits, and its head."""
+    """One task: all its masks as one vector of packed bits, and its head.
+
+    ``wins``: with the runtime ``auto``, where the sparse product of each matrix was faster (`measure`).
+    """
 
     def __init__(self, mask: Mask, head: nn.Module, config):
         super().__init__()
@@ -41,6 +43,7 @@ class Task(nn.Module):
         ends = np.cumsum([len(part) for part in packed.values()])
         self.places = {name: slice(end - len(packed[name]), end) for name, end in zip(packed, ends, strict=True)}
         self.deleted = False  # from the model, though threads may still be at work with it
+        self.wins: dict[str, tuple[bool, ...]] = {}
         self.register_buffer("bits", torch.from_numpy(np.concatenate([*packed.values()])))
         self.register_buffer("table", _ENTRIES_OF_A_BYTE.view(torch.int64).flatten())
 
@@ -50,6 +53,17 @@ class Task(nn.Module):
             return torch.ones_like(like)
         entries = self.table.index_select(0, self.bits[self.places[name]].int()).view(torch.uint8)
         return entries[: like.numel()].view(like.shape).to(like.dtype)
+
+    @torch.no_grad()
+    def measure(self, layers: Mapping[str, nn.Linear]) -> None:
+        """Times each of its matrices dense and sparse, on this machine, with torch's current number of threads."""
+        masked = {name: self.linear(name, layer) for name, layer in layers.items() if name in self.places}
+        pairs = {name: (one, sparse_of(name, one)) for name, one in masked.items() if bool((one.weight == 0).any())}
+        self.wins = wins_of(pairs)
+
+    def linear(self, name: str, layer: nn.Linear) -> PlacedLinear:
+        """The layer with its masked weights."""
+        return PlacedLinear(self.kept(name, layer.weight).mul_(layer.weight), layer.bias)
 
     def masks(self) -> dict[str, Tensor]:
         """The masks as boolean tensors."""
@@ -68,7 +82,7 @@ class Serving:
 
     def __init__(self, task: Task, keep: bool, runtime: str = "dense", spare: dict[str, Tensor] | None = None):
         self.task, self.runtime, self.users = task, runtime, 0
-        self.weights: dict[str, tuple[Tensor | SparseLinear, tuple, Tensor]] | None = {} if keep else None
+        self.weights: dict[str, tuple[Tensor | nn.Module, tuple, Tensor]] | None = {} if keep else None
         self.spare = spare or {}
 
     def product(self, layer: ServedLinear, x: Tensor) -> Tensor:
@@ -78,14 +92,14 @@ class Serving:
             return functional.linear(x, weight, bias)
         if self.weights is None:
             return functional.linear(x, self.task.kept(name, weight).mul_(weight), bias)
-        state = _state(weight, bias if self.runtime == "sparse" else None)
+        state = _state(weight, None if self.runtime == "dense" else bias)
         made, of, _ = self.weights.get(name, (None, None, None))
         if of != state:
             made = self._made(layer)
             self.weights[name] = made, state, weight.detach()
-        return made(x) if isinstance(made, SparseLinear) else functional.linear(x, made, bias)
+        return made(x) if isinstance(made, nn.Module) else functional.linear(x, made, bias)
 
-    def _made(self, layer: ServedLinear) -> Tensor | SparseLinear:
+    def _made(self, layer: ServedLinear) -> Tensor | nn.Module:
         name, weight = layer.mask_name, layer.weight
         with torch.inference_mode(False), torch.no_grad():  # written again for another task, in whatever mode
             if self.runtime == "dense":
@@ -93,10 +107,11 @@ class Serving:
                 if out is None or (out.dtype, out.device) != (weight.dtype, weight.device):
                     out = torch.empty_like(weight)
                 return torch.mul(self.task.kept(name, weight), weight, out=out)
-            masked = self.task.kept(name, weight).mul_(weight)
-            if bool((masked != 0).all()):
+            masked = self.task.linear(name, layer)
+            wins = self.task.wins.get(name, (True,))
+            if bool((masked.weight != 0).all()) or not any(wins):
                 return masked
-            return SparseLinear(PlacedLinear(masked, layer.bias), turned=component_of(name) == "ffn_in")
+            return chosen(masked, sparse_of(name, masked), wins)
 
 
 def _state(weight: Tensor, bias: Tensor | None = None) -> tuple:

@@ -182,16 +182,26 @@ def set_runtime(model: AdaptedModel, runtime: str) -> AdaptedModel:
     if runtime == "dense":
         return model
     pairs = {
-        name: (linear, SparseLinear(linear, turned=component_of(name) == "ffn_in"))
+        name: (linear, sparse_of(name, linear))
         for name, linear in maskable(model.encoder).items()
         if bool((linear.weight == 0).any())
     }
-    wins = _wins(pairs) if runtime == "auto" else {}
-    for name, (dense, sparse) in pairs.items():
-        won = wins.get(name, (True,))
-        if any(won):
-            _put(model.encoder, name, sparse if all(won) else ChosenLinear(dense, sparse, won))
+    wins = wins_of(pairs) if runtime == "auto" else {}
+    for name, pair in pairs.items():
+        _put(model.encoder, name, chosen(*pair, wins.get(name, (True,))))
     return model
+
+
+def sparse_of(name: str, linear: nn.Linear) -> SparseLinear:
+    """The sparse layer in the place of ``linear``, whose weight has this name."""
+    return SparseLinear(linear, turned=component_of(name) == "ffn_in")
+
+
+def chosen(dense: nn.Linear, sparse: SparseLinear, wins: tuple[bool, ...]) -> nn.Module:
+    """What computes a matrix that was found faster where ``wins`` says: one of the two, or both."""
+    if not any(wins):
+        return dense
+    return sparse if all(wins) else ChosenLinear(dense, sparse, wins)
 
 
 def check_runtime(runtime: str, encoder: nn.Module) -> None:
@@ -226,7 +236,7 @@ def check_kernel(weight: Tensor) -> None:
 
 
 @torch.no_grad()
-def _wins(pairs: Mapping[str, tuple[nn.Linear, SparseLinear]]) -> dict[str, tuple[bool, ...]]:
+def wins_of(pairs: Mapping[str, tuple[nn.Linear, SparseLinear]]) -> dict[str, tuple[bool, ...]]:
     """For each matrix, whether its sparse product was ahead at each of ``SIZES``, by the shortest times of all rounds.
 
     All matrices are gone through one after the other, as in a forward pass, so that their weights come from where they
