@@ -463,6 +463,28 @@ def test_the_sigmoids_slope_is_constant_where_theta_starts():
     assert said in " ".join(PAGES["results"].split())
 
 
+def test_the_costs_of_a_step_are_those_measured():
+    found = [
+        json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["shapes"]
+        for name in ("step_cost_one_thread", "step_cost_8x128", "step_cost_bert_base_one_thread")
+    ]
+    columns = [found[0]["minilm-32x32"], found[1]["minilm-8x128"], found[1]["bert-base-8x128"]]
+    names = {
+        "adaprune": "`adaprune`, scope `encoder`",
+        "adaprune_embeddings": "`adaprune`, scope `encoder+embeddings`",
+        "forward_backward": "forward and backward with all weight gradients, no optimiser",
+        "features": "features (frozen encoder)",
+    }
+    for variant, name in names.items():
+        ratios = [column[variant]["seconds_ratio"] for column in columns]
+        cells = [f"{of['median']:.2f} ({of['least']:.2f}-{of['greatest']:.2f})" for of in ratios]
+        assert f"| {name} | {' | '.join(cells)} |" in PAGES["costs"]
+    for variant, name in list(names.items())[:3]:
+        rows = [shapes["bert-base-8x128"][variant] for shapes in found[1:]]
+        cells = [f"{row['memory_bytes'] / 1e6:,.0f} | {row['memory_ratio']:.2f}" for row in rows]
+        assert f"| {name} | {' | '.join(cells)} |" in PAGES["costs"]
+
+
 def test_what_units_of_base_size_keep():
     folder, page = ROOT / "results" / "gain_base", " ".join(PAGES["results"].split())
     runs = table(folder).query("task == 'sst2'").set_index("method")
