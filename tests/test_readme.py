@@ -358,7 +358,7 @@ def test_what_is_said_of_bytes_against_quality_is_of_the_frontiers_records():
     assert set(both["task"]) == {"cola", "sst2"} and {int(ways.loc[name, "seeds"]) for name in names} == {3}
     assert set(sst2["seed"]) == {0} and "On CoLA (three seeds) and SST-2 (one), without a teacher," in README
     said = f"IA3 keeps {ia3['share']:.2f} in {ia3['bytes'] / 1e3:.0f} kB"
-    more = f"0.5 {ours['share']:.2f} in {ours['bytes'] / 1e3:.0f} kB, LoRA {lora['share']:.2f} in "
+    more = f"0.5 keeps {ours['share']:.2f} in {ours['bytes'] / 1e3:.0f} kB, LoRA {lora['share']:.2f} in "
     assert said in README and f"{more}{lora['bytes'] / 1e6:.1f} MB" in " ".join(README.split())
     units = f"such masks keep {over.loc['adaprune units 0.5', 'share']:.2f} of the gain, those of single weights "
     assert f"{units}{ours['share']:.2f}" in " ".join(PAGES["costs"].split())
@@ -497,6 +497,14 @@ def test_what_units_of_base_size_keep():
     assert f"gain: {runs.loc['finetune', 'score'] - runs.loc['probe', 'score']:.3f}, of" in page
     assert f"ships in {runs.loc['adaprune', 'shipped_bytes'] / 1e3:.0f} kB" in page
     assert runs.loc["adaprune", "pattern"] == "units"
+    runs = table(folder).query("task == 'movie_reviews'").set_index("method")
+    kept = {
+        column: (runs.loc["adaprune", column] - runs.loc["probe", column])
+        / (runs.loc["finetune", column] - runs.loc["probe", column])
+        for column in ("score", "selection_score")
+    }
+    assert f"such a mask keeps only {kept['score']:.2f} of the gain**, on held-out rows nothing:" in page
+    assert kept["selection_score"] == 0
 
 
 def test_what_is_said_of_tasks_on_which_nothing_was_chosen():
