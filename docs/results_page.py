@@ -52,6 +52,7 @@ def _rows(root: Path) -> pd.DataFrame:
     rows = rows.assign(
         folder=rows["record"].map(lambda name: Path(name).parent.as_posix()),
         teacher=rows["teacher"].str.replace(r"_?seed[~-]\d+", "", regex=True),
+        model=[Path(model).name for model in rows["model"]],
     )
     same = ["folder", *(name for name in fields if name not in NEUTRAL)]
     masks = _masks(root)
@@ -60,7 +61,6 @@ def _rows(root: Path) -> pd.DataFrame:
         settings=[_settings(row) for row in rows[fields].to_dict("records")],
         task=[WRITTEN.get(task, task) for task in rows["task"]],
         primary=rows["primary"].str.replace("_", " "),
-        model=[Path(model).name for model in rows["model"]],
         sparsity=["" if pd.isna(cut) else float(f"{cut:.4g}") for cut in rows["mask_sparsity"]],
         minutes=rows["train_seconds"] / 60,
         mask=[masks.get(tuple(of), "") for of in rows[[*TELLS, "score", "selection_score"]].to_numpy()],
@@ -82,6 +82,7 @@ def _masks(root: Path) -> dict[tuple, str]:
     found = {}
     for path in sorted(root.glob("adaprune/zoo/*.json")):
         card = json.loads(path.read_text(encoding="utf8"))
+        card["model"] = Path(card["model"]).name  # of a base from a folder, cards have its name on the hub
         scores = [card["metrics"][split][card["metrics"]["primary"]] for split in ("validation", "selection")]
         of = (*(card[name] for name in TELLS), *scores)
         found[of] = f"../adaprune/zoo/{path.stem}.safetensors"

@@ -171,12 +171,12 @@ def test_formulas_become_mathml_and_code_and_prices_stay():
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """The rows of a results page over the runs of STS-B of two folders, and the zoo's cards."""
+    """The rows of a results page over the runs of STS-B of three folders, one of base size, and the zoo's cards."""
     root = tmp_path_factory.mktemp("root")
     shutil.copytree(ROOT / "adaprune/zoo", root / "adaprune/zoo", ignore=shutil.ignore_patterns("*.safetensors"))
-    for name in ("ablations", "recipe"):
+    for name, some in {"ablations": "stsb", "recipe": "stsb", "zoo": "stsb", "gain_base": "sst2"}.items():
         (root / "results" / name).mkdir(parents=True)
-        for path in (ROOT / "results" / name).glob("task~stsb*.json"):
+        for path in (ROOT / "results" / name).glob(f"task~{some}*.json"):
             shutil.copy(path, root / "results" / name)
     page = BeautifulSoup(load("results_page").page_of_records(root), "html.parser")
     rows = page.select("#records tbody tr")
@@ -195,10 +195,11 @@ def test_each_record_has_a_row_with_its_own_numbers(records):
         assert ("taught" in found["settings"]) == bool(record["run"]["teacher"])
 
 
-def test_the_zoos_mask_stands_at_its_run_alone(records):
-    (mask,) = [row for row in records if row.find("a", string="mask")]
-    assert mask.find("a", string="mask")["href"] == "../adaprune/zoo/stsb.safetensors"
-    assert mask.select_one(".seed").text == "0" and mask.select_one(".folder").text == "ablations"
+def test_the_zoos_masks_stand_at_their_runs_alone(records):
+    masks = [row for row in records if row.find("a", string="mask")]
+    found = {Path(row.find("a", string="mask")["href"]).stem: row.select_one(".folder").text for row in masks}
+    assert found == {"stsb": "zoo", "stsb-0.9": "zoo", "sst2-all-mpnet-base-v2": "gain_base"} and len(masks) == 3
+    assert {row.select_one(".seed").text for row in masks} == {"0"}
 
 
 def test_seeds_of_a_setting_are_counted_though_each_has_a_teacher_of_its_own(records):
