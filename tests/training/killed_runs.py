@@ -11,9 +11,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
+
+from tqdm import tqdm
 
 from adaprune.masks import maskable
 from adaprune.methods import LEARNED, learn
@@ -93,6 +96,9 @@ def play(fields: dict, kills: list[dict]) -> list[int]:
 
 if __name__ == "__main__":
     scenes = json.loads(sys.argv[1])
+    # tqdm's own lock is shared by forks: a child that is killed while it draws would hold it for all later ones
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0  # no thread beside which to fork
     load_encoder(scenes[0]["run"]["model"])  # fills caches that every child would fill anew
     gc.freeze()
     for scene in scenes:
