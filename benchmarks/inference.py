@@ -73,7 +73,7 @@ def calls(made: dict[str, object], inputs: dict[str, Tensor]) -> dict[str, Way]:
 
 @torch.inference_mode()
 def seconds_in_turns(
-    ways: dict[str, Way], times: int, rounds: int, clock: Callable[[], float]
+    ways: dict[str, Way], times: int, rounds: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
     """Way -> seconds per forward pass, one number per round; the first round does not count."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}

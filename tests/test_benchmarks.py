@@ -6,12 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import scipy.sparse
 import torch
 
 from adaprune import AdaptationHead, Run, keep_top, load_encoder, load_mask, save_mask
 from adaprune.masks import maskable
 from adaprune.runs import mask_path
-from benchmarks import anchor, contenders, inference, mask_size, plan_cost, step_cost, switch_cost, topology_cost
+from benchmarks import (
+    anchor,
+    contenders,
+    inference,
+    kernels,
+    mask_size,
+    plan_cost,
+    step_cost,
+    switch_cost,
+    topology_cost,
+)
 from benchmarks.step_cost import REFERENCE, VARIANTS, judge, ratios, summary
 from tests.deploy import test_flips
 
@@ -189,6 +200,20 @@ def test_inference_times_are_related_round_by_round():
 
 
 # ---- masks as differences
+
+
+def test_kernels_give_the_dense_product(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    written = tmp_path / "kernels.json"
+    tiny = ["--shapes", "8x12", "--tokens", "1", "5", "--sparsities", "0.5", "--times", "1", "--rounds", "2"]
+    assert kernels.main([*tiny, "--json", str(written)]) == 0
+    rows = json.loads(written.read_text())["rows"]
+    ways = {"dense float32", "embedding_bag", "CSR", "CSR, x left", "COO", "BSR", "scipy"}
+    assert {(row["way"], row["tokens"]) for row in rows} == {(way, tokens) for way in ways for tokens in (1, 5)}
+    assert all(row["faster"]["least"] <= row["faster"]["median"] <= row["faster"]["greatest"] for row in rows)
+    monkeypatch.setattr(kernels, "csr_array", lambda weight: 2 * scipy.sparse.csr_array(weight))
+    with pytest.raises(AssertionError, match="scipy: the product differs by"):
+        kernels.main(tiny)
 
 
 def test_sizes_of_masks_are_those_of_their_files(tmp_path, tiny_model_dir, capsys):

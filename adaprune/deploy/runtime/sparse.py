@@ -3,10 +3,10 @@
     y^T = W x^T + b        W in CSR (outputs, inputs), x (tokens, inputs), so that each kept weight adds one row of x^T
 
 The product is `torch.embedding_bag`, which sums weighted rows of a table: the table is x^T, a bag is an output, its
-members are the output's kept weights. It is the same sum as torch's CSR product, which calls MKL, and two to four times
-faster at 8 tokens and more, because its inner loop runs over the tokens in vector registers; it takes half precision,
-and needs no MKL. x is turned once for each layer, a block of tokens at a time (see ``BLOCK``); what an FFN's first
-matrix gives stays turned, as its second one wants it.
+members are the output's kept weights. Its inner loop runs over the tokens in vector registers, so from 32 tokens on
+it is mostly the fastest of the products that were tried (`benchmarks.kernels`); with 8, torch's CSR product is, which
+calls MKL. It takes half precision, and needs no MKL. x is turned once for each layer, a block of tokens at a time (see
+``BLOCK``); what an FFN's first matrix gives stays turned, as its second one wants it.
 """
 
 from __future__ import annotations
