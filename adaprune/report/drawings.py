@@ -191,8 +191,8 @@ def draw_gain(ax: Axes, shares: pd.DataFrame, tasks: dict[str, pd.DataFrame]) ->
 def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     """The share of the gain kept against speed relative to the dense model (log), one line per way of computing.
 
-    Each point is a sparsity, written beside the fastest way. Bars: 95 % over dev rows. Ways without masks, as quantised
-    models, are vertical lines: how fast, not how good.
+    Each point is a sparsity, written beside the fastest way of those with this share. Bars: 95 % over dev rows. Ways
+    without masks, as quantised models, are vertical lines: how fast, not how good.
 
     ``points``: of `gains.speeds`.
     """
@@ -202,7 +202,7 @@ def draw_speed(ax: Axes, points: pd.DataFrame) -> Axes:
         spread = np.nan_to_num([some["share"] - some["rows_low"], some["rows_high"] - some["share"]])
         look = {"color": looks[number].colour, "marker": "os^Dvp"[number % 6], "ls": LINE_STYLES[number % lines]}
         ax.errorbar(some["faster"], some["share"], spread, **look, ms=6, capsize=2, elinewidth=0.8, label=way)
-    for row in masked.sort_values("faster").groupby("sparsity").tail(1).itertuples():
+    for row in masked.sort_values("faster").groupby(["sparsity", "share"]).tail(1).itertuples():
         place = {"xytext": (7, 2), "textcoords": "offset points", "fontsize": 8, "color": INK}
         ax.annotate(f"{row.sparsity:g}", (row.faster, row.share), **place)
     for row in points[points["share"].isna()].itertuples():
