@@ -29,31 +29,14 @@ def perturb(encoder: nn.Module, sigma: float, seed: int) -> None:
 
 
 def check_ablation(run: Run, paths: Paths) -> None:
-    """Refuses an ablation that has nothing to start from.
-
-    Raises:
-        ValueError: noise without an ablation, a method that trains weights, a shuffle without a mask, or no mask file
-            of the run without ablation in ``results_dir``.
-    """
-    if run.noise and not run.ablation:
-        raise ValueError(f"noise={run.noise:g} is of an ablation: set ablation too, say to 'head'")
-    if not run.ablation:
-        return
-    if not run.kind.weights_intact or (run.ablation == "shuffle" and not run.kind.mask):
-        lack = "mask" if run.kind.weights_intact else "mask of the checkpoint's own weights"
-        raise ValueError(f"ablation={run.ablation!r} needs a {lack}, method {run.method!r} has none")
+    """ValueError if ``run`` is an ablation of a mask that is not in its ``results_dir``."""
     if (path := source_mask(run, paths)) and not path.is_file():
         raise ValueError(f"{path} is missing: adapt the run without ablation first, with the same results_dir")
 
 
-def source(run: Run) -> Run:
-    """The run of which ``run`` is an ablation."""
-    return run.model_copy(update={"ablation": "", "noise": 0.0})
-
-
 def source_mask(run: Run, paths: Paths) -> Path | None:
     """The file of the mask that ``run`` is an ablation of; None if there is none."""
-    return paths.mask.with_name(f"{source(run).name}.safetensors") if run.ablation and run.kind.mask else None
+    return paths.mask.with_name(f"{run.ablation_of.name}.safetensors") if run.ablation and run.kind.mask else None
 
 
 def ablate(job: Job) -> Outcome:

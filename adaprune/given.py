@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaprune.data import GLUE, expanded, load_task
+from adaprune.data import KNOWN_TASKS, expanded, load_task
 from adaprune.data.datafiles import check_texts, read_own, read_rows
 from adaprune.data.labels import kind_of_labels, to_follow
 from adaprune.data.tables import COLUMNS, SUFFIXES, read_lines, shown
@@ -62,7 +62,7 @@ def texts_of(data: Any) -> list:
         columns = _columns(data, ("text",))
         pairs = zip(columns["text"], columns["text_pair"], strict=True) if "text_pair" in columns else None
         return list(pairs or columns["text"])
-    if isinstance(data, (dict, bytes, set)) or not isinstance(data, Iterable):
+    if isinstance(data, (dict, bytes, set, frozenset)) or not isinstance(data, Iterable):
         raise TypeError(
             f"texts are of the type {type(data).__name__}: give a text, a list of texts or of pairs (text, text_pair), "
             "a pandas frame or a datasets.Dataset"
@@ -98,12 +98,12 @@ def rows_to_judge(data: Any, labels: Sequence | None, data_dir: str, known: Sequ
     """The columns of data to evaluate on, with labels as they are; in a file they are read like the ``known`` ones."""
     if not isinstance(data, (str, Path)) or labels is not None:
         return columns_of(data, labels)
-    path = expanded(data)
-    if path.is_file():
+    path, is_known = expanded(data), str(data) in KNOWN_TASKS
+    if path.is_file() and not is_known:
         rows = read_rows(path, like=to_follow(known))
         kind_of_labels(rows["label"], path)
         return rows
-    if str(data) in GLUE or not path.is_dir():
+    if is_known or not path.is_dir():
         task = load_task(str(data), data_dir)
         held, names = task.splits["validation"], task.labels
         rows = {name: list(held[name]) for name in held.column_names}

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from transformers import BertConfig
 
 from adaprune.data import load_task, tokenize
 from adaprune.methods.imp import sparsities
 from adaprune.report.sweeps import read_sweep
 from adaprune.runs import Run, epochs_of, plan_for
 from adaprune.training import batches_in, load_encoder
+from benchmarks.step_cost import SHAPES
 
 # Which measured variant a method's step is, and how often a run of it passes over the rows with and without a gradient
 # of the encoder: (variant, full passes, passes of a frozen encoder). Epochs of a head on cached vectors cost nothing.
@@ -45,26 +47,31 @@ def steps_of(run: Run, rows: int) -> tuple[float, str, int]:
     return steps * full, variant, frozen
 
 
-def cost(runs: list[Run], shape: dict, shape_tokens: int, gpu_step: float, official: dict[str, int]) -> pd.DataFrame:
+def cost(
+    runs: list[Run], shape: dict, shape_tokens: int, gpu_step: float, official: dict[str, int], vector: int
+) -> pd.DataFrame:
     """One row per task and method: runs, training steps, hours on two cores and on a GPU, bytes above the model.
 
     ``official`` gives the training rows of tasks whose local data are incomplete; a tenth of them is held out.
+    ``vector`` is what a head on a frozen encoder keeps of a row, in bytes (`training.fit_head`).
     """
     tokens, rows, found = {}, {}, []
-    for name in dict.fromkeys(run.task for run in runs):
-        run = next(run for run in runs if run.task == name)
-        train = load_task(name, run.data_dir, run.max_train_examples).splits["train"]
+    for run in runs:
+        if (place := (run.task, run.max_train_examples)) in rows:
+            continue
+        train = load_task(run.task, run.data_dir, run.max_train_examples).splits["train"]
         some = train.select(range(min(2000, len(train))))
         ids = tokenize(some, load_encoder("minilm").tokenizer, run.max_length)["input_ids"]
-        rows[name] = round(0.9 * official[name]) if name in official else len(train)
-        tokens[name] = float(np.mean([len(one) for one in ids]))
+        rows[place] = round(0.9 * official[run.task]) if run.task in official else len(train)
+        tokens[place] = float(np.mean([len(one) for one in ids]))
     for run in runs:
-        steps, variant, frozen = steps_of(run, rows[run.task])
+        place = (run.task, run.max_train_examples)
+        steps, variant, frozen = steps_of(run, rows[place])
         batch = plan_for(run).batch_size
         if variant == "adaprune" and run.scope == "encoder+embeddings":
             variant = "adaprune_embeddings"
-        seconds = shape[variant]["median_seconds"] * batch * tokens[run.task] / shape_tokens
-        reading = shape["features"]["median_seconds"] * rows[run.task] * tokens[run.task] / shape_tokens
+        seconds = shape[variant]["median_seconds"] * batch * tokens[place] / shape_tokens
+        reading = shape["features"]["median_seconds"] * rows[place] * tokens[place] / shape_tokens
         share = shape["features"]["median_seconds"] / shape["finetune"]["median_seconds"]
         found.append(
             {
@@ -73,8 +80,8 @@ def cost(runs: list[Run], shape: dict, shape_tokens: int, gpu_step: float, offic
                 "runs": 1,
                 "steps": steps,
                 "hours_two_cores": (steps * seconds + frozen * reading) / 3600,
-                "hours_gpu": (steps + frozen * share * rows[run.task] / batch) * gpu_step / 3600,
-                "bytes_above_model": shape[variant]["memory_bytes"],
+                "hours_gpu": (steps + frozen * share * rows[place] / batch) * gpu_step / 3600,
+                "bytes_above_model": max(shape[variant]["memory_bytes"], bool(frozen) * rows[place] / 0.9 * vector),
             }
         )
     summed = {name: "sum" for name in ("runs", "steps", "hours_two_cores", "hours_gpu")} | {"bytes_above_model": "max"}
@@ -98,7 +105,10 @@ def main() -> None:
         parser.error(f"--shape must be one of {', '.join(shapes)}, got {asked.shape!r}")
     examples, length = map(int, asked.shape.rsplit("-", 1)[1].split("x"))
     runs = [run.model_copy(update={"data_dir": asked.data_dir}) for run in read_sweep(asked.sweep)]
-    table = cost(runs, shapes[asked.shape], examples * length, asked.gpu_step, official)
+    config = SHAPES[asked.shape].config
+    config = load_encoder("minilm").model.config if config is None else BertConfig(**config)
+    vector = 4 * config.num_hidden_layers * config.hidden_size
+    table = cost(runs, shapes[asked.shape], examples * length, asked.gpu_step, official, vector)
     table.loc[len(table)] = {"task": "all", "method": "", **table.drop(columns=["task", "method"]).sum()}
     table.loc[len(table) - 1, "bytes_above_model"] = table["bytes_above_model"][:-1].max()
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.1f}"))

@@ -18,9 +18,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from adaprune.ablations import source
-from adaprune.report.sweeps import Progress, read_sweep
-from adaprune.runs import Run, find_record, record_path
+from adaprune.report.sweeps import Progress, read_sweep, unmet
+from adaprune.runs import Run, find_record, needed, record_path
 
 ADAPT = "import json, sys; from adaprune import Run, adapt; adapt(Run(**json.loads(sys.argv[1])))"
 
@@ -52,7 +51,7 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
         """The next row that does not wait for an unfinished one; None if no row is left."""
         while waiting:
             coming = running | {_place(record_path(run)) for run in waiting.values()}
-            ready = (number for number, run in waiting.items() if not (waits_for(run) & coming))
+            ready = (number for number, run in waiting.items() if coming.isdisjoint(map(_place, needed(run))))
             if (number := next(ready, None)) is not None:
                 run = waiting.pop(number)
                 running.add(_place(record_path(run)))
@@ -89,12 +88,6 @@ def study(runs: list[Run], jobs: int, device: str, logs: Path) -> list[Run]:
     return failed
 
 
-def waits_for(run: Run) -> set[Path]:
-    """The records that a row needs: its teacher's, and that of the run that it ablates."""
-    needed = {_place(run.teacher)} if run.teacher else set()
-    return needed | ({_place(record_path(source(run)))} if run.ablation else set())
-
-
 def _place(path: str | Path) -> Path:
     """The same path for the same file, however it is written."""
     return Path(path).resolve()
@@ -115,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
         common = {"data_dir": asked.data_dir}
         if asked.results_dir or "results_dir" not in asked.sweep.read_text(encoding="utf-8").partition("\n")[0]:
             common["results_dir"] = asked.results_dir or f"results/{asked.sweep.stem}"
-        runs = read_sweep(asked.sweep, **common)
+        if lacking := unmet(runs := read_sweep(asked.sweep, **common)):
+            raise ValueError("\n".join(f"{asked.sweep}: {sentence}" for sentence in lacking))
         failed = study(runs, asked.jobs, asked.device, Path("runs", asked.sweep.stem))
     except (ValueError, OSError) as error:
         parser.error(str(error))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from adaprune.report import comparison, gains
-from adaprune.report.names import WRITTEN, written
+from adaprune.report.names import WRITTEN, markdown, written
 from adaprune.runs import plan_then, read_record, table
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,7 @@ CHOSEN_ON = {
     "heads": "selection_score",
 }  # settings were chosen by it: held-out rows; all others: dev rows
 
+SCORED_ON = {"dev": "score", "held out": "selection_score"}
 FACTORS = {  # of the deciding test: the field of Run and, by its value, what stands in the table
     "start": ("initial_theta", {"": "0", "magnitude": "abs(w)"}),
     "cut": ("allocation", {"": "global", "scores": "SMP's"}),
@@ -71,10 +72,10 @@ def gain() -> str:
     rows = []
     for method, label in {"majority": "majority class", "probe": "probe", "finetune": "fine-tuned"}.items():
         of_method = runs[runs["method"] == method]
-        rows.append([label, *(_cell(of_method[of_method["task"] == task]["score"]) for task in tasks), *[""] * 3])
-    rows += [[*row[:-2], row[-1]] for row in _kept(ours, marks, tasks)]  # the mean of the tasks is in `tasks`
+        rows.append([label, *(_cell(of_method[of_method["task"] == task]["score"]) for task in tasks), *[""] * 4])
+    rows += [[*row[:-2], row[-1]] for row in _kept(ours, marks, tasks, seeds=True)]  # the tasks' mean is in `tasks`
     heads = [WRITTEN[task] for task in tasks]
-    return _markdown(["", *heads, "gain kept", "95 % over dev rows", "lowest task"], rows)
+    return _markdown(["", *heads, "gain kept", "95 % over dev rows", "over seeds", "lowest task"], rows)
 
 
 def rivals() -> str:
@@ -87,27 +88,29 @@ def rivals() -> str:
     others = runs[runs["sparsity"].gt(0) & (runs["method"] != "adaprune")]
     place, rows = ["task", "seed"], []
     for at, level in others.groupby("sparsity"):
-        of_ours = []
-        for _, group in level.groupby("method"):
+        of_ours: dict[tuple[str, ...], list[str]] = {}  # a row without its name: the rivals that it stands beside
+        for method, group in level.groupby("method"):
             same = runs.set_index(place).index.isin(group.set_index(place).index)
             there = runs[same | (runs["method"].isin(["probe", "majority"]) & runs["task"].isin(group["task"]))]
             marks, beside = gains.landmarks(there), there[(there["method"] == "adaprune") & (there["sparsity"] == at)]
             rows += _kept(group, marks, tasks)
-            of_ours += [row for row in _kept(beside, marks, tasks) if row[-1] != "-"]  # has all of its tasks
-        rows += [list(row) for row in dict.fromkeys(map(tuple, of_ours))]
+            for row in _kept(beside, marks, tasks):
+                if row[-1] != "-":  # has all of its tasks
+                    of_ours.setdefault(tuple(row), []).append(written(method))
+        rows += [[f"{row[0]}, beside {' and '.join(names)}", *row[1:]] for row, names in of_ours.items()]
     heads = [WRITTEN[task] for task in tasks]
     return _markdown(["", *heads, "gain kept", "95 % over dev rows", "mean of tasks", "lowest task"], rows)
 
 
-def _kept(runs: pd.DataFrame, marks: pd.DataFrame, tasks: list[str]) -> list[list[str]]:
+def _kept(runs: pd.DataFrame, marks: pd.DataFrame, tasks: list[str], seeds: bool = False) -> list[list[str]]:
     """A row per sparsity and method: scores on the ``tasks``, and the share over them."""
     found = gains.shares(runs, marks, ["sparsity", "method"]).set_index(["sparsity", "method"])
     rows = []
     for key, group in runs.groupby(["sparsity", "method"]):
         name = f"**{written(key[1])}**" if key[1] == "adaprune" else written(key[1])
-        name += ", from \\|w\\|" * bool((group["initial_theta"] == "magnitude").all())
+        name += ", from |w|" * bool((group["initial_theta"] == "magnitude").all())
         cells = [_cell(group[group["task"] == task]["score"]) for task in tasks]
-        rows.append([f"{name}, {key[0]:g} removed", *cells, *_share(found, key)])
+        rows.append([f"{name}, {key[0]:g} removed", *cells, *_share(found, key, seeds)])
     return rows
 
 
@@ -160,7 +163,7 @@ def frontier_ways() -> str:
         )
         rows.append([written(way), f"{sizes[way] / 1000:,.0f}", *cells, *both])
     heads = [WRITTEN[task] for task in tasks]
-    return _markdown(["way", "kB a task ships", *heads, "gain kept over all", "not beaten"], rows)
+    return _markdown(["way", "kB shipped per task", *heads, "gain kept over all", "not beaten"], rows)
 
 
 def recipes() -> str:
@@ -200,38 +203,42 @@ def deciding() -> str:
     """What each setting of the deciding test changes while the others stay.
 
     A change is the mean over pairs of runs, of one task and seed, that differ in one setting alone. In brackets: in how
-    many of the pairs the second setting scores higher.
+    many of the pairs the second setting scores higher. Both are given for the dev split and for held-out rows.
     """
     runs, tasks = _of_deciding()
+    places = {f"{WRITTEN[task]}, {rows}": (task, score) for rows, score in SCORED_ON.items() for task in tasks}
     rows = []
     for factor, (_, labels) in FACTORS.items():
         before, after = labels.values()
         others = [other for other in FACTORS if other != factor]
-        paired = runs.pivot_table(index=["task", "seed", *others], columns=factor, values="score")
-        change = paired.reindex(columns=[before, after]).diff(axis=1)[after].dropna().reset_index(name="change")
+        paired = runs.pivot_table(index=["task", "seed", *others], columns=factor, values=list(SCORED_ON.values()))
+        change = paired.xs(after, axis=1, level=factor) - paired.xs(before, axis=1, level=factor)
+        change = change.dropna().reset_index()
         for start in ["both"] if factor == "start" else FACTORS["start"][1].values():
             some = change if start == "both" else change[change["start"] == start]
-            found = [some[some["task"] == task]["change"] for task in tasks]
+            found = [some[some["task"] == task][score] for task, score in places.values()]
             changes = [f"{of.mean():+.3f} ({(of > 0).sum()} of {len(of)})" if len(of) else "-" for of in found]
             rows.append([f"{factor}: {before} to {after}", start, *changes])
-    return _markdown(["change", "start", *(WRITTEN[task] for task in tasks)], rows)
+    return _markdown(["change", "start", *places], rows)
 
 
 def _of_deciding() -> tuple[pd.DataFrame, list[str]]:
     """The runs of the deciding test with a column for each of `FACTORS`, and their tasks in order."""
-    runs = table(ROOT / "results" / "deciding")
+    runs = table(ROOT / "results" / "deciding").query("method == 'soft_movement'")
     for factor, (column, labels) in FACTORS.items():
         runs[factor] = runs[column].map(labels)
     return runs, [task for task in WRITTEN if task in set(runs["task"])]
 
 
-def _share(found: pd.DataFrame, key: tuple[float, str]) -> list[str]:
-    """The share, its interval, the mean of the tasks' own shares, the lowest task; dashes if a task is missing."""
+def _share(found: pd.DataFrame, key: tuple[float, str], seeds: bool) -> list[str]:
+    """The share, its intervals, the mean of the tasks' own shares, the lowest task; dashes if a task is missing."""
+    kinds = ("rows", "seeds") if seeds else ("rows",)
     if key not in found.index:
-        return ["-"] * 4
+        return ["-"] * (3 + len(kinds))
     row = found.loc[key]
-    interval = "-" if np.isnan(row["rows_low"]) else f"{row['rows_low']:.2f} to {row['rows_high']:.2f}"
-    return [f"{row['share']:.2f}", interval, f"{row['mean']:.2f}", f"{WRITTEN[row['lowest_task']]} {row['lowest']:.2f}"]
+    ends = [(row[f"{kind}_low"], row[f"{kind}_high"]) for kind in kinds]
+    told = ["-" if np.isnan(low) else f"{low:.2f} to {high:.2f}" for low, high in ends]
+    return [f"{row['share']:.2f}", *told, f"{row['mean']:.2f}", f"{WRITTEN[row['lowest_task']]} {row['lowest']:.2f}"]
 
 
 def _by_number(way: str) -> list[tuple[int, float, str]]:
@@ -244,8 +251,7 @@ def _cell(found: pd.Series) -> str:
 
 
 def _markdown(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"{line}\n" for line in markdown(heads, rows))
 
 
 SPECIAL = {made.__name__: made for made in (gain, rivals, tasks, frontier_ways, recipes, deciding, deciding_cells)}

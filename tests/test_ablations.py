@@ -213,7 +213,7 @@ def test_verdicts_on_made_pairs():
     a, b = (f"{task} at 0.5 (all rows, the recipe's epochs)" for task in "ab")
     asked = [(made, 1, 0.0), (made, -1, 0.0), (made, 1, 0.299), (made[:1], 1, 0.0), (made[:0], 1, 0)]
     assert contrasts.verdicts(asked, {}) == [
-        f"confirmed in the mean for {a}; {b} (p = 0.0003, after Holm 0.001)", f"not confirmed: not so for {a}; {b}",
+        f"confirmed in the mean for {a}; {b} (p = 0.00034, after Holm 0.001)", f"not confirmed: not so for {a}; {b}",
         f"not confirmed: not so for {a}", "not tested", "not tested",
     ]  # fmt: skip
     close = made_pairs(difference=[0.11, 0.19, 0.11, 0.19])  # p = 0.034 alone, 0.068 beside another of its kind
@@ -221,11 +221,11 @@ def test_verdicts_on_made_pairs():
     sure = made_pairs(difference=[0.19, 0.21, 0.19, 0.21])
     weak = f"right sign, not significant in the mean for {a}; {b} (p = "
     (alone,) = contrasts.verdicts([(close, 1, 0.0)], {})
-    assert alone == f"confirmed in the mean for {a}; {b} (p = 0.03, after Holm 0.03)"
+    assert alone == f"confirmed in the mean for {a}; {b} (p = 0.034, after Holm 0.034)"
     beside = contrasts.verdicts([(sure, 1, 0.0), (close, 1, 0.0), (edge, 1, 0.0)], {})[1:]
-    assert beside == [weak + "0.03, after Holm 0.07)", weak + "0.05, after Holm 0.07)"]
+    assert beside == [weak + "0.034, after Holm 0.068)", weak + "0.051, after Holm 0.068)"]
     spread = contrasts.verdicts([(made_pairs(difference=[0.1, 0.3, 0.1, 0.3]), 1, 0.0)], {})
-    assert spread == [weak + "0.1, after Holm 0.1)"]  # p = 0.106
+    assert spread == [weak + "0.11, after Holm 0.11)"]  # p = 0.106
     assert [contrasts.judged(each) for each in ([], [True, True], [True, False])] == [
         "not tested", "confirmed", "not confirmed"
     ]  # fmt: skip
@@ -296,6 +296,16 @@ def test_chance_is_what_the_majority_records_say_and_two_standard_errors_more():
                             "score": [0.6, 0.0, 0.9], "primary": ["accuracy", "spearman", "accuracy"]})  # fmt: skip
     assert contrasts.chance_of(records) == pytest.approx({"a": 0.62, "b": 0.05})
     assert contrasts.chance_of(records[2:]) == {}
+
+
+def test_a_verdict_says_in_how_many_cells_a_probe_is_not_beaten():
+    pairs = made_pairs()  # a: 0.805 and 0.51; b: 0.71 and 0.4
+    probes = pd.DataFrame({"method": "probe", "ablation": "", "task": ["a", "b"], "score": [0.8, 0.71],
+                           "model": "minilm", "max_train_examples": 0})  # fmt: skip
+    assert contrasts.below_probe(pairs, {}, probes) == "; neither side above a probe in 1 of 2 cells"
+    assert contrasts.below_probe(pairs, {"b": 0.9}, probes) == ""  # a cell that does not count
+    assert contrasts.below_probe(pairs, {}, probes.assign(max_train_examples=3000)) == ""  # of other rows
+    assert contrasts.below_probe(pairs[:0], {}, probes) == ""
 
 
 def test_the_interval_over_dev_rows_is_of_the_mean_difference():

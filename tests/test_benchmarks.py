@@ -1,6 +1,7 @@
 """The step-cost benchmark runs on a tiny shape and its arithmetic is right; no test looks at a time."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -297,7 +298,7 @@ def test_a_plan_is_costed_by_hand():
     }  # fmt: skip
     common = {"task": "movie_reviews", "max_train_examples": 64, "epochs": 2, "batch_size": 8}
     runs = [Run(method=method, sparsity=0.5, **common) for method in ("adaprune", "imp", "random")]
-    found = plan_cost.cost(runs, shape, 100, 0.1, {"movie_reviews": 1000}).set_index("method")
+    found = plan_cost.cost(runs, shape, 100, 0.1, {"movie_reviews": 1000}, vector=0).set_index("method")
     assert list(found["steps"]) == [2 * 113, 4 * 2 * 113, 0] and list(found["bytes_above_model"]) == [20, 30, 10]
     # the forward pass of 900 rows: 112.5 batches at a quarter of a step
     assert list(found["hours_gpu"] * 36000) == pytest.approx([226, 904 + 112.5 / 4, 112.5 / 4])
@@ -305,6 +306,12 @@ def test_a_plan_is_costed_by_hand():
     reading = hours["random"]  # 900 t 0.5 / 100, and adaprune's is 226 (8 t) 1 / 100: t cancels
     assert hours["adaprune"] / reading == pytest.approx(226 * 8 / 450)
     assert (hours["imp"] - reading) / hours["adaprune"] == pytest.approx(8)
+    # the vectors of 1,000 rows, held-out ones too, where a head is trained on a frozen encoder; rows are of each run
+    found = plan_cost.cost(runs, shape, 100, 0.1, {"movie_reviews": 1000}, vector=8).set_index("method")
+    assert list(found["bytes_above_model"]) == pytest.approx([20, 8000, 8000])
+    more = runs[0].model_copy(update={"max_train_examples": 128})
+    steps = plan_cost.cost([runs[0], more], shape, 100, 0.1, {}, vector=0)["steps"].item()
+    assert steps == 2 * (math.ceil(58 / 8) + math.ceil(115 / 8))
 
 
 def test_a_plan_of_unknown_cost_is_refused():

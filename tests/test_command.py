@@ -187,7 +187,8 @@ def test_a_file_that_is_no_mask_is_named(folder, tiny_runs_dir, capsys):
         code, err = refused(capsys, "inspect", file)
         assert (
             code == 1
-            and err == f"adaprune: {file} is no mask file: give the folder that holds mask.safetensors, or that file\n"
+            and err
+            == f"adaprune: {file} is not a mask file: give the folder that holds mask.safetensors, or that file\n"
         )
 
 
@@ -229,10 +230,10 @@ WRONG = {
     ("fit", "no.csv", "--sparsty", "0.5"): (2, "No such option '--sparsty'. (Did you mean"),
     ("fit", "no.csv", "--method", "mgic"): (2, "'mgic' is not one of"),
     ("fit", "no.csv", "--method", "finetune", "--out", "out"): (1, "method 'finetune' leaves neither"),
-    ("predict", "nowhere/at/all", "a"): (1, "adaprune: nowhere/at/all is no folder with mask.safetensors"),
+    ("predict", "nowhere/at/all", "a"): (1, "adaprune: nowhere/at/all is not a folder with mask.safetensors"),
     ("predict", "tickts", "a"): (
         1,
-        "adaprune: tickts is no folder and no mask file here, and the zoo has no mask 'tickts'. It has cola, ",
+        "adaprune: tickts is neither a folder nor a mask file here, and the zoo has no mask 'tickts'. It has cola, ",
     ),
     ("predict", "somewhere"): (2, "give texts, or --file FILE, or - for standard input"),
     ("compare", "nowhere"): (1, "adaprune: nowhere is not a folder"),

@@ -188,7 +188,9 @@ def test_the_hub_holds_what_a_folder_does(adapted, tmp_path, hub):  # noqa: F811
     assert hub.repos["user/mine"] == {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
     again = adaprune.Adapted.from_pretrained("user/mine")
     assert again.predict(TEXTS, return_scores=True) == adapted.predict(TEXTS, return_scores=True)
-    with pytest.raises(FileNotFoundError, match="user/none is no folder with mask.safetensors, no mask file, and "):
+    with pytest.raises(
+        FileNotFoundError, match="user/none is not a folder with mask.safetensors, not a mask file, and "
+    ):
         adaprune.Adapted.from_pretrained("user/none")
 
 
@@ -485,7 +487,7 @@ def test_tables_are_read_by_their_columns_and_what_holds_no_texts_is_refused(ada
         assert adapted.predict(table) == expected
     with pytest.raises(ValueError, match=r"data lacks the column 'text' \(it has: id\)"):
         adapted.predict(frame[["id"]])
-    for other in (None, 3, {"text": TEXTS}, b"a"):
+    for other in (None, 3, {"text": TEXTS}, b"a", set(TEXTS), frozenset(TEXTS)):
         with pytest.raises(TypeError, match=f"texts are of the type {type(other).__name__}: give a text"):
             adapted.predict(other)
     with pytest.raises(ValueError, match=r"row 2: holds the lone surrogate '\\ud800'"):

@@ -10,4 +10,4 @@ from adaprune.data.places import expanded, public
 from adaprune.data.reading import check_known, examples, rows_read, texts_read, unknown_share
 from adaprune.data.resampling import RESAMPLES, resampled
 from adaprune.data.sampler import GroupedByLength
-from adaprune.data.tasks import GLUE, KNOWN_TASKS, TaskData, is_users, load_task, tokenize
+from adaprune.data.tasks import GLUE, KNOWN_TASKS, TaskData, check_name, is_users, load_task, tokenize

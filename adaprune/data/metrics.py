@@ -68,7 +68,7 @@ def _metric(name: str, labels: np.ndarray, answers: np.ndarray) -> float:
             return _correlation(scipy.stats.pearsonr, labels, answers)
         case "spearman":
             return _correlation(scipy.stats.spearmanr, labels, answers)
-    raise KeyError(name)
+    raise ValueError(f"unknown metric {name!r}")
 
 
 def _to_numpy(values) -> np.ndarray:

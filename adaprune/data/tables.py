@@ -124,7 +124,7 @@ def read_lines(raw: bytes, place: str) -> list[str]:
 def _decoded(raw: bytes, place: str | Path) -> str:
     """The text in bytes: UTF-8, or UTF-16 where a byte order mark says so, as spreadsheets write it."""
     if said := next((said for mark, said in OTHERS.items() if raw.startswith(mark)), ""):
-        raise ValueError(f"{place}: this is no text, it is {said}")
+        raise ValueError(f"{place}: this is not text, it is {said}")
     marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = raw.decode("utf-16" if marked else "utf-8-sig")

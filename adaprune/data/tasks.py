@@ -104,8 +104,7 @@ def load_task(task: str, data_dir: str | os.PathLike = "", max_train_examples: i
             all rows, with a warning. The draw does not depend on the run's seed.
 
     Raises:
-        FileNotFoundError: a file is missing; names it.
-        OSError: data cannot be downloaded.
+        OSError: a file is missing, which is named, or data cannot be downloaded.
         ValueError: an unknown task, or invalid data; names the place and the remedy.
     """
     if max_train_examples < 0 or max_train_examples == 1:
@@ -128,9 +127,8 @@ def load_task(task: str, data_dir: str | os.PathLike = "", max_train_examples: i
 
 
 def is_users(task: str, data_dir: str | os.PathLike = "") -> bool:
-    """Whether `load_task` reads the rows from files of the user's, which can change; it then needs no network."""
-    own = task not in KNOWN_TASKS and expanded(task).exists()  # the movie sentences are always the same
-    return bool(data_dir) if task in GLUE else own
+    """Whether `load_task` reads files of the user's, which can change (the movie sentences cannot), and no network."""
+    return bool(data_dir) if task in GLUE else task not in KNOWN_TASKS and expanded(task).exists()
 
 
 def _first(train: Rows, count: int, task: str) -> Rows:
@@ -159,14 +157,13 @@ def _first(train: Rows, count: int, task: str) -> Rows:
 
 def _refuse_lacking(used: list, labels: list[str], task: str) -> None:
     """ValueError if the training rows in use have only one label, or lack one of the task's classes."""
-    if len(set(used)) < 2:
+    present = set(used)
+    if len(present) < 2:
         raise ValueError(
             f"{task}: the {len(used)} training rows in use all have one label; "
             "raise max_train_examples (0 = all), or give more rows or shuffle them"
         )
-    present = set(used)
-    lacking = [label for number, label in enumerate(labels) if number not in present]
-    if lacking:
+    if lacking := [label for number, label in enumerate(labels) if number not in present]:
         raise ValueError(
             f"{task}: the {len(used)} training rows in use have none of class {', '.join(lacking[:5])}; "
             "raise max_train_examples (0 = all), or give more rows of it"
@@ -209,18 +206,23 @@ def _read_task(task: str, data_dir: str | os.PathLike) -> tuple[dict[str, Rows],
         return _read_glue(task, data_dir), list(GLUE[task].labels), GLUE[task].metrics
     if task in KNOWN_TASKS:
         return _read_movies(task)
+    check_name(task)
+    train, validation, labels = read_own(expanded(task))
+    if validation is None:
+        train, validation = hold_out(train, VALIDATION_FRACTION, train["label"] if labels else None)
+    return {"train": train, "validation": validation}, labels, metrics_of_own(bool(labels))
+
+
+def check_name(task: str) -> None:
+    """ValueError if ``task`` is no known name, no file or folder that is there, and does not look like a path."""
     path = expanded(task)
-    if not path.exists() and not (path.suffix or path.name != task):
+    if task not in KNOWN_TASKS and not path.exists() and not path.suffix and path.name == task:
         near = difflib.get_close_matches(task.lower(), KNOWN_TASKS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
             f"unknown task {task!r}{hint}; choose one of {', '.join(KNOWN_TASKS)}, or give the path of a "
             f"{', '.join(SUFFIXES)} file or of a folder with train.* and validation.*"
         )
-    train, validation, labels = read_own(path)
-    if validation is None:
-        train, validation = hold_out(train, VALIDATION_FRACTION, train["label"] if labels else None)
-    return {"train": train, "validation": validation}, labels, metrics_of_own(bool(labels))
 
 
 def _read_glue(task: str, data_dir: str | os.PathLike) -> dict[str, Rows]:

@@ -1,4 +1,4 @@
-"""A binary mask as bytes: plain bits, within 3 % of the entropy bound with zlib's Huffman codes, or rows and columns.
+"""A binary mask as bytes: plain bits, within 2 % of the entropy bound with zlib's Huffman codes, or rows and columns.
 
 Zlib is used rather than an arithmetic coder because every language reads it, it is a standard (RFC 1950), and it is
 within 2 % of the bound while an arithmetic coder is within 1 %. docs/mask_format.md describes every byte.

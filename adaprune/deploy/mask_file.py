@@ -87,7 +87,7 @@ def save_mask(
     if "labels" not in card or set(OWN) & set(card):
         raise ValueError(f"card: labels must, {', '.join(OWN)} must not be given: {[*card]}")
     if os.path.lexists(beside) and not _is_card(beside):
-        raise FileExistsError(f"{beside} is no mask's card, yet would be replaced by one: move it, or rename the mask")
+        raise FileExistsError(f"{beside} is not a mask's card, yet would be replaced: move it, or rename the mask")
     if path.is_file() and not _may_be_mask(path):
         raise FileExistsError(f"{path} holds tensors, but no mask, and would be replaced: move it, or rename the mask")
     if not isinstance(encoder, nn.Module):

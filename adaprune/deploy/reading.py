@@ -189,7 +189,7 @@ def _reference(path: Path, named: Any, card: dict) -> Mask:
     """The mask file in the same folder that is the reference of ``path``; errors name both."""
     name = named.get("file") if isinstance(named, dict) else None
     if not isinstance(name, str) or not re.fullmatch(_FILE, name) or not name.isprintable():
-        raise ValueError(f"{path} {NOT_WHOLE}: its reference is no file beside it")
+        raise ValueError(f"{path} {NOT_WHOLE}: its reference is not a file beside it")
     beside, whole = path.with_name(name), f"{path} is stored by where it differs from {name!r}"
     try:
         if not os.path.exists(beside):  # unlike that of a Path, False for a name that no disk can hold

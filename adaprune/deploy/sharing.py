@@ -20,7 +20,7 @@ from adaprune.runs import write_bytes
 from adaprune.training import MINILM, Encoder
 
 INDEX = "adaprune.json"  # {"tasks": [names]}; the mask of each task is <name>.safetensors next to it
-OTHERS = "; a folder of save_pretrained or a hub repository (user/name) will do, too"
+OTHERS = "; a folder of save_pretrained or a hub repository (user/name) also works"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
@@ -72,7 +72,7 @@ def tasks_in(folder: Path) -> list[str]:
     except (ValueError, TypeError, LookupError, RecursionError):
         fit = False
     if not fit:
-        raise ValueError(f"{folder / INDEX} is no list of tasks")
+        raise ValueError(f"{folder / INDEX} is not a list of tasks")
     return names
 
 
@@ -104,19 +104,19 @@ def find_mask(name: str | Path, revision: str | None = None) -> Path:
         try:
             return zoo_file(str(name))
         except ValueError as error:
-            raise FileNotFoundError(f"{name} is no folder and no mask file here, and {error}{OTHERS}") from None
+            raise FileNotFoundError(f"{name} is neither a folder nor a mask file here, and {error}{OTHERS}") from None
     if name.is_dir() or name.suffix == ".safetensors":
         path = name / "mask.safetensors" if name.is_dir() else name
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         return path
     if name.is_file():  # the hub need not be asked
-        raise FileNotFoundError(f"{name} is no mask file: give the folder that holds mask.safetensors, or that file")
+        raise FileNotFoundError(f"{name} is not a mask file: give the folder that holds mask.safetensors, or that file")
     try:
         return Path(hf_hub_download(str(name), "mask.safetensors", revision=revision))
     except (OSError, ValueError, hub_errors.HFValidationError) as error:
         raise FileNotFoundError(
-            f"{name} is no folder with mask.safetensors, no mask file, and cannot be downloaded from the hub "
+            f"{name} is not a folder with mask.safetensors, not a mask file, and cannot be downloaded from the hub "
             f"({str(error).splitlines()[0]})"
         ) from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def zoo(folder: str | Path = "") -> pd.DataFrame:
         ValueError: a mask without the card that `adaprune.make_zoo` writes beside it.
     """
     if folder and not expanded(folder).is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; without one, zoo() lists the masks that come with the package")
+        raise FileNotFoundError(
+            f"{folder} is not a folder; without one, zoo() lists the masks that come with the package"
+        )
     paths = sorted(expanded(folder or ZOO).glob("*.safetensors"), key=lambda path: path.stem)
     rows = {path.stem: _row(path) for path in paths}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="name", dtype=object), columns=_COLUMNS)
@@ -101,7 +104,7 @@ def _row(path: Path) -> dict:
         metric, scores = card["metrics"]["primary"], card["zoo"]["scores"].values()
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(f"{path} has no card of a zoo beside it, as python -m adaprune.make_zoo writes them") from None
-    head = sum(4 * pd.Series(said["shape"], dtype=int).prod() for said in card["head"].values())
+    head = sum(4 * math.prod(said["shape"]) for said in card["head"].values())
     return {
         **{name: card[name] for name in ("task", "sparsity", "model", "licence")},
         "pattern": card.get("pattern", "weights"),

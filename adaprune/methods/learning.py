@@ -58,15 +58,10 @@ def start(job: Job, own: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
 
     Otherwise its own values are assigned in the order of |w|. (Starts from |w|: Mallya et al. 2018, Radiya-Dixit and
     Wang 2020, Zhao et al. 2020.)
-
-    Raises:
-        ValueError: a start that only theta can have.
     """
     kind, own = job.plan.initial_theta, own or {name: torch.zeros_like(weight) for name, weight in job.weights.items()}
-    if kind == "own":
+    if kind == "own":  # else "magnitude", as `plan_for` has checked
         return own
-    if kind != "magnitude":
-        raise ValueError(f"initial_theta of {job.run.method} is '' (its own start) or 'magnitude', got {kind!r}")
     if any(value.min() != value.max() for value in own.values()):
         return theta_in_order({name: weight.detach().abs() for name, weight in job.weights.items()}, own)
     scaled = METHODS[job.run.method].tuned.get("learning_rate", job.plan.learning_rate) / THETA_RATE

@@ -19,11 +19,11 @@ def movement(job: Job) -> Outcome:
 def soft_movement(job: Job) -> Outcome:
     """Movement with one threshold for all matrices and a penalty on the scores (Sanh et al. 2020). Weights intact.
 
-        m = 1[sigmoid(S) > tau_t],   loss + lambda_t mean_l mean sigmoid(S_l),   S_0 = 0
+        m = 1[sigmoid(S) > tau_t],   loss + lambda_t sum sigmoid(S) / n_0,   S_0 = 0
 
-    lambda_t rises to 400 by the cubic schedule. In the paper tau rises to 0.1 and determines the sparsity; here tau_t
-    is set so that the sparsity follows the schedule, and the rule is Adam. (In the paper, each matrix also keeps 0.5
-    %.)
+    over all scores, with n_0 = 84,934,656 weights, BERT-base's, for every encoder. lambda_t rises to 400 by the cubic
+    schedule. In the paper tau rises to 0.1 and determines the sparsity; here tau_t is set so that the sparsity follows
+    the schedule, and the rule is Adam. (In the paper, each matrix also keeps 0.5 %.)
     """
     return learn(job, start(job))
 

@@ -55,10 +55,11 @@ def input_norms(job: Job, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     def listen(name: str):
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = _tokens(inputs[0], present[0])  # (tokens, inputs), or (tokens,) of word numbers
-            new = x.double().square().sum(0)
             if isinstance(module, nn.Embedding):
-                new = torch.bincount(x, minlength=module.num_embeddings).double()
-            squares[name] = squares.get(name, 0) + new
+                new = torch.bincount(x, minlength=module.num_embeddings)
+            else:
+                new = x.float().square().sum(0)
+            squares[name] = squares.get(name, 0) + new.cpu().double()  # Apple GPUs have no float64
 
         return add
 

@@ -8,13 +8,14 @@ from adaprune.training import Job, Outcome
 def smp(job: Job) -> Outcome:
     """Learns scores straight through; the share of each matrix depends on its mean score.
 
-        m_l = 1[S_l among the v_l n_l largest],   S_0 = 0,   loss + lambda_t mean_l mean sigmoid(S_l)
+        m_l = 1[S_l among the v_l n_l largest],   S_0 = 0,   loss + lambda_t sum sigmoid(S) / n_0
         v_l = L v_t s_l / sum s,   s_l = mean sigmoid(S_l)    within each of the six kinds of matrices (SMP-S)
 
-    (Jiang et al. 2022, arXiv 2210.06210.) v_t falls and lambda_t rises to 400 by the cubic schedule, over a share
-    of all steps, so that small tasks work too. ``allocation="equal"`` is SMP-L: v_l = v_t. Excess over 1 goes to the
-    other matrices (in the paper it is lost), and the total is exact. Our choices: the common head instead of the frozen
-    language-model head with label words, sigmoid(S) undivided at all sparsities, and a warm-up of the rate.
+    with n_0 of `soft_movement` (Jiang et al. 2022, arXiv 2210.06210). v_t falls and lambda_t rises to 400 by the cubic
+    schedule, over a share of all steps, so that small tasks work too. ``allocation="equal"`` is SMP-L: v_l = v_t.
+    Excess over 1 goes to the other matrices (in the paper it is lost), and the total is exact. Our choices: the common
+    head instead of the frozen language-model head with label words, sigmoid(S) undivided at all sparsities, and a
+    warm-up of the rate.
     """
     return learn(job, start(job))
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from adaprune.data import expanded
 from adaprune.methods import METHODS
-from adaprune.report.names import written
+from adaprune.report.gains import ROOM
+from adaprune.report.names import markdown, number, written
 from adaprune.report.published import beside_paper
 from adaprune.report.statistics import SIGNIFICANT, holm, interval, paired_test, retention
 from adaprune.runs import RESULT_NEUTRAL, RETIRED, Run, default_of
@@ -25,10 +26,12 @@ is too narrow: for five normally distributed scores it contains the true mean 84
 double-tailed t-test over the seeds that both have, against adaprune, with Holm's correction over all tests of a
 section; "-" is not tested (fewer than two seeds in common, or no spread). **Bold**: the best of a column among the
 methods that leave the weights intact, where it differs significantly (p < 0.05) from adaprune, or, if it is adaprune,
-from all the others. Methods that train weights are context: neither tested nor bold. Retention: score / fine-tuned
-score. Cost: means over runs (memory: the largest), without a teacher's. To ship: what a task adds to the base model,
-that is the mask file with its head, or the head and every weight that was trained (for lora its two factors); records
-older than coded mask files count 1 bit per weight, the oldest have nothing ("-").
+from all the others. Methods that train weights are context: neither tested nor bold. Gain kept: (score - floor) /
+(fine-tuned - floor), the floor being the better of probe and majority class on held-out rows; "-" without a probe, or
+where fine-tuning gains less than 0.03. Retention: score / fine-tuned score. Cost: means over runs (memory: the
+largest), without a teacher's. To ship: what a task adds to the base model, that is the mask file with its head, or the
+head and every weight that was trained (for lora its two factors); records older than coded mask files count 1 bit per
+weight, the oldest have nothing ("-").
 """
 
 
@@ -174,12 +177,12 @@ def write_table(runs: pd.DataFrame, path: str | Path) -> Path:
         lines += ["", f"## {title}", "", *_scores(part, found)]
         if len(found):
             rows = [
-                [task, way, f"{gap:+.3f}" if pairs else "-", str(pairs), _number(p, ".3g"), _number(p_holm, ".3g")]
+                [task, way, f"{gap:+.3f}" if pairs else "-", str(pairs), number(p, ".3g"), number(p_holm, ".3g")]
                 for task, way, gap, pairs, p, p_holm in found.itertuples(index=False)
             ]
             header = ["task", "method", "difference from adaprune", "pairs", "p", "p (Holm)"]
-            lines += ["", "### Tests", "", *_markdown(header, rows)]
-        lines += ["", "### Retention and cost", "", *_costs(part)]
+            lines += ["", "### Tests", "", *markdown(header, rows)]
+        lines += ["", "### Gain kept, retention and cost", "", *_costs(part)]
     if len(beside := beside_paper(curves(runs))):
         lines += ["", "## Beside the paper's Table 2, BERT-base on all training rows", "", *_beside(beside)]
     for model, kept in retained(runs).groupby("model"):
@@ -195,12 +198,12 @@ def _beside(found: pd.DataFrame) -> list[str]:
     """The table of `published.beside_paper`."""
     rows = [
         [
-            written(row.task), written(row.method), _number(row.sparsity, "g"), f"{row.paper:.3f}", f"{row.ours:.3f}",
+            written(row.task), written(row.method), number(row.sparsity, "g"), f"{row.paper:.3f}", f"{row.ours:.3f}",
             f"{row.difference:+.3f}", str(row.seeds), f"{written(row.model)}, {row.rows or 'all'} rows",
         ]
         for row in found.itertuples()
     ]  # fmt: skip
-    return _markdown(["task", "method", "sparsity", "paper", "ours", "difference", "seeds", "ours is of"], rows)
+    return markdown(["task", "method", "sparsity", "paper", "ours", "difference", "seeds", "ours is of"], rows)
 
 
 def _settings(runs: pd.DataFrame) -> list[str]:
@@ -239,7 +242,7 @@ def _scores(part: pd.DataFrame, found: pd.DataFrame) -> list[str]:
             cells.append(_cell(list(seeds.values())) if len(seeds) == len(tasks) else "-")
         rows.append([called, *cells])
     header = ["method", *(f"{task} ({metric})" for task, metric in tasks.items())]
-    return _markdown(header + ["mean over tasks"] * (len(tasks) > 1), rows)
+    return markdown(header + ["mean over tasks"] * (len(tasks) > 1), rows)
 
 
 def _winner(part: pd.DataFrame, found: pd.DataFrame) -> str | None:
@@ -261,19 +264,24 @@ def _cell(strata: list[pd.Series], bold: bool = False) -> str:
 
 
 def _costs(part: pd.DataFrame) -> list[str]:
-    """The table of retention by task, and of what a way costs."""
+    """The table of the gain kept and of retention by task, and of what a way costs."""
     tasks = sorted(part["task"].unique())
     tuned = part[part["method"] == "finetune"].groupby("task")["score"].mean()
+    floors = part[part["method"].isin(["probe", "majority"])].sort_values("selection_score").groupby("task")
+    floor = floors["score"].last().where(floors["method"].agg(set).map(lambda of: "probe" in of))
+    room = (tuned - floor).where(lambda room: room >= ROOM)
     rows = []
     for way, called in _ranked(part):
         runs = part[part["way"] == way]
         means = runs.groupby("task")["score"].mean()
-        kept = [retention(means.get(task, math.nan), tuned.get(task, math.nan)) for task in tasks]
+        kept = [(means.get(task, math.nan) - floor.get(task, math.nan)) / room.get(task, math.nan) for task in tasks]
+        kept += [retention(means.get(task, math.nan), tuned.get(task, math.nan)) for task in tasks]
         memory, shipped = runs["peak_memory_bytes"].max() / 2**30, runs["shipped_bytes"].mean() / 1e6
-        cost = [_number(runs["train_seconds"].mean(), ".0f"), _number(memory, ".2f"), _number(shipped, ".2f")]
-        rows.append([called, *(_number(share, ".3f") for share in kept), *cost])
-    header = ["method", *(f"retention {task}" for task in tasks), "train s", "peak memory GiB", "MB to ship per task"]
-    return _markdown(header, rows)
+        cost = [number(runs["train_seconds"].mean(), ".0f"), number(memory, ".2f"), number(shipped, ".2f")]
+        rows.append([called, *(number(share, ".2f") for share in kept), *cost])
+    shares = [f"{kind} {task}" for kind in ("gain kept", "retention") for task in tasks]
+    header = ["method", *shares, "train s", "peak memory GiB", "MB to ship per task"]
+    return markdown(header, rows)
 
 
 def _shares(kept: pd.DataFrame) -> list[str]:
@@ -287,13 +295,4 @@ def _shares(kept: pd.DataFrame) -> list[str]:
             cell = f"{row.mean:.3f}{spread} ({row.seeds}), lowest {row.worst:.3f}"
             cells |= dict.fromkeys(sparsities if math.isnan(row.sparsity) else [row.sparsity], cell)
         rows.append([way, *cells.values()])
-    return _markdown(["method", *(f"sparsity {sparsity:g}" for sparsity in sparsities)], rows)
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if pd.isna(value) else format(value, form)
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+    return markdown(["method", *(f"sparsity {sparsity:g}" for sparsity in sparsities)], rows)

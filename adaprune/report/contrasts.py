@@ -130,8 +130,23 @@ def verdicts(claims: Sequence[tuple[pd.DataFrame, int, float]], chance: Mapping[
         else:
             verdict = "confirmed" if corrected < SIGNIFICANT else "right sign, not significant"
             mean = " in the mean" if len(found) > 1 else ""
-            said.append(f"{verdict}{mean} for {places(found)} (p = {p:.1g}, after Holm {corrected:.1g})")
+            said.append(f"{verdict}{mean} for {places(found)} (p = {p:.2g}, after Holm {corrected:.2g})")
     return said
+
+
+def below_probe(pairs: pd.DataFrame, chance: Mapping[str, float], records: pd.DataFrame) -> str:
+    """In how many of the cells that count no side is above a probe of as many rows: the end of a verdict, or "".
+
+    Such a cell compares what two ways keep of the checkpoint, and not what they add to it.
+    """
+    found = cells(pairs, chance).query("left_out == ''")
+    probes = records[(records["method"] == "probe") & (records["ablation"] == "")]
+    best = probes.groupby(["model", "task", "max_train_examples"])["score"].max()
+    below = [
+        max(cell.score, cell.score_theirs) <= best.get((cell.model, cell.task, cell.max_train_examples), -math.inf)
+        for cell in found.itertuples()
+    ]
+    return f"; neither side above a probe in {sum(below)} of {len(below)} cells" if any(below) else ""
 
 
 def places(found: pd.DataFrame) -> str:

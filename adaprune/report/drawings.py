@@ -43,7 +43,7 @@ def draw_groups(ax: Axes, rows: pd.DataFrame, group: str, value: str, order: lis
 
 
 def draw_degrees(ax: Axes, samples: dict[str, np.ndarray], most: int, density: float) -> Axes:
-    """Share of units with a degree below x, one line per method, and the binomial of a random mask as a grey line.
+    """Share of units with a degree of at most x, one line per method, and the binomial of a random mask as a grey line.
 
     Args:
         samples: method -> degrees of units, (units,).

@@ -147,7 +147,8 @@ def speeds(kept: pd.DataFrame, measured: Sequence[Mapping[str, Any]], **where: A
             "faster": row["faster"]["median"],
         })  # fmt: skip
     found = pd.DataFrame(rows, columns=["way", "sparsity", "pattern", "faster"])
-    found = found.merge(kept, on=["pattern", "sparsity"], how="left")
+    kept = kept.assign(sparsity=kept["sparsity"].round(4))
+    found = found.assign(sparsity=found["sparsity"].round(4)).merge(kept, on=["pattern", "sparsity"], how="left")
     found = found[found["share"].notna() | (found["sparsity"] == 0)]
     columns = ["way", "sparsity", "share", "rows_low", "rows_high", "faster"]
     return found[columns].sort_values(["way", "sparsity"], ignore_index=True)

@@ -1,6 +1,6 @@
 """Tasks, models and methods as people write them, and the line that says what a figure was made from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +80,23 @@ def way_of(row: Mapping[str, Any]) -> str:
     parts += [f"r = {row['rank'] or 8}"] if row["method"] == "lora" else []
     parts += ["paper"] if row["recipe"] == "paper" else []
     return " ".join(parts) + (f", {row['head']} head" if row["head"] else "")
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    r"""The lines of a table in Markdown; a bar in a cell is escaped.
+
+    >>> print(*markdown(["way", "score"], [["from |w|", "0.5"]]), sep="\n")
+    | way | score |
+    | --- | --- |
+    | from \|w\| | 0.5 |
+    """
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+
+
+def number(value: float, form: str) -> str:
+    """A number in the given form; "-" for NaN."""
+    return "-" if pd.isna(value) else format(value, form)
 
 
 class Source(NamedTuple):

@@ -2,13 +2,13 @@
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adaprune.data import expanded
-from adaprune.runs import Run, paths_of, record_path
+from adaprune.data import check_name, expanded
+from adaprune.runs import Run, needed, paths_of, plan_for, record_path
 from adaprune.training import read_teacher
 
 
@@ -22,9 +22,9 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         common: fields that are the same for all rows and are no column.
 
     Raises:
-        ValueError: an unknown column, or a misfit in ``common``; a row with too many or too few cells, or a value that
-            misfits; a teacher of another task; two rows that would share a record; no row. The message names the row
-            and its line in the file.
+        ValueError: an unknown column, or a misfit in ``common``; a row with too many or too few cells, a value that
+            misfits, or one that its method does not read; an unknown task; a teacher of another task; two rows that
+            would share a record; no row. The message names the row and its line in the file.
         FileNotFoundError: no such table.
     """
     try:
@@ -44,6 +44,8 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
         where = f"row {number} (line {line})"
         try:
             run = Run(**common, **_values(columns, cells))
+            check_name(run.task)
+            plan_for(run)
             if run.teacher and expanded(run.teacher).is_file():  # otherwise it may be a row of this sweep
                 read_teacher(run, paths_of(run).teacher)
         except ValueError as error:
@@ -55,6 +57,17 @@ def read_sweep(path: str | Path, **common: Any) -> list[Run]:
     if wrong:
         raise ValueError("\n".join(f"{path}, {sentence}" for sentence in wrong))
     return [run for _, run in runs.values()]
+
+
+def unmet(runs: Iterable[Run]) -> list[str]:
+    """A sentence for each run whose teacher, or the run that it ablates, is neither finished nor among ``runs``."""
+    rows = {record_path(run).resolve() for run in runs}
+    return [
+        f"{run.name} needs {path}, which is neither there nor a row of the table"
+        for run in runs
+        for path in needed(run)
+        if not path.is_file() and path.resolve() not in rows
+    ]
 
 
 class Progress:

@@ -24,7 +24,7 @@ def write_answers(path: Path, logits: np.ndarray, task: TaskData, scored: bool =
         scored: False leaves ``resampled`` empty. The samples are known, so 300 exact scores give 300 equations for the
             labels. So `adapt` writes them only for named tasks, whose labels are public, not for a user's own file.
     """
-    split = task.splits[next(name for name in task.splits if name.startswith("validation"))]
+    split = task.splits["validation"]
     labels = np.asarray(split["label"])
     if task.labels:
         answers = logits.argmax(1).astype(np.uint8 if logits.shape[1] <= 256 else np.uint16)

@@ -30,8 +30,9 @@ class Plan:
     label: "words and splices" (`training.teachers`), or empty for none.
 
     ``scores`` is True for methods that learn scores in another way; there ``penalty`` is the lambda of the penalty on
-    mean sigmoid(scores). ``fixed`` is True if the sparsity holds from the first step on, unless the run sets ``reach``.
-    ``weight_learning_rate`` is the rate of weights trained together with the scores; 0 if they are frozen.
+    the sum of sigmoid(scores) over BERT-base's number of weights. ``fixed`` is True if the sparsity holds from the
+    first step on, unless the run sets ``reach``. ``weight_learning_rate`` is the rate of weights trained together with
+    the scores; 0 if they are frozen.
     """
 
     epochs: float

@@ -56,6 +56,12 @@ def record_path(run: Run) -> Path:
     return paths_of(run).record
 
 
+def needed(run: Run) -> list[Path]:
+    """The records that must be there before ``run`` starts: its teacher's, and that of the run that it ablates."""
+    teacher = [expanded(run.teacher)] if run.teacher else []
+    return teacher + ([record_path(run.ablation_of)] if run.ablation else [])
+
+
 def mask_path(run: Run) -> Path:
     """``<results_dir>/masks/<run name>.safetensors``."""
     return paths_of(run).mask

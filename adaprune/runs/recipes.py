@@ -67,8 +67,10 @@ def plan_for(run: Run) -> Plan:
     """The recipe's settings for ``run``, overridden by those of its method and of the run itself.
 
     Raises:
-        ValueError: a field that the run's method does not read; the message names the methods that do.
+        ValueError: a field that the run's method does not read, and the message names the methods that do; a start
+            that its method cannot take; an ablation of what cannot have one.
     """
+    _check_ablation(run)
     method, paper = METHODS[run.method], run.recipe == "paper"
     plan = replace(PAPER, epochs=PAPER_EPOCHS.get(run.task, PAPER.epochs)) if paper else TUNED
     plan = replace(plan, **(method.paper if paper else method.tuned))
@@ -87,6 +89,10 @@ def plan_for(run: Run) -> Plan:
                 "whole heads and FFN neurons, the same share of each"
             )
     plan = replace(plan, **{name: changed[name] for name in asdict(plan) if name in changed})
+    if plan.scores and plan.initial_theta not in ("own", "magnitude"):
+        raise ValueError(
+            f"initial_theta of {run.method} is '' (its own start) or 'magnitude', got {plan.initial_theta!r}"
+        )
     plan = replace(plan, copies=plan.copies if run.teacher else "")
     if "epochs" in changed:
         plan = replace(plan, steps=0)
@@ -104,6 +110,15 @@ def plan_for(run: Run) -> Plan:
             )
         plan = replace(plan, control="penalty")  # Algorithm 1 to the letter: gamma as given, and stop at the target
     return plan
+
+
+def _check_ablation(run: Run) -> None:
+    """ValueError for noise without an ablation, of a method that trains weights, and for a shuffle without a mask."""
+    if run.noise and not run.ablation:
+        raise ValueError(f"noise={run.noise:g} is of an ablation: set ablation too, say to 'head'")
+    if run.ablation and (not run.kind.weights_intact or (run.ablation == "shuffle" and not run.kind.mask)):
+        lack = "mask" if run.kind.weights_intact else "mask of the checkpoint's own weights"
+        raise ValueError(f"ablation={run.ablation!r} needs a {lack}, method {run.method!r} has none")
 
 
 def epochs_of(plan: Plan, sparsity: float, batches: int) -> float:

@@ -169,6 +169,11 @@ class Run(BaseModel):
             parts.append(f"teacher~{_readable(taught.removeprefix('_').replace('~', '-'))}")
         return "_".join(parts)
 
+    @property
+    def ablation_of(self) -> Run:
+        """The run of which this one is an ablation; itself if it is none."""
+        return self.model_copy(update={"ablation": "", "noise": 0.0})
+
 
 def default_of(name: str) -> Any:
     """The default of a current or retired field of `Run`; KeyError for any other name."""

@@ -30,13 +30,13 @@ class Overlap(NamedTuple):
     either: int
 
 
-def alike(masks: Sequence[Mapping[str, Tensor]]) -> list[dict[str, np.ndarray]]:
+def alike(masks: Sequence[Mapping[str, Tensor]], extreme: bool = False) -> list[dict[str, np.ndarray]]:
     """The masks' arrays by name, after checking that they can be compared.
 
     Raises:
         ValueError: fewer than two masks, or different weights in scope, shapes or bases; names the weight.
     """
-    found = [arrays(mask) for mask in masks]
+    found = [arrays(mask, extreme) for mask in masks]
     if len(found) < 2:
         raise ValueError(f"a comparison needs two masks or more, got {len(found)}")
     bases = [mask.card["base"] for mask in masks if hasattr(mask, "card")]
@@ -114,7 +114,7 @@ def cochran_q(masks: Sequence[Mapping[str, Tensor]]) -> tuple[float, float]:
 def by_component(masks: Sequence[Mapping[str, Tensor]]) -> pd.DataFrame:
     """Fleiss' kappa, Cochran's Q and its p-value over all weights (``all``) and within each component.
 
-    NaN for a component on which all masks agree completely.
+    NaN for a component of which a mask keeps all or nothing.
     """
     found = alike(masks)
     plain = [getattr(mask, "masks", mask) for mask in masks]
@@ -140,7 +140,7 @@ def recovery(history: Mapping[int, Mapping[str, Tensor]]) -> pd.DataFrame:
         history: step -> mask.
     """
     steps = sorted(history)
-    masks = alike([history[step] for step in steps])
+    masks = alike([history[step] for step in steps], extreme=True)  # the first snapshots may have everything
     gone = {name: ~array for name, array in masks[0].items()}  # removed at some step so far
     rows = []
     for step, before, now in zip(steps[1:], masks, masks[1:], strict=False):

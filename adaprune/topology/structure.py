@@ -37,7 +37,7 @@ class OtherLayers(ValueError):
     """A mask of layers that do not consist of query, key, value, attention output and two FFN matrices."""
 
 
-def arrays(mask: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def arrays(mask: Mapping[str, Tensor], extreme: bool = False) -> dict[str, np.ndarray]:
     """The mask's matrices as boolean arrays (outputs, inputs), with tables transposed; also accepts a loaded mask file.
 
     Raises:
@@ -53,7 +53,7 @@ def arrays(mask: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
             raise ValueError(f"{name}: a mask is a boolean matrix, got {array.dtype} {array.shape}")
         found[name] = array.T if component_of(name) == EMBED else array
     kept, total = sum(int(a.sum()) for a in found.values()), sum(a.size for a in found.values())
-    if kept in (0, total):
+    if not extreme and kept in (0, total):
         raise ValueError(f"the mask keeps {kept} of {total} connections: there is no topology to study")
     return found
 
@@ -64,7 +64,13 @@ def matrix(mask: Mapping[str, Tensor], layer: int | None, component: str) -> np.
     Raises:
         ValueError: no such layer or component in the mask; the message lists those there are.
     """
-    found = {(layer_of(name), component_of(name)): array for name, array in arrays(mask).items()}
+    found: dict[tuple[int | None, str], np.ndarray] = {}
+    for name, array in arrays(mask).items():
+        if (place := (layer_of(name), component_of(name))) in found:
+            raise ValueError(
+                f"the mask has several matrices of layer {place[0]}, component {place[1]!r}: take it by name"
+            )
+        found[place] = array
     if (layer, component) not in found:
         choices = ", ".join(f"{layer} {component}" for layer, component in found)
         raise ValueError(f"the mask has no matrix of layer {layer}, component {component!r}; it has {choices}")

@@ -183,8 +183,8 @@ def check_unchanged(record: dict, run: Run, plan: Plan, paths: Paths, mask: Path
 def alone(folder: Path) -> Iterator[None]:
     """Within, no other process makes the run whose checkpoints are in ``folder``.
 
-    One that does is waited for, which is said. The lock goes with its process, however that ends, and its file once the
-    run is made. Where the file system has no locks there is none.
+    If another process does, this one says so and waits. The lock goes with its process, however that ends, and its file
+    once the run is made. Where the file system has no locks there is none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock", fallback_to_soft=False)  # a soft one would outlive a killed process

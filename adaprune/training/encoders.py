@@ -181,6 +181,8 @@ def _check_family(encoder: nn.Module, model: str) -> None:
         why = f"part of its layers, {bare[0]}, is not a linear layer, so no mask reaches it"
     elif not isinstance(_table(encoder), nn.Embedding):
         why = "it has no table of word embeddings"
+    elif type(_table(encoder)) is not nn.Embedding:
+        why = f"its word embeddings, {type(_table(encoder)).__name__}, do more than look up a row"
     elif not isinstance(getattr(config, "num_attention_heads", None), int):
         why = "it has no attention heads"
     else:
@@ -273,7 +275,8 @@ def _minilm_folder() -> str:
 
 def _licence(source: str, revision: str | None) -> str:
     """The licence in the front matter of the model's README.md; "unknown" without one."""
-    found = re.search(r"^license: *(\S+)$", _text(source, "README.md", revision), re.MULTILINE)
+    card = _text(source, "README.md", revision)
+    found = re.match(r"---\n(?:(?!---).*\n)*?license: *[\"']?([\w.-]+)", card)
     return found.group(1) if found else "unknown"
 
 

@@ -51,12 +51,12 @@ class _OnVectors(nn.Module):
 
 @dataclass(frozen=True)
 class _Read(Sentences):
-    """Sentences that have been read: a batch holds their vectors, found by row number."""
+    """Sentences that have been read: a batch holds their vectors, found by the number of their split and their row."""
 
-    vectors: Tensor = None
+    vectors: tuple[Tensor, ...] = ()
 
     def collate(self, rows: list[dict]) -> dict[str, Tensor]:
-        batch = {"vectors": self.vectors[[row["place"] for row in rows]]}
+        batch = {"vectors": torch.stack([self.vectors[row["split"]][row["place"]] for row in rows])}
         for name in ("labels", "teacher_logits"):
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
@@ -73,12 +73,12 @@ def fit_head(job: Job) -> Fit:
     for name in ("train", "copies", "selection"):
         if (rows := job.sentences.splits.get(name)) is None:
             continue
-        before = sum(map(len, vectors))
-        places = list(range(before, before + len(rows)))
-        splits[name] = rows.add_column("place", places, new_fingerprint=f"{rows._fingerprint}-read")
+        for column, numbers in {"split": [len(vectors)] * len(rows), "place": range(len(rows))}.items():
+            rows = rows.add_column(column, list(numbers), new_fingerprint=f"{rows._fingerprint}-{column}")
+        splits[name] = rows
         found = read(model.encoder, model.head.pooling, job.sentences, name, job.settings)
         vectors.append(torch.from_numpy(found))
-    known = _Read(splits, job.sentences.tokenizer, job.sentences.metrics, job.sentences.primary, torch.cat(vectors))
+    known = _Read(splits, job.sentences.tokenizer, job.sentences.metrics, job.sentences.primary, tuple(vectors))
     optimiser = torch.optim.AdamW(model.head.parameters(), lr=job.plan.head_learning_rate, weight_decay=0.01)
     reading = time.monotonic() - start
     done = fit(_OnVectors(model.head.to(PartialState().device)), known, optimiser, job.settings)

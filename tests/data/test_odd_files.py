@@ -365,7 +365,7 @@ def test_lines_end_where_lines_end():
 @pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl"])
 def test_what_is_no_text_is_told_by_its_first_bytes(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"m\..*: this is no text, it is {said}"):
+    with pytest.raises(ValueError, match=rf"m\..*: this is not text, it is {said}"):
         read_table(tmp_path / name)
 
 

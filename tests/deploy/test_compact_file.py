@@ -194,5 +194,5 @@ def test_what_would_not_load_is_not_saved(tmp_path):
 
 
 def test_no_file_at_all(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         load_compact(tmp_path / "none.safetensors")

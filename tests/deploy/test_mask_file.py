@@ -656,7 +656,7 @@ def test_a_new_mask_replaces_an_old_one(saved):
 def test_what_is_no_card_is_not_replaced(tmp_path, content):
     encoder, other = encoder_of(), tmp_path / "a.json"
     other.write_text(content)
-    with pytest.raises(FileExistsError, match=r"a\.json is no mask's card"):
+    with pytest.raises(FileExistsError, match=r"a\.json is not a mask's card"):
         save_mask(tmp_path / "a.safetensors", masks_of(encoder), head_of(), CARD, encoder)
     assert other.read_text() == content and list(tmp_path.iterdir()) == [other]
 

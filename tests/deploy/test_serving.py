@@ -299,7 +299,7 @@ def test_saved_and_loaded_again_byte_for_byte(served, paths, tmp_path, tiny_mode
         MaskedEncoder.from_pretrained(str(tiny_model_dir)).save_pretrained(tmp_path / "none")
     for content in ("", "[]", '{"tasks": []}', '{"tasks": ["../two"]}', '{"tasks": [1]}', "[" * 100_000):
         (folder / INDEX).write_text(content)
-        with pytest.raises(ValueError, match="is no list of tasks"):
+        with pytest.raises(ValueError, match="is not a list of tasks"):
             MaskedEncoder.from_pretrained(str(folder))
 
 

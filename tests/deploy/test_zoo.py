@@ -89,7 +89,7 @@ def test_the_table_is_what_the_cards_say():
 
 
 def test_a_folder_that_is_no_zoo_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder; without one, zoo"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; without one, zoo"):
         zoo(tmp_path / "nowhere")
     assert zoo(tmp_path).empty
     for card in (None, "{}", '{"metrics": {"primary": "f1"}}', "["):
@@ -178,7 +178,9 @@ def test_whoever_looks_for_more_than_a_file_hears_what_else_would_do(tmp_path, m
     more = "A mask file is given by a path that ends in .safetensors; a folder of save_pretrained or a hub repository"
     with pytest.raises(ValueError, match=more):
         MaskedEncoder(load_encoder("minilm")).add_task("tickets", "nofolder")
-    with pytest.raises(FileNotFoundError, match=f"^SST2 is no folder and no .*, did you mean 'sst2'.*{more}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"^SST2 is neither a folder nor a mask file here.*, did you mean 'sst2'.*{more}"
+    ):
         find_mask("SST2")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adaprune.report.sweeps import Progress, read_sweep
+from adaprune.report.sweeps import Progress, read_sweep, unmet
 from adaprune.runs.records import read_record
 from adaprune.runs.run import METHODS
 
@@ -74,7 +74,9 @@ def test_committed_tables_hold_what_they_promise():
     assert sum((run.method, run.sparsity, run.task, run.allocation) == ("smp", 0.9, "mrpc", "") for run in quick) == 3
 
 
-def test_cells_get_their_fields_types_and_common_ones_are_added(sweep):
+def test_cells_get_their_fields_types_and_common_ones_are_added(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "100").mkdir()  # a task of that name
     path = sweep("task sparsity seed recovery model", "100 1e-1 7 False minilm", "rte 0 8 True minilm")
     first, second = read_sweep(path, epochs=2, results_dir="out")
     assert (first.task, first.sparsity, first.seed, first.recovery) == ("100", 0.1, 7, False)
@@ -102,6 +104,13 @@ WRONG = {
     ("task", "rte 0"): "row 1 (line 2): 2 cells for 1 columns",
     ("task seed", "rte 0", "mrpc 0", "rte 0"): "row 3 (line 4) repeats row 1 (line 2)",
     ("task checkpoint_steps", "rte 1", "rte 2"): "row 2 (line 3) repeats row 1 (line 2)",
+    ("task", "rte", "sst3"): "row 2 (line 3): unknown task 'sst3' (did you mean sst2?)",
+    ("task method initial_theta", "rte smp gradient"): "row 1 (line 2): initial_theta of smp is ''",
+    ("task method initial_theta", "rte features magnitude"): "row 1 (line 2): initial_theta='magnitude' would change",
+    ("task penalty", "rte 0.1"): "row 1 (line 2): penalty=0.1 would change nothing under recipe 'tuned'",
+    ("task noise", "rte 0.1"): "row 1 (line 2): noise=0.1 is of an ablation",
+    ("task method ablation", "rte finetune head"): "row 1 (line 2): ablation='head' needs a mask of the checkpoint's",
+    ("task pattern scope", "rte units encoder+embeddings"): "row 1 (line 2): scope='encoder+embeddings' is for single",
     ("task epochs", "rte 1"): "epochs is a column and set for all rows (2): use one",
 }
 
@@ -112,6 +121,18 @@ def test_a_wrong_table_is_refused_and_the_row_named(sweep, lines, told):
     with pytest.raises(ValueError) as error:
         read_sweep(path, **({"epochs": 2} if "epochs" in " ".join(lines) else {}))
     assert told in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_row_that_needs_what_is_nowhere_is_named(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = read_sweep(sweep("task method ablation", "rte magnitude head", "rte random shuffle"))
+    found = unmet(runs)
+    assert [sentence.split(" needs ")[0] for sentence in found] == [run.name for run in runs]
+    of_teacher = runs[0].model_copy(update={"ablation": "", "teacher": "a.json"})
+    assert unmet([of_teacher]) == [f"{of_teacher.name} needs a.json, which is neither there nor a row of the table"]
+    (tmp_path / "a.json").write_text("{}")
+    whole = runs[0].ablation_of
+    assert unmet([of_teacher, whole, runs[0]]) == [] and whole.ablation == "" and whole.ablation_of == whole
 
 
 def test_a_teacher_of_another_task_is_refused_and_the_row_named(sweep):

@@ -173,8 +173,8 @@ def test_every_method_has_a_plan_under_both_recipes(method, recipe):
         PAPER if recipe == "paper" else TUNED
     )
     asked = {
-        "initial_theta": "uniform", "allocation": "equal", "recovery": False, "keep": "theta",
-        "rank": 2, "pattern": "units",
+        "initial_theta": "magnitude" if plan.scores else "uniform", "allocation": "equal", "recovery": False,
+        "keep": "theta", "rank": 2, "pattern": "units",
     }  # fmt: skip
     for name in SELECTIVE:
         run = Run(method=method, recipe=recipe, **{name: asked.get(name, 0.25)})

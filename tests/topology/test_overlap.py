@@ -89,6 +89,15 @@ def test_recovery_by_hand():
     }  # fmt: skip
 
 
+def test_recovery_from_a_dense_start():
+    """Where sparsity rises late, as under recipe paper, the first snapshots keep everything."""
+    dense, half = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[True, True, False, False]])
+    found = overlap.recovery({1: {"w": dense}, 2: {"w": dense}, 3: {"w": half}, 4: {"w": half.flip(1)}})
+    assert found["recovered"].tolist() == [0, 0, 2] and found["removed"].tolist() == [0, 2, 2]
+    with pytest.raises(ValueError, match="keeps 4 of 4 connections: there is no topology to study"):
+        overlap.jaccard({"w": dense}, {"w": half})
+
+
 @pytest.mark.parametrize("size", [0, 5, -1])
 def test_a_damaged_snapshot_is_named(tmp_path, size):
     for step in (1, 2):

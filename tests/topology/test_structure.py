@@ -186,6 +186,13 @@ def test_matrix_finds_and_names():
     assert topology.matrix(mask, None, "embed").shape == (8, 20)
     with pytest.raises(ValueError, match="no matrix of layer 2, component 'query'; it has 0 query, 0 key"):
         topology.matrix(mask, 2, "query")
+    twice = {
+        name: torch.eye(3, dtype=torch.bool) for name in ("encoder.layer.0.one.weight", "encoder.layer.0.two.weight")
+    }
+    with pytest.raises(
+        ValueError, match="the mask has several matrices of layer 0, component 'other': take it by name"
+    ):
+        topology.matrix(twice, 0, "other")
 
 
 WRONG = {

@@ -310,3 +310,30 @@ def test_pooling_that_is_no_text_at_all(folder):
 
 def test_minilm_was_made_with_the_mean():
     assert load_encoder("minilm").pooling == "mean"
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0  # as BERT's\ntags:\n- x\n---\n# A model\n", "apache-2.0"),
+        ("---\nlicense: 'mit' \n---\n", "mit"),
+        ("---\nlanguage: en\n---\nlicense: mit\n", "unknown"),  # in the text, not in the front matter
+        ("license: mit\n", "unknown"),
+        ("---\nlicense: [mit, bsd]\n---\n", "unknown"),
+    ],
+)
+def test_the_licence_is_read_from_the_front_matter(folder, card, licence):
+    (folder / "README.md").write_text(card)
+    assert load_encoder(str(folder)).licence == licence
+
+
+def test_word_embeddings_that_compute_are_refused(folder, monkeypatch):
+    """As Gemma's, whose table multiplies what it finds: a mask, which replaces the table's class, would undo that."""
+
+    class Scaled(torch.nn.Embedding):
+        def forward(self, ids):
+            return 3 * super().forward(ids)
+
+    monkeypatch.setattr(encoders, "_table", lambda encoder: Scaled(3, 3))
+    with pytest.raises(ValueError, match="its word embeddings, Scaled, do more than look up a row"):
+        load_encoder(str(folder))

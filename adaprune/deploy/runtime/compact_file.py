@@ -110,7 +110,7 @@ def load_compact(path: str | Path) -> AdaptedModel:
     """
     path = expanded(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file")
+        raise FileNotFoundError(f"{path} is not a file")
     try:
         with safe_open(path, framework="pt") as file:
             said = json.loads(file.metadata()[_KEY])
