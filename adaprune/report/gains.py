@@ -16,10 +16,10 @@ from scipy import stats
 
 from adaprune.data import RESAMPLES
 from adaprune.report.names import way_of
+from adaprune.report.statistics import LEVEL
 from adaprune.runs import paths_of, read_answers
 
 ROOM = 0.03  # tasks on which fine-tuning gains less over the floor do not count
-LEVEL = 0.95
 SETTING = ["model", "task", "max_train_examples"]
 
 
