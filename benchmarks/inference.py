@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from transformers.utils import logging
 from adaprune.deploy import apply_mask, load_mask
 from adaprune.runs import environment
 from adaprune.training import load_encoder
+from benchmarks.bars import finish, parser_of
 from benchmarks.contenders import (
     INT8,
     OURS,
@@ -166,8 +166,7 @@ def judge(rows: list[dict]) -> list[dict]:
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line, read."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser = parser_of("inference", __doc__)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(MEASURED))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES), help="rows x tokens")
@@ -176,7 +175,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--zoo", nargs="+", default=[], metavar="NAME", help="learned masks of MiniLM, by their names")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave onnxruntime out")
-    parser.add_argument("--check", action="store_true", help="exit code 1 where a bar is not reached")
     asked = parser.parse_args(given)
     if asked.rounds < 1 or min(asked.threads) < 1 or not all(0 < sparsity < 1 for sparsity in asked.sparsities):
         parser.error("rounds and threads must be at least 1, sparsities between 0 and 1")
@@ -193,15 +191,8 @@ def main(given: list[str] | None = None) -> int:
         print("without onnxruntime: it is not installed, or not asked for")
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for shape in asked.shapes for row in measure(shape, asked, Path(folder))]
-    verdicts = judge(rows)
-    for bar in verdicts:
-        said = "reached" if bar["reached"] else "NOT reached"
-        print(f"{said:12} {bar['what']}: {bar['found']:.2f}, bar {bar['limit']:.2f}")
-    if asked.json:
-        about = environment(max(asked.threads), masks=asked.masks, rounds=asked.rounds, onnx=asked.onnx)
-        found = {"environment": about, "rows": rows, "bars": verdicts}
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
-    return int(asked.check and not all(bar["reached"] for bar in verdicts))
+    about = environment(max(asked.threads), masks=asked.masks, rounds=asked.rounds, onnx=asked.onnx)
+    return finish(asked, about, judge(rows), rows=rows)
 
 
 if __name__ == "__main__":

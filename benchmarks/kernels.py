@@ -13,11 +13,9 @@ the extremes. Before timing, all products are compared with the dense one.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from scipy.sparse import csr_array
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 
 from adaprune.deploy.runtime.sparse import SparseLinear
 from adaprune.runs import environment
+from benchmarks.bars import finish, parser_of
 from benchmarks.inference import REFERENCE, seconds_in_turns, summary
 
 MEASURED = ("384x384", "1536x384", "768x768", "3072x768")  # matrices of MiniLM and of BERT-base
@@ -82,8 +81,7 @@ def measure(asked: argparse.Namespace) -> list[dict]:
 
 def main(given: list[str] | None = None) -> int:
     """Measures, prints and writes the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser = parser_of("kernels", __doc__, judges=False)
     parser.add_argument("--shapes", nargs="+", default=list(MEASURED), metavar="OUTPUTSxINPUTS")
     parser.add_argument("--tokens", nargs="+", type=int, default=[8, 32, 128, 1024])
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.9, 0.97])
@@ -93,10 +91,7 @@ def main(given: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     print(f"times as fast as the dense product, medians of {asked.rounds} rounds in turns, one thread")
     rows = measure(asked)
-    if asked.json:
-        found = {"environment": environment(1, rounds=asked.rounds), "rows": rows}
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+    return finish(asked, environment(1, rounds=asked.rounds), [], rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ undisturbed sweep. ``full``: a run on a small tmpfs with different amounts of fr
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import gc
@@ -35,6 +34,7 @@ from adaprune import MaskedEncoder, Run, adapt, load_encoder, load_mask, save_ma
 from adaprune.masks import maskable
 from adaprune.runs import environment, read_record
 from adaprune.training import AdaptationHead
+from benchmarks.bars import finish, parser_of
 from tests.small_data import ten_sentences, tiny_model
 
 TASKS = {"two": ["a", "b"], "three": ["a", "b", "c"], "five": list("abcde"), "grade": []}
@@ -263,12 +263,10 @@ def judge(found: dict) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("reliability", __doc__)
     parser.add_argument("--seconds", type=float, default=120, help="of eight threads asking")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--fills", type=int, default=24, help="amounts of room on the disk")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     asked = parser.parse_args(arguments)
     found = {}
     parts = {"full": lambda f: full(f, asked.fills), "kills": lambda f: kills(f, asked.kills),
@@ -277,13 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = part(Path(folder))
         print(name, json.dumps(found[name], indent=1), flush=True)
-    verdicts = judge(found)
-    for bar in verdicts:
-        print(f"{'reached' if bar['reached'] else 'NOT reached':12} {bar['what']}: {bar['found']}, bar {bar['limit']}")
-    if asked.json:
-        about = environment(torch.get_num_threads())
-        asked.json.write_text(json.dumps({"environment": about, **found, "bars": verdicts}, indent=1) + "\n")
-    return int(asked.check and not all(bar["reached"] for bar in verdicts))
+    return finish(asked, environment(torch.get_num_threads()), judge(found), **found)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from adaprune.masks import RULES, AdaPrune, attach, initial_theta, maskable, the
 from adaprune.methods.learning import optimiser_for
 from adaprune.runs import TUNED, environment
 from adaprune.training import AdaptedModel, load_encoder
+from benchmarks.bars import finish, parser_of
 
 REFERENCE = "finetune"
 VARIANTS = (REFERENCE, "forward_backward", "features", "adaprune", "adaprune_embeddings")
@@ -249,8 +250,7 @@ def show(shape: str, rows: dict[str, dict]) -> None:
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line, read."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser = parser_of("step_cost", __doc__)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(MEASURED))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--rounds", type=int, default=7)
@@ -258,7 +258,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-memory", action="store_true", help="measure seconds only")
-    parser.add_argument("--check", action="store_true", help="exit code 1 where a bar is not reached")
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)  # what a child process is asked
     asked = parser.parse_args(given)
     if asked.rounds < 1:
@@ -287,13 +286,9 @@ def main(given: list[str] | None = None) -> int:
     verdicts = judge(results)
     if asked.device == "cpu" and sys.platform != "linux":
         print("\nPeak memory is not measured on this platform (Linux and CUDA only).")
-    for bar in verdicts:
-        said = "reached" if bar["reached"] else "NOT reached"
-        print(f"{said:12} {bar['shape']} {bar['variants']}: {bar['what']} {bar['found']:.2f}, bar {bar['limit']:.2f}")
-    if asked.json:
-        about = environment(asked.threads, device=asked.device, rule=asked.rule, rounds=asked.rounds)
-        asked.json.write_text(json.dumps({"environment": about, "shapes": results, "bars": verdicts}, indent=1) + "\n")
-    return int(asked.check and not all(bar["reached"] for bar in verdicts))
+    bars = [{**bar, "what": f"{bar['shape']} {bar['variants']}: {bar['what']}"} for bar in verdicts]
+    about = environment(asked.threads, device=asked.device, rule=asked.rule, rounds=asked.rounds)
+    return finish(asked, about, bars, shapes=results)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ Files are in the page cache. Coding: one thread encodes and decodes a whole mode
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -36,6 +34,7 @@ from adaprune.deploy.runtime.served_layers import Task
 from adaprune.masks import maskable
 from adaprune.runs import environment
 from adaprune.training import AdaptationHead, Encoder
+from benchmarks.bars import finish, parser_of
 
 SHAPES = {
     "bert-base": {},
@@ -242,12 +241,10 @@ def judge(shape: str, switches: dict[str, dict], coded: list[dict]) -> list[dict
 
 def main(given: list[str] | None = None) -> int:
     """Measures, prints and writes the results; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.switch_cost", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser = parser_of("switch_cost", __doc__)
     parser.add_argument("--shape", choices=SHAPES, default="bert-base")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--check", action="store_true", help="exit code 1 where a bar is not reached")
     asked = parser.parse_args(given)
     torch.set_num_threads(asked.threads)
     logging.disable_progress_bar()
@@ -275,22 +272,9 @@ def main(given: list[str] | None = None) -> int:
         size = f"{bytes_[way.split(',')[0]]:,}" if way in ("mask, kept", "lora", "checkpoint") else ""
         print(f"{way:22} {size:>12} {row['processor_seconds'] * 1e3:14.2f} {row['clock_seconds'] * 1e3:10.2f}")
     print("\nwriting masked matrices, ms of the processor:", {part: round(1e3 * s, 1) for part, s in parts.items()})
-    verdicts = judge(asked.shape, switches, coded)
-    for bar in verdicts:
-        said = "reached" if bar["reached"] else "NOT reached"
-        print(f"{said:12} {bar['what']}: {bar['found']:.5g}, bar {bar['limit']:.5g}")
-    if asked.json:
-        about = environment(asked.threads, shape=asked.shape, rounds=asked.rounds)
-        found = {
-            "environment": about,
-            "coding": coded,
-            "bytes": bytes_,
-            "switch": switches,
-            "parts": parts,
-            "bars": verdicts,
-        }
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
-    return int(asked.check and not all(bar["reached"] for bar in verdicts))
+    about = environment(asked.threads, shape=asked.shape, rounds=asked.rounds)
+    bars = judge(asked.shape, switches, coded)
+    return finish(asked, about, bars, coding=coded, bytes=bytes_, switch=switches, parts=parts)
 
 
 if __name__ == "__main__":
