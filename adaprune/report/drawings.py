@@ -120,7 +120,9 @@ def draw_frontier(ax: Axes, points: pd.DataFrame) -> Axes:
         right = points[points["bytes"].between(row.bytes * 1.1, row.bytes * 4)]  # whose points a name would run into
         crowded = row.bytes > points["bytes"].min() and ((right["share"] - row.share).abs() < 0.4).any()
         left = row.bytes == points["bytes"].max() or crowded
-        place = {"xytext": (-6 if left else 6, 3 if left else -10), "ha": "right" if left else "left"}
+        near = points.loc[points["bytes"].between(row.bytes * 1.1, row.bytes * 10), "share"] - row.share
+        up = left or near.between(-0.4, 0).any()
+        place = {"xytext": (-6 if left else 6, 3 if up else -10), "ha": "right" if left else "left"}
         place |= {"textcoords": "offset points", "fontsize": 7.5, "color": INK}
         ax.annotate(written(row.way.removesuffix(", mlp head")), (row.bytes, row.share), **place)
     ax.axhline(1, color=LINES, lw=0.8)
