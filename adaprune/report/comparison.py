@@ -273,14 +273,14 @@ def _costs(part: pd.DataFrame) -> list[str]:
     rows = []
     for way, called in _ranked(part):
         runs = part[part["way"] == way]
-        means = runs.groupby("task")["score"].mean()
-        kept = [(means.get(task, math.nan) - floor.get(task, math.nan)) / room.get(task, math.nan) for task in tasks]
-        kept += [retention(means.get(task, math.nan), tuned.get(task, math.nan)) for task in tasks]
+        means = runs.groupby("task")["score"].mean().reindex(tasks)
+        gained = [number(share, ".2f") for share in ((means - floor) / room).reindex(tasks)]
+        kept = [number(retention(*pair), ".3f") for pair in zip(means, tuned.reindex(tasks), strict=True)]
         memory, shipped = runs["peak_memory_bytes"].max() / 2**30, runs["shipped_bytes"].mean() / 1e6
         cost = [number(runs["train_seconds"].mean(), ".0f"), number(memory, ".2f"), number(shipped, ".2f")]
-        rows.append([called, *(number(share, ".2f") for share in kept), *cost])
-    shares = [f"{kind} {task}" for kind in ("gain kept", "retention") for task in tasks]
-    header = ["method", *shares, "train s", "peak memory GiB", "MB to ship per task"]
+        rows.append([called, *gained, *kept, *cost])
+    heads = [f"{kind} {task}" for kind in ("gain kept", "retention") for task in tasks]
+    header = ["method", *heads, "train s", "peak memory GiB", "MB to ship per task"]
     return markdown(header, rows)
 
 

@@ -215,7 +215,19 @@ def test_the_table_by_hand(results, tmp_path):
     assert "| random | 0.500 (1) |" in lines
     assert "| finetune (weights trained) | 0.900 [0.900, 0.900] (2) |" in lines
     assert "| rte | random | -0.300 | 1 | - | - |" in lines
-    assert "| adaprune | 0.900 | 2 | 1.00 | - |" in lines  # 0.81 / 0.90; 1.5 s, 2**30 bytes, an old record
+    assert (
+        "| adaprune | - | 0.900 | 2 | 1.00 | - |" in lines
+    )  # no probe; 0.81 / 0.90; 1.5 s, 2**30 bytes, an old record
+
+
+def test_the_gain_kept_stands_beside_retention_where_there_is_a_probe(results, tmp_path):
+    runs = results({**SCORES, ("probe", 0.0, "rte"): [0.60], ("majority", 0.0, "rte"): [0.50]})
+    runs["selection_score"] = runs["method"].map({"probe": 0.6, "majority": 0.5})
+    lines = write_table(runs, tmp_path / "table_x.md").read_text().splitlines()
+    assert "| adaprune | 0.70 | 0.900 | 2 | 1.00 | - |" in lines  # (0.81 - 0.60) / 0.30
+    assert "| random | -0.33 | 0.556 | 2 | 1.00 | - |" in lines
+    near = runs.assign(score=runs["score"].where(runs["method"] != "probe", 0.88))  # fine-tuning gains 0.02
+    assert "| adaprune | - | 0.900 | 2 | 1.00 | - |" in write_table(near, tmp_path / "b.md").read_text().splitlines()
 
 
 def test_several_tasks_have_a_mean_only_where_all_are_there(results, tmp_path):
