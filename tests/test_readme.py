@@ -565,5 +565,49 @@ def test_what_the_readme_says_is_lost():
     assert said in README
 
 
+def test_what_is_said_of_the_start_is_of_the_deciding_runs():
+    """Pairs that the start at |w| wins, what is left of it without the stuck runs from 0, the probe of as many rows."""
+    folder, page = ROOT / "results" / "deciding", " ".join(PAGES["results"].split())
+    runs, _ = build_results._of_deciding()
+    others = [factor for factor in build_results.FACTORS if factor != "start"]
+    paired = runs.pivot_table(index=["task", *others], columns="start", values=["score", "selection_score"])
+    gain = {column: paired[column]["abs(w)"] - paired[column]["0"] for column in ("score", "selection_score")}
+    wins = [f"{(found > 0).sum()} of {len(found)}" for found in gain.values()]
+    assert f"helps in {wins[0]} pairs on the dev split, but in {wins[1]} on held-out rows" in page
+    free = paired["score"]["0"].loc["cola"] > 0
+    on_cola = gain["score"].loc["cola"]
+    assert (~free).sum() == 2 and "two of CoLA's eight runs from 0 are stuck at the majority class" in page
+    assert f"the mean there is {on_cola[free].mean():+.3f}, not {on_cola.mean():+.3f}." in page
+    probes = table(folder).query("method == 'probe'").set_index("task")["score"].map("{:.3f}".format)
+    assert (
+        f"A probe of as many has {probes['cola']} on CoLA, and on SST-2 {probes['sst2']}, which none of the 16" in page
+    )
+    assert runs[runs["task"] == "sst2"]["score"].max() <= table(folder).query("method == 'probe'")["score"].max()
+
+
+def test_the_products_that_were_tried_are_those_measured():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "kernels.json").read_text())["rows"]
+    found = {(row["way"], row["shape"], row["sparsity"], row["tokens"]): row["faster"]["median"] for row in rows}
+    names = {
+        "`embedding_bag` (ours)": "embedding_bag", "torch CSR (MKL)": "CSR", "SciPy CSR": "scipy", "torch COO": "COO",
+        "torch CSR, x not turned": "CSR, x left", "torch BSR, 4 x 4": "BSR",
+    }  # fmt: skip
+    page = PAGES["costs"].split("**How the sparse product works.**")[1].split("\n## ")[0]
+    places = [(shape, tokens) for shape in ("384x384", "3072x768") for tokens in (8, 32, 128, 1024)]
+    for name, way in names.items():
+        cells = " | ".join(f"{found[way, shape, 0.9, tokens]:.2f}" for shape, tokens in places)
+        assert f"| {name} | {cells} |" in page
+    ways, cells = set(names.values()), sorted({key[1:] for key in found})
+    first = {cell: max(ways, key=lambda way: found[way, *cell]) == "embedding_bag" for cell in cells}
+    ratio = {cell: found["embedding_bag", *cell] / found["CSR", *cell] for cell in cells}
+    long, short = [cell for cell in cells if cell[2] >= 128], [cell for cell in cells if cell[2] == 8]
+    assert all(first[cell] for cell in long) and len(long) == 24
+    span = sorted(ratio[cell] for cell in long)
+    said = f"first in all 24 cells, {span[0]:.1f} to {span[-1]:.1f} times as fast as MKL's; with 32 in "
+    said += f"{sum(first[cell] for cell in cells if cell[2] == 32)} of 12; with 8 MKL's is mostly first, by up to "
+    assert f"{said}{1 / min(ratio[cell] for cell in short):.1f} times." in " ".join(page.split())
+    assert sum(first[cell] for cell in short) < 6
+
+
 def test_the_readme_is_short():
     assert len(README.split()) <= 900
